@@ -1,0 +1,155 @@
+"""One tree of errors; each leaf says whose fault it is and whether trying again can help.
+
+Two families: a `StreamError` ends or refuses a task and has a stable `code` (the `code` of an `error`
+event or of a problem response); everything a producer raises that is not one of these is a fault of
+ours or of the producer and becomes `producer_failed`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamError(Exception):
+    """Base of everything that Sluice raises on purpose.
+
+    `code` is stable and public. `retryable` tells a program whether the same call may succeed later.
+    The exception's own text is for logs; people are shown a localised message chosen by `code`.
+    """
+
+    code: ClassVar[str] = "stream_error"
+    retryable: ClassVar[bool] = False
+
+
+class GenerationError(StreamError):
+    """The task failed after it was accepted. Producers raise its subclasses."""
+
+    code = "producer_failed"
+
+
+class ProducerFailed(GenerationError):
+    """The producer raised something that nobody foresaw."""
+
+
+class Interrupted(GenerationError):
+    """The process that ran the task stopped."""
+
+    code = "interrupted"
+    retryable = True
+
+
+class QueueTimeout(GenerationError):
+    """No permit became free within `queue_timeout`."""
+
+    code = "queue_timeout"
+    retryable = True
+
+
+class RunTimeout(GenerationError):
+    """The producer did not end within `run_timeout`."""
+
+    code = "run_timeout"
+
+
+class UpstreamError(GenerationError):
+    """The service that the producer calls failed."""
+
+    code = "upstream_failed"
+    retryable = True
+
+
+class UpstreamAuthFailed(UpstreamError):
+    """Our credentials were refused upstream: an operator must act."""
+
+    code = "upstream_auth"
+    retryable = False
+
+
+class UpstreamRateLimited(UpstreamError):
+    """Upstream asks us to slow down."""
+
+    code = "upstream_rate_limited"
+
+
+class UpstreamTimeout(UpstreamError):
+    """Upstream did not answer, or stopped answering, in time."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamTruncated(UpstreamError):
+    """Upstream's answer ended without its end mark."""
+
+    code = "upstream_truncated"
+
+
+class StorageFull(GenerationError):
+    """The journal cannot take more events."""
+
+    code = "storage_full"
+    retryable = True
+
+
+class KernelDied(GenerationError):
+    """The kernel process behind a notebook is gone."""
+
+    code = "kernel_died"
+    retryable = True
+
+
+class Refused(StreamError):
+    """The task was not accepted; nothing was started."""
+
+    code = "refused"
+    retryable = True
+
+
+class CursorError(StreamError):
+    """The position that a reader asked for cannot be served."""
+
+
+class BadCursor(CursorError):
+    """Not an event id at all."""
+
+    code = "bad_event_id"
+
+
+class CursorAhead(CursorError):
+    """An id that no event of this task has had yet."""
+
+    code = "ahead_of_stream"
+
+
+class EventsPruned(CursorError):
+    """The task is known, its events are no longer kept."""
+
+    code = "events_pruned"
+
+
+class TaskNotFound(StreamError):
+    """No such task, or not the caller's."""
+
+    code = "not_found"
+
+
+class TooManyFollowers(StreamError):
+    """`max_followers` readers follow this task already."""
+
+    code = "too_many_followers"
+    retryable = True
+
+
+def generation_errors() -> tuple[type[GenerationError], ...]:
+    """All errors that may end a task, each code once, in the order of definition."""
+    found: list[type[GenerationError]] = []
+    seen: set[str] = set()
+
+    def visit(kind: type[GenerationError]) -> None:
+        if kind.code not in seen:
+            seen.add(kind.code)
+            found.append(kind)
+        for child in kind.__subclasses__():
+            visit(child)
+
+    visit(GenerationError)
+    return tuple(found)
