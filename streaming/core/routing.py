@@ -1,0 +1,100 @@
+"""Which way a task goes: a pure decision from one look at the pool.
+
+Each rule answers or passes; the first answer counts, a default closes the chain. Acting on the answer
+is the ledger's work, in the same step in which it took the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+
+class Route(StrEnum):
+    """The ways a task can go."""
+
+    DIRECT = "direct"
+    QUEUED = "queued"
+    REJECTED = "rejected"
+
+
+class Reason(StrEnum):
+    """Why it goes that way."""
+
+    WORKER_FREE = "worker_free"
+    WORKERS_BUSY = "workers_busy"
+    OTHERS_WAITING = "others_waiting"
+    QUEUE_FULL = "queue_full"
+    OWNER_LIMIT = "owner_limit"
+    DRAINING = "draining"
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at a pool, as the router saw it; kept with the task so that the decision can be explained.
+
+    Counts of tasks; `oldest_wait_seconds` in seconds; `owner_active`: running and waiting tasks of the
+    owner who asks, against its limit `per_owner`.
+    """
+
+    pool: str
+    running: int
+    waiting: int
+    max_workers: int
+    queue_size: int
+    owner_active: int
+    per_owner: int
+    oldest_wait_seconds: float
+    draining: bool = False
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The router's answer."""
+
+    route: Route
+    reason: Reason
+
+
+Rule = Callable[[Snapshot], Decision | None]
+
+
+def _refuse_while_draining(load: Snapshot) -> Decision | None:
+    return Decision(Route.REJECTED, Reason.DRAINING) if load.draining else None
+
+
+def _refuse_over_owner_limit(load: Snapshot) -> Decision | None:
+    if load.owner_active >= load.per_owner:
+        return Decision(Route.REJECTED, Reason.OWNER_LIMIT)
+    return None
+
+
+def _run_if_idle(load: Snapshot) -> Decision | None:
+    if load.running < load.max_workers and not load.waiting:
+        return Decision(Route.DIRECT, Reason.WORKER_FREE)
+    return None
+
+
+def _wait_if_there_is_room(load: Snapshot) -> Decision | None:
+    if load.waiting >= load.queue_size:
+        return None
+    reason = Reason.WORKERS_BUSY if load.running >= load.max_workers else Reason.OTHERS_WAITING
+    return Decision(Route.QUEUED, reason)
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _refuse_while_draining,
+    _refuse_over_owner_limit,
+    _run_if_idle,
+    _wait_if_there_is_room,
+)
+
+
+def decide(load: Snapshot) -> Decision:
+    """The route for one more task, and why. Total: every snapshot has an answer."""
+    for rule in RULES:
+        decision = rule(load)
+        if decision is not None:
+            return decision
+    return Decision(Route.REJECTED, Reason.QUEUE_FULL)

@@ -1,0 +1,50 @@
+"""The life of a task as a table.
+
+    queued ──► running ──► complete
+       │          ├──────► error
+       ├──────────┼──────► error      (queue time-out, shutdown)
+       └──────────┴──────► cancelled
+
+A task that is routed directly is `running` from its first moment. Terminal states have no way out,
+which is what makes "exactly one terminal event" checkable.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a task stands; the value is the name on the wire and in the record."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.ERROR, State.CANCELLED}),
+    State.RUNNING: frozenset({State.COMPLETE, State.ERROR, State.CANCELLED}),
+    State.COMPLETE: frozenset(),
+    State.ERROR: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+class IllegalTransition(RuntimeError):
+    """A programming error: the table has no such arrow."""
+
+
+def advance(current: State, target: State) -> State:
+    """`target`, if the table allows the step from `current`; raises `IllegalTransition` otherwise."""
+    if target not in TRANSITIONS[current]:
+        raise IllegalTransition(f"{current} -> {target}")
+    return target

@@ -1,0 +1,309 @@
+"""One reader of a task: replay after its cursor, then live, with status and signs of life of its own.
+
+A follower holds no queue: what it has not sent yet is in the journal, and of its own messages it keeps
+the latest only. So a slow or stopped reader costs a few hundred bytes until it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from streaming.core.events import Event, Gap, Ping, Reconnect, Status
+from streaming.core.framing import Framing
+from streaming.core.states import State
+from streaming.core.throttle import StatusThrottle
+
+from .task import Task
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAMES: Final = 64
+"""Events joined into one write."""
+
+NEVER_READ: Final = 10.0
+"""Seconds after which a follower whose response was never sent is let go."""
+
+MAX_BURST: Final = 16
+"""Writes in a row, none of which waited, after which a reader lets others run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowOptions:
+    """How a reader wants its events. `after`: the last id it has. `typed_heartbeat`: `ping` events
+    instead of comments. `timing`: `sent_at` in every event. `resumed`: it comes back, or joins."""
+
+    framing: Framing
+    after: int = 0
+    typed_heartbeat: bool = False
+    timing: bool = False
+    resumed: bool = False
+
+
+class Follower:
+    """See the module. Made by `Supervisor.follow`; read with `take` and `wait`, or by `follow`."""
+
+    __slots__ = (
+        "_armed_for",
+        "_closed",
+        "_created",
+        "_cursor",
+        "_dismissed",
+        "_heartbeat",
+        "_last_bytes",
+        "_notices",
+        "_on_slow",
+        "_opened",
+        "_options",
+        "_sending_since",
+        "_status",
+        "_supervisor",
+        "_taken",
+        "_throttle",
+        "_told_running",
+        "_waiter",
+        "done",
+        "slow",
+        "task",
+    )
+
+    def __init__(self, supervisor: Supervisor, task: Task, options: FollowOptions) -> None:
+        limits = supervisor.limits
+        now = time.monotonic()
+        self.task = task
+        self._supervisor = supervisor
+        self._options = options
+        self._cursor = options.after
+        self._throttle = StatusThrottle(limits.status_interval)
+        self._created = self._last_bytes = now
+        self._sending_since: float | None = None
+        self._on_slow: Callable[[], None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._status: Status | None = None
+        self._notices: list[Event] = []
+        self._heartbeat = False
+        self._opened = self._taken = self._closed = False
+        self._told_running = self._dismissed = False
+        self._armed_for = math.inf
+        self.done = False
+        self.slow = False
+        task.followers.add(self)
+        task.journal.subscribe(self.wake)
+        self.update(now)
+        self._arm(now)
+
+    def take(self) -> bytes:
+        """What can be sent now, possibly nothing. `done` is true once the terminal event is in it."""
+        now = time.monotonic()
+        sent_at = time.time() if self._options.timing else None
+        framing = self._options.framing
+        pieces: list[bytes] = []
+        if not self._opened:
+            self._opened = True
+            pieces.append(framing.retry(self._supervisor.limits.retry))
+        journal = self.task.journal
+        if self._cursor + 1 < journal.first_id:
+            self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
+            self._cursor = journal.first_id - 1
+        if self._status is not None:
+            self._notices.append(self._status)
+            self._status = None
+            self.task.counts.status_messages += 1
+        if self._notices:
+            pieces += [framing.ephemeral(event, sent_at) for event in self._notices]
+            self._notices.clear()
+        if self._heartbeat:
+            self._heartbeat = False
+            pieces.append(self._sign_of_life(now, sent_at))
+        frames = journal.read(self._cursor, MAX_FRAMES)
+        if frames:
+            self._cursor += len(frames)
+            pieces.append(framing.durable(frames, sent_at))
+            self._throttle.content_flowed(now)
+        if journal.closed and self._cursor >= journal.last_id:
+            self.done = True
+        elif self._dismissed:
+            pieces += send_away(framing, self._supervisor.limits.jittered_retry(), self._cursor, sent_at)
+            self.done = True
+        if pieces:
+            self._taken = True
+            self._last_bytes = now
+        return b"".join(pieces)
+
+    async def wait(self) -> None:
+        """Return when `take` may have something new."""
+        if self._ready():
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Something happened: let `wait` return."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def update(self, now: float) -> None:
+        """The task's state or place may have changed: tell the reader if it is worth telling."""
+        task = self.task
+        if task.state.terminal or self._closed:
+            return
+        position, eta = self._supervisor.place_of(task)
+        if self._throttle.wants(task.state.value, task.route, position, now):
+            self._status = self._supervisor.status(task, self._status_name(), position, eta)
+            self.wake()
+        self._arm(now)
+
+    def dismiss(self) -> None:
+        """Send the reader away, to come back later and resume: `reconnect`, then the end of the bytes."""
+        self._dismissed = True
+        self.wake()
+
+    def sending(self, on_slow: Callable[[], None]) -> None:
+        """A write begins; `on_slow` is called if it blocks longer than the limit."""
+        self._sending_since = time.monotonic()
+        self._on_slow = on_slow
+
+    def sent(self) -> None:
+        """The write is over."""
+        if self._sending_since is not None:
+            self.task.counts.blocked += time.monotonic() - self._sending_since
+            self._sending_since = None
+            self._on_slow = None
+
+    def close(self) -> None:
+        """The reader is gone. Idempotent; the task's grace begins if this was the last one."""
+        if self._closed:
+            return
+        self._closed = True
+        self.task.journal.unsubscribe(self.wake)
+        self.task.followers.discard(self)
+        self._supervisor.reader_left(self)
+        self.wake()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads here any more."""
+        return self._closed
+
+    def _ready(self) -> bool:
+        return (
+            self.done
+            or self._closed
+            or self._dismissed
+            or self._status is not None
+            or self._heartbeat
+            or bool(self._notices)
+            or self._cursor < self.task.journal.last_id
+        )
+
+    def _status_name(self) -> str:
+        if self.task.state is State.QUEUED:
+            return "queued"
+        fresh = not self._told_running and self.task.first_content is None
+        self._told_running = True
+        return "started" if fresh else "processing"
+
+    def _sign_of_life(self, now: float, sent_at: float | None) -> bytes:
+        task = self.task
+        elapsed = round(now - task.created, 3)
+        timestamp = self._supervisor.timestamp()
+        if self._options.typed_heartbeat:
+            ping = Ping(state=task.state.value, elapsed_seconds=elapsed, timestamp=timestamp)
+            return self._options.framing.ephemeral(ping, sent_at)
+        return self._options.framing.heartbeat(f"heartbeat {timestamp} {task.state.value} {elapsed}")
+
+    def _arm(self, now: float) -> None:
+        due = max(self._next_due(now), now)
+        if due < self._armed_for:
+            self._armed_for = due
+            self._supervisor.wheel.at(due, self._tick)
+
+    def _next_due(self, now: float) -> float:
+        limits = self._supervisor.limits
+        if self._sending_since is not None:
+            # While a write blocks nothing else can be sent.
+            return self._sending_since + limits.connection_timeout
+        if not self._taken:
+            return self._created + NEVER_READ
+        due = now + limits.connection_timeout
+        if self.task.state.terminal:
+            return due
+        if limits.heartbeat_interval > 0:
+            due = min(due, self._last_bytes + limits.heartbeat_interval)
+        if self._throttle.due is not None:
+            due = min(due, self._throttle.due)
+        return due
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._closed or now < self._armed_for:
+            return
+        self._armed_for = math.inf
+        limits = self._supervisor.limits
+        if self._sending_since is not None:
+            if now - self._sending_since >= limits.connection_timeout:
+                self._give_up()
+                return
+        elif not self._taken and now - self._created >= NEVER_READ:
+            self.close()
+            return
+        elif not self.task.state.terminal:
+            self.update(now)
+            if limits.heartbeat_interval > 0 and now - self._last_bytes >= limits.heartbeat_interval:
+                self._heartbeat = True
+                self.wake()
+        self._arm(now)
+
+    def _give_up(self) -> None:
+        self.slow = True
+        self._supervisor.counters.slow_readers_closed += 1
+        on_slow = self._on_slow
+        self.close()
+        if on_slow is not None:
+            on_slow()
+
+
+def send_away(framing: Framing, retry: float, after: int, sent_at: float | None = None) -> list[bytes]:
+    """The last bytes for a reader who shall come back in `retry` seconds and resume after `after`."""
+    return [framing.retry(retry), framing.ephemeral(Reconnect(after=after), sent_at)]
+
+
+async def follow(follower: Follower) -> AsyncIterator[bytes]:
+    """The reader's bytes, for any server: ends after the terminal event, lets go of the follower always.
+
+    A free function rather than a method, so that response and generator do not hold each other. No
+    exception leaves it (Daphne would leave the client hanging): a fault of ours ends the bytes, and the
+    reader, who saw no terminal event, comes back.
+    """
+    reader = asyncio.current_task()
+    assert reader is not None
+    burst = 0
+    try:
+        while not follower.closed:
+            chunk = follower.take()
+            if chunk:
+                follower.sending(reader.cancel)
+                yield chunk
+                follower.sent()
+            if follower.done:
+                return
+            burst = burst + 1 if chunk else 0
+            if burst >= MAX_BURST:
+                burst = 0
+                await asyncio.sleep(0)
+            await follower.wait()
+    except Exception:
+        logger.exception("stream %s: the reader's bytes failed", follower.task.id)
+    finally:
+        follower.close()

@@ -1,0 +1,1 @@
+"""Append-only logs of durable events, one per task; one contract, several stores."""

@@ -1,0 +1,72 @@
+"""What every journal promises.
+
+Append assigns the id: 1, 2, 3 … without holes. Readers come with a cursor (the last id they have) and
+get what follows it; a reader whose cursor is older than `first_id - 1` has a gap and can see so.
+Frames are the SSE bytes of the events, encoded once, shared by all readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from streaming.core.errors import StorageFull
+from streaming.core.events import Event
+
+
+class JournalClosed(RuntimeError):
+    """A programming error: nothing may follow the terminal event."""
+
+
+class JournalFull(StorageFull):
+    """The event would exceed the task's byte limit; it was not appended."""
+
+
+class Journal(Protocol):
+    """The log of one task. `closed` once the terminal event is in; `limit`: bytes that it may hold."""
+
+    closed: bool
+    limit: int
+
+    @property
+    def last_id(self) -> int:
+        """The newest id, 0 before the first event."""
+        ...
+
+    @property
+    def first_id(self) -> int:
+        """The oldest id that can be read; `last_id + 1` when none can."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that the journal holds in this process."""
+        ...
+
+    def append(self, event: Event) -> int:
+        """Add a durable event and wake the readers; returns its id. A terminal event closes the journal.
+
+        Raises `JournalClosed` after the terminal event, `JournalFull` over the limit (terminal events
+        and `truncated` always fit).
+        """
+        ...
+
+    def append_content(self, delta: str, channel: str | None) -> int:
+        """`append(Content(…))` on the fast path."""
+        ...
+
+    def read(self, after: int, limit: int) -> list[bytes]:
+        """At most `limit` frames whose ids follow `after` directly, or follow the gap."""
+        ...
+
+    def trim(self, first_id: int) -> None:
+        """Forget every event before `first_id`."""
+        ...
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call `wake` after each append; it must be short and must not raise."""
+        ...
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        """Undo `subscribe`; unknown callbacks are ignored."""
+        ...

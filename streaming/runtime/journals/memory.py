@@ -1,0 +1,103 @@
+"""The journal of one process: frames in a list, readers woken by each append."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from streaming.core import sse
+from streaming.core.events import Event, Truncated, clean_text, encode
+
+from .base import JournalClosed, JournalFull
+
+# What a bytes object and its place in the list cost beside the payload (CPython, 64 bit).
+_FRAME_OVERHEAD: Final = 41
+
+
+class MemoryJournals:
+    """All journals of a process and what they hold together. `max_bytes` bounds each one of them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.size = 0
+
+    def create(self) -> MemoryJournal:
+        """An empty journal that counts towards `size` until it is dropped."""
+        return MemoryJournal(self, self._max_bytes)
+
+
+class MemoryJournal:
+    """See `base.Journal`."""
+
+    __slots__ = ("_first_id", "_frames", "_size", "_store", "_subscribers", "closed", "limit")
+
+    def __init__(self, store: MemoryJournals, limit: int) -> None:
+        self._store = store
+        self.limit = limit
+        self._frames: list[bytes] = []
+        self._first_id = 1
+        self._size = 0
+        self._subscribers: list[Callable[[], None]] = []
+        self.closed = False
+
+    @property
+    def last_id(self) -> int:
+        return self._first_id + len(self._frames) - 1
+
+    @property
+    def first_id(self) -> int:
+        return self._first_id
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def append(self, event: Event) -> int:
+        event_id = self.last_id + 1
+        frame = sse.frame(event_id, event.name, encode(event))
+        self._add(frame, always=event.terminal or isinstance(event, Truncated), closes=event.terminal)
+        return event_id
+
+    def append_content(self, delta: str, channel: str | None) -> int:
+        event_id = self.last_id + 1
+        try:
+            frame = sse.content_frame(event_id, delta, channel)
+        except UnicodeEncodeError:
+            frame = sse.content_frame(event_id, clean_text(delta), channel)
+        self._add(frame, always=False, closes=False)
+        return event_id
+
+    def read(self, after: int, limit: int) -> list[bytes]:
+        start = max(after + 1 - self._first_id, 0)
+        return self._frames[start : start + limit]
+
+    def trim(self, first_id: int) -> None:
+        count = min(max(first_id - self._first_id, 0), len(self._frames))
+        if count:
+            self._account(-sum(len(frame) + _FRAME_OVERHEAD for frame in self._frames[:count]))
+            del self._frames[:count]
+            self._first_id += count
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        self._subscribers.append(wake)
+
+    def unsubscribe(self, wake: Callable[[], None]) -> None:
+        if wake in self._subscribers:
+            self._subscribers.remove(wake)
+
+    def _add(self, frame: bytes, *, always: bool, closes: bool) -> None:
+        if self.closed:
+            raise JournalClosed
+        cost = len(frame) + _FRAME_OVERHEAD
+        if not always and self._size + cost > self.limit:
+            raise JournalFull
+        self._frames.append(frame)
+        self._account(cost)
+        self.closed = closes
+        # A copy: a reader may leave while it is being woken.
+        for wake in tuple(self._subscribers):
+            wake()
+
+    def _account(self, change: int) -> None:
+        self._size += change
+        self._store.size += change

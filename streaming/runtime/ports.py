@@ -1,0 +1,52 @@
+"""What the runtime asks of the world outside: words for people, and a place for records.
+
+Both are given to the supervisor by the edge (Django's translations and database); tests give fakes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from streaming.core.routing import Snapshot
+
+from .task import Task
+
+
+class Messages(Protocol):
+    """Texts for people, in the task's language."""
+
+    def status(self, task: Task, status: str, position: int | None, eta: float | None) -> str:
+        """One line about where the task stands. `eta` in seconds."""
+        ...
+
+    def error(self, code: str, language: str) -> str:
+        """What went wrong, without internals."""
+        ...
+
+
+class Commit(Protocol):
+    """A promise that everything said so far is durable."""
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether it came true within `seconds`."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps the record of each task, written behind. Calls return at once and never raise."""
+
+    def accepted(self, task: Task) -> Commit:
+        """A task was admitted, directly or into the queue."""
+        ...
+
+    def started(self, task: Task) -> None:
+        """A waiting task got its permit."""
+        ...
+
+    def ended(self, task: Task) -> Commit:
+        """`task.final` is decided."""
+        ...
+
+    def refused(self, snapshot: Snapshot, reason: str) -> None:
+        """A task was not admitted."""
+        ...

@@ -1,0 +1,225 @@
+"""From a producer to a journal: iterate, coalesce, append; then exactly one end.
+
+A pump runs in a task of its own, owned by the supervisor and not by any request, so that a reader who
+leaves takes nothing down. It never waits for readers: the journal is bounded, readers have cursors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from streaming.core.coalescer import Chunk, Coalescer
+from streaming.core.errors import GenerationError, Interrupted, ProducerFailed
+from streaming.core.events import Content, Finish, Output, Restart, Result, Truncated
+
+from .bridge import ThreadBridge
+from .executor import WorkerPool
+from .journals.base import JournalClosed, JournalFull
+from .loop_share import LoopShare
+from .task import Outcome, Task
+
+logger = logging.getLogger(__name__)
+
+
+class PumpHost(Protocol):
+    """What a pump needs of its supervisor."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def pool_of(self, task: Task) -> WorkerPool:
+        """The pool whose permit the task holds."""
+        ...
+
+    def tidy_thread(self) -> None:
+        """Close what a blocking producer opened in its thread. Called in that thread."""
+        ...
+
+    def permit_free(self, task: Task) -> None:
+        """The producer is really gone."""
+        ...
+
+    async def end(self, task: Task, outcome: Outcome) -> None:
+        """Write the terminal event, once."""
+        ...
+
+
+class _OutputFull(Exception):
+    """The journal took all that it may; the task ends as complete, by length."""
+
+
+class Pump:
+    """One task's pump; `run` is the body of its asyncio task."""
+
+    def __init__(self, host: PumpHost, task: Task, coalescer: Coalescer) -> None:
+        self._host = host
+        self._task = task
+        self._coalescer = coalescer
+        self._finish = Finish()
+        self._timer: asyncio.TimerHandle | None = None
+        self._fault: Exception | None = None
+        self._bridge: ThreadBridge | None = None
+        self._dropped = 0
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether a thread runs the producer; then the thread gives the permit back."""
+        return self._bridge is not None
+
+    async def run(self) -> None:
+        """Pump until the source ends, fails or is cancelled, and see to the end. Raises nothing."""
+        outcome = await self._outcome()
+        self._stop_timer()
+        outcome = self._drain(outcome)
+        if not self.in_thread:
+            self._host.permit_free(self._task)
+        await self._host.end(self._task, outcome)
+
+    async def _outcome(self) -> Outcome:
+        task = self._task
+        try:
+            await self._iterate()
+        except asyncio.CancelledError:
+            if self._fault is not None:
+                return self._outcome_of(self._fault)
+            if task.ending is not None:
+                return task.ending
+            # Nobody cancelled us: the producer raised it by itself.
+            return Interrupted() if _being_cancelled() else self._outcome_of(ProducerFailed("CancelledError"))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # A producer must not be able to end the server.
+            return self._outcome_of(error)
+        return self._finish
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
+        if isinstance(error, _OutputFull):
+            return Finish(finish_reason="length", usage=self._finish.usage, model=self._finish.model)
+        if isinstance(error, JournalClosed) and self._task.ending is not None:
+            return self._task.ending
+        if isinstance(error, GenerationError):
+            logger.warning("task %s: %s: %s", self._task.id, error.code, error)
+            return error
+        logger.error("task %s: the producer failed", self._task.id, exc_info=error)
+        return ProducerFailed()
+
+    async def _iterate(self) -> None:
+        opened = self._task.spec.open_source()
+        source = await opened if inspect.isawaitable(opened) else opened
+        if hasattr(source, "__aiter__"):
+            await self._iterate_async(source)
+        elif hasattr(source, "__iter__") and not isinstance(source, str | bytes | dict):
+            await self._iterate_in_thread(iter(source))
+        else:
+            raise TypeError(f"a producer must be an iterator of parts, not {type(source).__name__}")
+
+    async def _iterate_async(self, source: AsyncIterator[Any]) -> None:
+        share = LoopShare(self._host.loop, time.monotonic())
+        iterator = aiter(source)
+        try:
+            async for part in iterator:
+                now = time.monotonic()
+                self._accept(part, now)
+                if share.used_up(now) or self._task.counts.parts == 1:
+                    # The first part also steps aside, so that it leaves before the second is made.
+                    await asyncio.sleep(0)
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _iterate_in_thread(self, source: Iterator[Any]) -> None:
+        task = self._task
+        bridge = ThreadBridge(
+            source,
+            self._host.loop,
+            exited=lambda: self._host.permit_free(task),
+            tidy=self._host.tidy_thread,
+        )
+        self._host.pool_of(task).run(task.ticket, task.spec.context.copy(), bridge.run)
+        self._bridge = bridge
+        share = LoopShare(self._host.loop, time.monotonic())
+        try:
+            while batch := await bridge.next_batch():
+                for part in batch:
+                    now = time.monotonic()
+                    self._accept(part, now)
+                    if share.used_up(now):
+                        await asyncio.sleep(0)
+        finally:
+            bridge.stop()
+
+    def _accept(self, part: Any, now: float) -> None:
+        self._task.counts.parts += 1
+        if isinstance(part, str):
+            self._append_text(self._coalescer.offer(part, None, now), now)
+        elif isinstance(part, Content):
+            self._append_text(self._coalescer.offer(part.delta, part.channel, now), now)
+        elif isinstance(part, Finish):
+            self._finish = part
+        elif isinstance(part, Output | Result | Restart):
+            self._append_text(self._coalescer.flush(), now)
+            self._append_event(part)
+        else:
+            raise TypeError(f"not a part of a stream: {type(part).__name__}")
+        if self._timer is None and (deadline := self._coalescer.deadline) is not None:
+            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
+
+    def _append_text(self, chunks: list[Chunk], now: float) -> None:
+        for index, (text, channel) in enumerate(chunks):
+            try:
+                self._task.append_content(text, channel, now)
+            except JournalFull:
+                self._dropped = sum(len(rest) for rest, _ in chunks[index:])
+                raise _OutputFull from None
+
+    def _append_event(self, event: Output | Result | Restart) -> None:
+        try:
+            self._task.append(event)
+        except JournalFull:
+            raise _OutputFull from None
+
+    def _flush_due(self) -> None:
+        """The flush timer: armed for a deadline that later text may have moved, so it looks again."""
+        self._timer = None
+        deadline = self._coalescer.deadline
+        if deadline is None:
+            return
+        now = time.monotonic()
+        if now < deadline:
+            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
+            return
+        self._coalescer.observe_lateness(now - deadline)
+        try:
+            self._append_text(self._coalescer.flush(), now)
+        except Exception as error:
+            self._fault = error
+            if self._task.pump is not None:
+                self._task.pump.cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _drain(self, outcome: Outcome) -> Outcome:
+        """Journal what still waits in the coalescer, and say so if text had to be dropped."""
+        with suppress(JournalClosed):
+            try:
+                self._append_text(self._coalescer.flush(), time.monotonic())
+            except _OutputFull as full:
+                if isinstance(outcome, Finish):
+                    outcome = self._outcome_of(full)
+            if isinstance(outcome, Finish) and outcome.finish_reason == "length" and self._dropped:
+                limit = self._task.journal.limit
+                self._task.append(Truncated(dropped_chars=self._dropped, limit=limit))
+        return outcome
+
+
+def _being_cancelled() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0

@@ -1,0 +1,523 @@
+"""The owner of all tasks of a process: admits, starts, ends, sweeps and drains them.
+
+No request owns anything here: a request opens a task, follows it, and may vanish at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import secrets
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from streaming.core.coalescer import Coalescer
+from streaming.core.errors import (
+    CursorAhead,
+    EventsPruned,
+    GenerationError,
+    Interrupted,
+    QueueTimeout,
+    RunTimeout,
+    TaskNotFound,
+    TooManyFollowers,
+)
+from streaming.core.events import Cancelled, Complete, Error, Finish, Status
+from streaming.core.states import State
+
+from .executor import WorkerPool
+from .follower import Follower, FollowOptions
+from .journals.memory import MemoryJournals
+from .ledger import Holding, PoolLimits, PoolRefused, Ticket
+from .ports import Commit, Messages, Recorder
+from .pump import Pump
+from .task import CancelReason, Outcome, Task, TaskSpec
+from .wheel import TimerWheel
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL: Final = 0.25
+"""Seconds between two looks at the active tasks' deadlines."""
+
+CANCEL_PATIENCE: Final = 0.5
+"""Seconds that a producer has to obey a cancel before its task ends without it (see STUCK_AFTER)."""
+
+STUCK_AFTER: Final = 1.0
+"""Seconds after the end of its task at which a producer that still holds its permit counts as stuck."""
+
+COMMIT_PATIENCE: Final = 0.25
+"""Seconds that a terminal event waits for the record to be durable."""
+
+RETRY_JITTER: Final = 0.5
+"""Share by which the reconnect delay varies, so that many readers do not come back at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLimits:
+    """The settings of streams (SSE_CONFIG, BUFFER_CONFIG). Seconds, bytes, counts."""
+
+    heartbeat_interval: float
+    connection_timeout: float
+    cleanup_interval: float
+    status_interval: float
+    retry: float
+    replay_ttl: float
+    max_journal_bytes: int
+    journal_memory: int
+    max_followers: int
+    flush_chars: int
+    flush_interval: float
+    buffer_size: int
+    max_flush_interval: float
+
+    def jittered_retry(self) -> float:
+        """Seconds that a reader who is sent away shall wait before it comes back."""
+        return self.retry * (1 + random.uniform(0, RETRY_JITTER))  # noqa: S311 (no secret)
+
+    def coalescer(self) -> Coalescer:
+        """The buffer of one stream."""
+        return Coalescer(
+            flush_chars=self.flush_chars,
+            flush_interval=self.flush_interval,
+            buffer_size=self.buffer_size,
+            max_flush_interval=self.max_flush_interval,
+        )
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the process started."""
+
+    routes: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    status_messages: int = 0
+    slow_readers_closed: int = 0
+    late_commits: int = 0
+    evicted_journals: int = 0
+    trimmed_journals: int = 0
+
+
+class Supervisor:
+    """See the module. Belongs to the running event loop; made inside it."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, PoolLimits],
+        limits: StreamLimits,
+        recorder: Recorder,
+        messages: Messages,
+        tidy_thread: Callable[[], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.limits = limits
+        self.counters = Counters()
+        self.wheel = TimerWheel(self.loop)
+        self.pools = {name: WorkerPool(pool) for name, pool in pools.items()}
+        self.followers: set[Follower] = set()
+        self.tidy_thread = tidy_thread
+        self.draining = False
+        self._recorder = recorder
+        self._messages = messages
+        self._journals = MemoryJournals(limits.max_journal_bytes)
+        self._active: dict[str, Task] = {}
+        self._ended: OrderedDict[str, Task] = OrderedDict()
+        self._lingering: set[Task] = set()
+        self._waiting: dict[Ticket, Task] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._lines: dict[str, dict[Task, tuple[int, float]]] = {}
+        self._moved: set[str] = set()
+        self._last_reader_left: asyncio.Future[None] | None = None
+        self._sweeping = False
+        self._next_eviction = 0.0
+
+    # Opening and finding
+
+    def open(self, spec: TaskSpec) -> Task:
+        """Admit a task and start it, or let it wait. One synchronous step: nothing can leak between.
+
+        Raises `PoolRefused`, and `KeyError` for a pool that the settings do not name.
+        """
+        pool = self.pools[spec.pool]
+        task_id = secrets.token_hex(16)
+        try:
+            ticket = pool.ledger.admit(spec.share_key, spec.priority, lambda: self._start(self._active[task_id]))
+        except PoolRefused as refusal:
+            self.counters.routes[refusal.decision.route.value] += 1
+            self.counters.refusals[refusal.decision.reason.value] += 1
+            self._recorder.refused(refusal.snapshot, refusal.decision.reason.value)
+            raise
+        now = time.monotonic()
+        task = Task(
+            id=task_id,
+            spec=spec,
+            journal=self._journals.create(),
+            ticket=ticket,
+            created=now,
+            created_at=datetime.now(UTC),
+            ended=self.loop.create_future(),
+        )
+        self.counters.routes[task.route] += 1
+        self._active[task_id] = task
+        self._keep_sweeping()
+        if task.route == "direct":
+            self._start(task)
+        else:
+            self._waiting[ticket] = task
+            task.deadline = now + pool.limits.queue_timeout
+            self._queue_moved(spec.pool)
+        return task
+
+    def record(self, task: Task) -> Commit:
+        """Hand the admitted task to the recorder."""
+        return self._recorder.accepted(task)
+
+    def get(self, task_id: str) -> Task:
+        """The task in memory, active or ended. Raises `TaskNotFound`."""
+        task = self._active.get(task_id) or self._ended.get(task_id)
+        if task is None:
+            raise TaskNotFound(task_id)
+        return task
+
+    def forget(self, task: Task) -> None:
+        """Drop an ended task and its events from memory."""
+        if self._ended.pop(task.id, None) is not None:
+            task.journal.trim(task.journal.last_id + 1)
+
+    # Reading
+
+    def follow(self, task: Task, options: FollowOptions) -> Follower:
+        """A new reader from `options.after` on.
+
+        Raises `CursorAhead` for an id that no event has had, `EventsPruned` when the events of an ended
+        task are gone, `TooManyFollowers`.
+        """
+        if options.after > task.journal.last_id:
+            raise CursorAhead(task.id)
+        if task.state.terminal and task.journal.first_id > task.journal.last_id:
+            raise EventsPruned(task.id)
+        if len(task.followers) >= self.limits.max_followers:
+            raise TooManyFollowers(task.id)
+        task.unattended_since = None
+        if options.resumed:
+            task.counts.resumes += 1
+        follower = Follower(self, task, options)
+        self.followers.add(follower)
+        return follower
+
+    def attend(self, task: Task) -> None:
+        """Somebody waits for the task's end without reading it; `leave` must follow."""
+        task.waiters += 1
+        task.unattended_since = None
+
+    def leave(self, task: Task) -> None:
+        """Undo `attend`."""
+        task.waiters -= 1
+        self._if_unattended(task)
+
+    def reader_left(self, follower: Follower) -> None:
+        """A follower closed."""
+        self.followers.discard(follower)
+        if not self.followers and self._last_reader_left is not None and not self._last_reader_left.done():
+            self._last_reader_left.set_result(None)
+        self._if_unattended(follower.task)
+
+    def place_of(self, task: Task) -> tuple[int | None, float | None]:
+        """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
+        if task.state is not State.QUEUED:
+            return None, None
+        place = self._line(task.spec.pool).get(task)
+        return place if place is not None else (None, None)
+
+    def status(self, task: Task, name: str, position: int | None, eta: float | None) -> Status:
+        """The status event of this moment."""
+        return Status(
+            status=name,
+            message=self._messages.status(task, name, position, eta),
+            task_id=task.id,
+            route=task.route,
+            reason=task.reason,
+            position=position,
+            eta_seconds=None if eta is None else round(eta, 1),
+            elapsed_seconds=round(time.monotonic() - task.created, 3),
+            timestamp=self.timestamp(),
+        )
+
+    def timestamp(self) -> str:
+        """Now, RFC 3339 with offset."""
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    # Ending
+
+    def cancel(self, task: Task, reason: CancelReason) -> None:
+        """Ask for the task's end; `task.ended` tells when it came. Idempotent."""
+        self._stop(task, reason)
+
+    async def end(self, task: Task, outcome: Outcome) -> None:
+        """Decide the terminal event (the first caller wins), make it durable, send it."""
+        if task.final is not None:
+            return
+        now = time.monotonic()
+        task.finished = now
+        task.finished_at = datetime.now(UTC)
+        task.final = self._terminal_event(task, outcome, now)
+        try:
+            if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
+                self.counters.late_commits += 1
+        finally:
+            self._publish_end(task)
+
+    # The pump's host
+
+    def pool_of(self, task: Task) -> WorkerPool:
+        """The pool that the task runs in."""
+        return self.pools[task.spec.pool]
+
+    def permit_free(self, task: Task) -> None:
+        """The producer is gone: its permit goes to the next in line."""
+        self._lingering.discard(task)
+        self.pool_of(task).ledger.release(task.ticket)
+
+    # Going down
+
+    async def drain(self, grace: float) -> None:
+        """Refuse newcomers, end what waits, give what runs `grace` seconds, then interrupt it.
+
+        Returns when every task has its terminal event and every reader had time to get it.
+        """
+        self.draining = True
+        for pool in self.pools.values():
+            pool.ledger.stop_granting()
+        for task in [task for task in self._active.values() if task.state is State.QUEUED]:
+            self._stop(task, Interrupted())
+        await self._all_ended(grace)
+        for task in list(self._active.values()):
+            self._stop(task, Interrupted())
+        await self._all_ended(CANCEL_PATIENCE + SWEEP_INTERVAL + COMMIT_PATIENCE)
+        for follower in list(self.followers):
+            if not follower.task.state.terminal:
+                follower.dismiss()
+        await self._all_readers_left(COMMIT_PATIENCE)
+        for pool in self.pools.values():
+            pool.close()
+
+    def close(self) -> None:
+        """Let go of timers and threads."""
+        self.wheel.close()
+        for pool in self.pools.values():
+            pool.close()
+
+    # Being seen
+
+    def statistics(self) -> dict[str, object]:
+        """Pools, routes and totals as JSON-able values."""
+        pools = {}
+        for name, pool in self.pools.items():
+            numbers = pool.ledger.statistics()
+            pools[name] = {
+                "running": numbers.running,
+                "waiting": numbers.waiting,
+                "max_workers": numbers.max_workers,
+                "queue_size": numbers.queue_size,
+                "oldest_wait_seconds": numbers.oldest_wait_seconds,
+                "mean_service_seconds": numbers.mean_service_seconds,
+                "waiting_by_class": {str(key): count for key, count in numbers.waiting_by_class.items()},
+                "stuck": sum(task.stuck and task.spec.pool == name for task in self._lingering),
+            }
+        routes = self.counters.routes
+        return {
+            "pools": pools,
+            "routes": {route: routes[route] for route in ("direct", "queued", "rejected")},
+            "refusals": dict(self.counters.refusals),
+            "tasks": {"active": len(self._active), "in_memory": len(self._active) + len(self._ended)},
+            "ends": dict(self.counters.ends),
+            "followers": len(self.followers),
+            "journal_bytes": self._journals.size,
+            "status_messages": self.counters.status_messages,
+            "slow_readers_closed": self.counters.slow_readers_closed,
+            "late_commits": self.counters.late_commits,
+            "evicted_journals": self.counters.evicted_journals,
+            "trimmed_journals": self.counters.trimmed_journals,
+            "draining": self.draining,
+        }
+
+    # Inside
+
+    def _start(self, task: Task) -> None:
+        now = time.monotonic()
+        task.advance(State.RUNNING)
+        task.started = now
+        task.started_at = datetime.now(UTC)
+        task.deadline = now + self.pool_of(task).limits.run_timeout
+        pump = Pump(self, task, self.limits.coalescer())
+        task.pump = self.loop.create_task(pump.run(), name=f"pump {task.id}", context=task.spec.context.copy())
+        task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
+        if self._waiting.pop(task.ticket, None) is not None:
+            self._recorder.started(task)
+            self._queue_moved(task.spec.pool)
+            for follower in list(task.followers):
+                follower.update(now)
+
+    def _stop(self, task: Task, outcome: Outcome) -> None:
+        if task.ending is not None or task.final is not None:
+            return
+        task.ending = outcome
+        if task.pump is None:
+            self._waiting.pop(task.ticket, None)
+            self.pool_of(task).ledger.release(task.ticket)
+            self._queue_moved(task.spec.pool)
+            self._spawn_end(task, outcome)
+        else:
+            task.pump.cancel()
+            task.deadline = time.monotonic() + CANCEL_PATIENCE
+
+    def _pump_is_over(self, task: Task, pump: Pump) -> None:
+        """Also reached by a pump that was cancelled before its first step, and so could do nothing."""
+        if not pump.in_thread:
+            self.permit_free(task)
+        if task.final is None:
+            self._spawn_end(task, task.ending if task.ending is not None else Interrupted())
+
+    def _spawn_end(self, task: Task, outcome: Outcome) -> None:
+        ending = self.loop.create_task(self.end(task, outcome), name=f"end {task.id}")
+        self._background.add(ending)
+        ending.add_done_callback(self._background.discard)
+
+    def _terminal_event(self, task: Task, outcome: Outcome, now: float) -> Complete | Error | Cancelled:
+        if isinstance(outcome, CancelReason):
+            return Cancelled(reason=outcome.value)
+        if isinstance(outcome, GenerationError):
+            message = self._messages.error(outcome.code, task.spec.language)
+            return Error(code=outcome.code, message=message, retryable=outcome.retryable)
+        assert isinstance(outcome, Finish)
+        return Complete(
+            task_id=task.id,
+            finish_reason=outcome.finish_reason,
+            content_length=task.counts.content_length,
+            chunks=task.counts.chunks,
+            usage=outcome.usage,
+            model=outcome.model,
+            cached=outcome.cached,
+            timing=task.timing(now),
+            execution_count=outcome.execution_count,
+            duration_ms=outcome.duration_ms,
+        )
+
+    def _publish_end(self, task: Task) -> None:
+        assert task.final is not None
+        task.advance(State(task.final.name))
+        self.counters.ends[task.final.name] += 1
+        self.counters.status_messages += task.counts.status_messages
+        task.journal.append(task.final)
+        self._active.pop(task.id, None)
+        self._ended[task.id] = task
+        if task.ticket.holding is Holding.PERMIT:
+            self._lingering.add(task)
+        if not task.ended.done():
+            task.ended.set_result(None)
+
+    def _if_unattended(self, task: Task) -> None:
+        if task.attended or task.final is not None or task.ending is not None:
+            return
+        if task.spec.grace <= 0:
+            self._stop(task, CancelReason.DISCONNECT)
+        elif task.spec.grace < math.inf:
+            task.unattended_since = time.monotonic()
+
+    def _line(self, pool: str) -> dict[Task, tuple[int, float]]:
+        line = self._lines.get(pool)
+        if line is None:
+            tickets = self.pools[pool].ledger.line()
+            line = self._lines[pool] = {
+                self._waiting[ticket]: (position, eta)
+                for position, (ticket, eta) in enumerate(tickets, 1)
+                if ticket in self._waiting
+            }
+        return line
+
+    def _queue_moved(self, pool: str) -> None:
+        """Positions changed; readers of waiting tasks are told by the next sweep."""
+        self._lines.pop(pool, None)
+        self._moved.add(pool)
+
+    def _tell_positions(self, now: float) -> None:
+        for pool in self._moved:
+            for task in self._line(pool):
+                for follower in list(task.followers):
+                    follower.update(now)
+        self._moved.clear()
+
+    def _keep_sweeping(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self.wheel.at(time.monotonic() + SWEEP_INTERVAL, self._sweep)
+
+    def _sweep(self) -> None:
+        """Serve deadlines of active tasks; drop ended ones that are old or too many."""
+        self._sweeping = False
+        now = time.monotonic()
+        self._tell_positions(now)
+        for task in self._lingering:
+            self._notice_stuck(task, now)
+        for task in list(self._active.values()):
+            self._serve_deadline(task, now)
+        self._relieve_memory(now)
+        if self._active or self._ended:
+            self._keep_sweeping()
+
+    def _serve_deadline(self, task: Task, now: float) -> None:
+        if task.unattended_since is not None and now >= task.unattended_since + task.spec.grace:
+            task.unattended_since = None
+            self._stop(task, CancelReason.DISCONNECT)
+        if now < task.deadline or task.final is not None:
+            return
+        if task.ending is not None:
+            # Its producer ignored the cancel.
+            task.deadline = math.inf
+            self._spawn_end(task, task.ending)
+        else:
+            self._stop(task, QueueTimeout() if task.state is State.QUEUED else RunTimeout())
+
+    def _notice_stuck(self, task: Task, now: float) -> None:
+        """A producer that has not come back in time keeps its permit, and is shown."""
+        if not task.stuck and task.finished is not None and now - task.finished >= STUCK_AFTER:
+            task.stuck = True
+            logger.warning("task %s: the producer is stuck and keeps its permit", task.id)
+
+    def _relieve_memory(self, now: float) -> None:
+        if now >= self._next_eviction:
+            self._next_eviction = now + self.limits.cleanup_interval
+            while self._ended:
+                oldest = next(iter(self._ended.values()))
+                if oldest.finished is None or now - oldest.finished < self.limits.replay_ttl:
+                    break
+                self.forget(oldest)
+        while self._journals.size > self.limits.journal_memory and self._ended:
+            self.forget(next(iter(self._ended.values())))
+            self.counters.evicted_journals += 1
+        if self._journals.size > self.limits.journal_memory:
+            self._trim_running()
+
+    def _trim_running(self) -> None:
+        """Last resort: the longest running journals lose their older half; their readers are told (`gap`)."""
+        for task in sorted(self._active.values(), key=lambda each: -each.journal.size):
+            if self._journals.size <= self.limits.journal_memory:
+                return
+            journal = task.journal
+            journal.trim(journal.first_id + (journal.last_id - journal.first_id + 1) // 2)
+            self.counters.trimmed_journals += 1
+
+    async def _all_ended(self, seconds: float) -> None:
+        if self._active:
+            await asyncio.wait([task.ended for task in self._active.values()], timeout=seconds)
+
+    async def _all_readers_left(self, seconds: float) -> None:
+        if self.followers:
+            self._last_reader_left = self.loop.create_future()
+            await asyncio.wait([self._last_reader_left], timeout=seconds)

@@ -1,0 +1,161 @@
+"""One generation: what it is, where it stands, what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from streaming.core.errors import GenerationError
+from streaming.core.events import Cancelled, Complete, Error, Finish, Restart, Timing
+from streaming.core.states import State, advance
+
+from .journals.base import Journal
+
+if TYPE_CHECKING:
+    from .follower import Follower
+    from .ledger import Ticket
+
+Source = AsyncIterator[Any] | Iterator[Any]
+"""A producer at work. Parts are `str` (text of the main channel), `Content`, `Output`, `Result`,
+`Restart`, or `Finish` to say what `complete` shall tell."""
+
+
+class CancelReason(StrEnum):
+    """Who ended a task early."""
+
+    CLIENT = "client"
+    ADMIN = "admin"
+    DISCONNECT = "disconnect"
+
+
+Outcome = Finish | GenerationError | CancelReason
+"""How a task ended: by itself, by a fault, or by somebody's wish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """What is asked for.
+
+    `owner`: key of the authenticated caller, None for an anonymous one. `share_key`: who shares fairly
+    and is limited by `per_owner`. `end_user`: on whose behalf. `grace`: seconds that the task outlives
+    its last reader; 0 cancels at once, infinity goes on. `arguments`: what a registered producer was
+    given (JSON), None for an iterator. `context`: context variables in which the producer runs.
+    """
+
+    kind: str
+    pool: str
+    priority: int
+    owner: str | None
+    share_key: Hashable
+    end_user: str
+    grace: float
+    language: str
+    open_source: Callable[[], Source | Awaitable[Source]]
+    arguments: dict[str, Any] | None = None
+    context: contextvars.Context = field(default_factory=contextvars.Context)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a task did so far."""
+
+    parts: int = 0
+    chunks: int = 0
+    content_length: int = 0
+    status_messages: int = 0
+    resumes: int = 0
+    blocked: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """State of one generation. Times ending in `_at` are wall-clock, others monotonic seconds.
+
+    `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
+    time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
+    is decided; it is in the journal once `state` is terminal.
+    """
+
+    id: str
+    spec: TaskSpec
+    journal: Journal
+    ticket: Ticket
+    created: float
+    created_at: datetime
+    ended: asyncio.Future[None]
+    state: State = State.QUEUED
+    deadline: float = math.inf
+    unattended_since: float | None = None
+    started: float | None = None
+    started_at: datetime | None = None
+    first_content: float | None = None
+    finished: float | None = None
+    finished_at: datetime | None = None
+    counts: Counts = field(default_factory=Counts)
+    followers: set[Follower] = field(default_factory=set)
+    waiters: int = 0
+    ending: Outcome | None = None
+    final: Complete | Error | Cancelled | None = None
+    pump: asyncio.Task[None] | None = None
+    stuck: bool = False
+
+    @property
+    def route(self) -> str:
+        """The route that the router chose."""
+        return self.ticket.decision.route.value
+
+    @property
+    def reason(self) -> str:
+        """Why it chose that route."""
+        return self.ticket.decision.reason.value
+
+    @property
+    def attended(self) -> bool:
+        """Whether anybody reads or waits."""
+        return bool(self.followers) or self.waiters > 0
+
+    def advance(self, target: State) -> None:
+        """Step along the state table."""
+        self.state = advance(self.state, target)
+
+    def append(self, event: Any) -> None:
+        """Journal a durable event that is not text; a `Restart` voids the text so far."""
+        if isinstance(event, Restart):
+            self.counts.content_length = 0
+        self.journal.append(event)
+
+    def append_content(self, text: str, channel: str | None, now: float) -> None:
+        """Journal a piece of text and count it."""
+        self.journal.append_content(text, channel)
+        if self.first_content is None:
+            self.first_content = now
+        self.counts.chunks += 1
+        if channel is None:
+            self.counts.content_length += len(text)
+
+    def timing(self, now: float) -> Timing:
+        """The receipt, if the task ended now."""
+        granted = self.started if self.started is not None else now
+        counts = self.counts
+        return Timing(
+            route=self.route,
+            queued_ms=_milliseconds(granted - self.created),
+            first_content_ms=None
+            if self.first_content is None
+            else _milliseconds(self.first_content - self.created),
+            total_ms=_milliseconds(now - self.created),
+            coalesced_ratio=round(counts.chunks / counts.parts, 4) if counts.parts else None,
+            blocked_ms=_milliseconds(counts.blocked),
+            status_messages=counts.status_messages,
+            resumes=counts.resumes,
+        )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
