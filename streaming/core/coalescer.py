@@ -79,7 +79,7 @@ class Coalescer:
             not self._started
             or self._buffered >= self._flush_chars
             or len(text) >= self._large
-            or now - self._oldest >= self._interval
+            or now >= self._oldest + self._interval
         ):
             self._started = True
             ready += self.flush()

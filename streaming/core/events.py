@@ -199,7 +199,7 @@ ALL: Final[tuple[type[Event], ...]] = (
 )
 TERMINAL_NAMES: Final = frozenset({"complete", "error", "cancelled"})
 
-_decoder: Final = msgspec.json.Decoder(
+_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(
     Content
     | Output
     | Result
@@ -246,7 +246,7 @@ def escape_line_ends(data: bytes) -> bytes:
 
 
 def decode(data: bytes) -> Event:
-    """The record behind one line of JSON. Raises `msgspec.DecodeError` (`ValueError`) on anything else."""
+    """The record behind one line of JSON that `encode` made. Raises `ValueError` on anything else."""
     return _decoder.decode(data)
 
 
@@ -260,6 +260,6 @@ def _without_surrogates(value: Any) -> Any:
         return clean_text(value)
     if isinstance(value, dict):
         return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_surrogates(item) for item in value]
     return value

@@ -1,10 +1,11 @@
 """Who is next: priority class, then fair share between owners, then arrival; ageing bounds any wait.
 
 Fair share is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each task gets a start tag
-when it arrives, the larger of the queue's virtual time and one more than its owner's last tag. Serving
-in order of tags gives owners turns, however many tasks each of them has waiting, and an owner that was
-away earns no credit. Ageing lifts a task by one class per `aging_seconds` waited, beyond the highest
-class too: so a task that waited long enough passes everything younger, whoever sent it.
+when it arrives, the larger of its class's virtual time (the highest tag served) and one more than its
+owner's last tag in that class. Serving in order of tags gives owners turns, however many tasks each of
+them has waiting, and an owner that was away earns no credit. Ageing lifts a task by one class per
+`aging_seconds` waited, beyond the highest class too: so a task that waited long enough passes everything
+younger, whoever sent it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _PRUNE_ABOVE: Final = 1024
-"""Remembered owners above which those that could not matter any more are forgotten."""
+"""Remembered owners at which those that do not wait are forgotten, those that could not matter first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,7 @@ class Place(Generic[T]):
     owner: Hashable
     priority: int
     arrived: float
+    virtual_time: int
     tag: int
     sequence: int
 
@@ -43,7 +45,7 @@ class FairQueue(Generic[T]):
             raise ValueError("aging_seconds must be positive")
         self._aging = aging_seconds
         self._places: list[Place[T]] = []
-        self._virtual_time = 0
+        self._virtual_time: dict[int, int] = {}
         self._last_tag: dict[tuple[Hashable, int], int] = {}
         self._sequence = 0
 
@@ -53,23 +55,22 @@ class FairQueue(Generic[T]):
     def push(self, payload: T, owner: Hashable, priority: int, now: float) -> Place[T]:
         """Let a task wait; `priority` 0 is the highest class. The place is the handle for `remove`."""
         self._sequence += 1
-        place = Place(payload, owner, priority, now, self._next_tag(owner, priority), self._sequence)
+        virtual_time = self._virtual_time.get(priority, 0)
+        tag = self._next_tag(owner, priority)
+        place = Place(payload, owner, priority, now, virtual_time, tag, self._sequence)
         self._places.append(place)
         return place
 
     def charge(self, owner: Hashable, priority: int) -> None:
         """Count a task of `owner` that was served without waiting, so that its share is used."""
-        self._serve(self._next_tag(owner, priority))
+        self._serve(priority, self._next_tag(owner, priority))
 
     def remove(self, place: Place[T]) -> bool:
         """Take a task out of line; False if it is not waiting (any more)."""
         if place not in self._places:
             return False
         self._places.remove(place)
-        key = (place.owner, place.priority)
-        if self._last_tag.get(key) == place.tag:
-            # It never ran, so its owner shall not pay for it.
-            self._last_tag[key] = place.tag - 1
+        self._refund(place)
         return True
 
     def pop(self, now: float) -> Place[T]:
@@ -78,7 +79,7 @@ class FairQueue(Generic[T]):
             raise IndexError("nobody waits")
         place = min(self._places, key=lambda each: self._key(each, now))
         self._places.remove(place)
-        self._serve(place.tag)
+        self._serve(place.priority, place.tag)
         return place
 
     def ordered(self, now: float) -> list[Place[T]]:
@@ -98,15 +99,37 @@ class FairQueue(Generic[T]):
         return (place.priority - lifted, place.tag, place.sequence)
 
     def _next_tag(self, owner: Hashable, priority: int) -> int:
+        if len(self._last_tag) >= _PRUNE_ABOVE:
+            self._prune()
         key = (owner, priority)
-        tag = max(self._virtual_time, self._last_tag.get(key, -1) + 1)
+        tag = max(self._virtual_time.get(priority, 0), self._last_tag.get(key, -1) + 1)
         self._last_tag[key] = tag
         return tag
 
-    def _serve(self, tag: int) -> None:
-        self._virtual_time = max(self._virtual_time, tag)
-        if len(self._last_tag) > _PRUNE_ABOVE:
-            # An owner whose next tag would be the virtual time anyway needs no memory.
-            self._last_tag = {
-                key: last for key, last in self._last_tag.items() if last >= self._virtual_time
-            }
+    def _serve(self, priority: int, tag: int) -> None:
+        self._virtual_time[priority] = max(self._virtual_time.get(priority, 0), tag)
+
+    def _refund(self, gone: Place[T]) -> None:
+        """A task that never ran costs its owner nothing: the later ones get tags as if it had not come."""
+        key = (gone.owner, gone.priority)
+        later = [
+            each
+            for each in self._places
+            if (each.owner, each.priority) == key and each.sequence > gone.sequence
+        ]
+        was_last = self._last_tag.get(key) == (later[-1].tag if later else gone.tag)
+        tag = gone.tag - 1
+        for each in later:
+            each.tag = tag = max(each.virtual_time, tag + 1)
+        if was_last:
+            self._last_tag[key] = tag
+
+    def _prune(self) -> None:
+        # An owner whose next tag would be the virtual time anyway needs no memory.
+        self._last_tag = {
+            key: last for key, last in self._last_tag.items() if last >= self._virtual_time.get(key[1], 0)
+        }
+        if len(self._last_tag) > _PRUNE_ABOVE // 2:
+            # Ever new owners, each served once, do not move the virtual time: they get a turn back.
+            waiting = {(place.owner, place.priority) for place in self._places}
+            self._last_tag = {key: last for key, last in self._last_tag.items() if key in waiting}

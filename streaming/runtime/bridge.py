@@ -16,6 +16,9 @@ from typing import Any, Final
 HIGH_WATER: Final = 256
 """Parts that may wait for the loop before the thread waits for it."""
 
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which a thread that waits for the loop looks whether the loop is still there."""
+
 
 class ThreadBridge:
     """One blocking iterator. `run` is the thread's side; `next_batch`, `stop` are the loop's.
@@ -101,7 +104,11 @@ class ThreadBridge:
         self._room.clear()
         # The loop may have emptied the deque, or stopped us, just before the flag was cleared.
         if len(self._parts) >= HIGH_WATER and not self._stopped:
-            self._room.wait()
+            while not self._room.wait(LOOK_AGAIN):
+                if self._loop.is_closed():
+                    # Nobody is left to make room; at exit the interpreter waits for this thread.
+                    self._stopped = True
+                    return
 
     def _close_source(self) -> None:
         try:

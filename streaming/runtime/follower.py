@@ -191,6 +191,20 @@ class Follower:
         self._supervisor.reader_left(self)
         self.wake()
 
+    def close_from_any_thread(self) -> None:
+        """`close`, for handlers that end responses in a thread."""
+        if self._closed:
+            return
+        loop = self._supervisor.loop
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
+            self.close()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self.close)
+
     @property
     def closed(self) -> bool:
         """Whether nobody reads here any more."""

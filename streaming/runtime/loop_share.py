@@ -25,22 +25,21 @@ class LoopShare:
     def __init__(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         self._loop = loop
         self._parts = 0
-        self._begin(now)
+        self._began = now
+        self._turned = False
 
     def used_up(self, now: float) -> bool:
         """Count one part handled at `now` (seconds); True: await `asyncio.sleep(0)` before the next."""
+        if not self._parts:
+            # Only now: the turn that we asked for at the end of the last slice must not count for this one.
+            self._began = now
+            self._turned = False
+            self._loop.call_soon(self._mark)
         self._parts += 1
         if self._parts < MAX_PARTS and now - self._began < MAX_SLICE:
             return False
-        turned = self._turned
         self._parts = 0
-        self._begin(now)
-        return not turned
-
-    def _begin(self, now: float) -> None:
-        self._began = now
-        self._turned = False
-        self._loop.call_soon(self._mark)
+        return not self._turned
 
     def _mark(self) -> None:
         self._turned = True

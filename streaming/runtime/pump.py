@@ -64,6 +64,7 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._fault: Exception | None = None
         self._bridge: ThreadBridge | None = None
+        self._full = False
         self._dropped = 0
 
     @property
@@ -81,26 +82,27 @@ class Pump:
         await self._host.end(self._task, outcome)
 
     async def _outcome(self) -> Outcome:
-        task = self._task
+        raised: BaseException | None = None
         try:
             await self._iterate()
-        except asyncio.CancelledError:
-            if self._fault is not None:
-                return self._outcome_of(self._fault)
-            if task.ending is not None:
-                return task.ending
-            # Nobody cancelled us: the producer raised it by itself.
-            return Interrupted() if _being_cancelled() else self._outcome_of(ProducerFailed("CancelledError"))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             # A producer must not be able to end the server.
-            return self._outcome_of(error)
-        return self._finish
+            raised = error
+        # Why it was stopped counts, not what the producer made of being stopped.
+        if self._fault is not None:
+            return self._outcome_of(self._fault)
+        if self._task.ending is not None:
+            return self._task.ending
+        if raised is None:
+            return self._finish
+        if isinstance(raised, asyncio.CancelledError):
+            # Without a cancel from outside the producer raised it by itself.
+            return Interrupted() if _being_cancelled() else self._outcome_of(ProducerFailed("CancelledError"))
+        return self._outcome_of(raised)
 
     def _outcome_of(self, error: BaseException) -> Outcome:
         if isinstance(error, _OutputFull):
             return Finish(finish_reason="length", usage=self._finish.usage, model=self._finish.model)
-        if isinstance(error, JournalClosed) and self._task.ending is not None:
-            return self._task.ending
         if isinstance(error, GenerationError):
             logger.warning("task %s: %s: %s", self._task.id, error.code, error)
             return error
@@ -174,13 +176,15 @@ class Pump:
             try:
                 self._task.append_content(text, channel, now)
             except JournalFull:
-                self._dropped = sum(len(rest) for rest, _ in chunks[index:])
+                self._full = True
+                self._dropped += sum(len(rest) for rest, _ in chunks[index:])
                 raise _OutputFull from None
 
     def _append_event(self, event: Output | Result | Restart) -> None:
         try:
             self._task.append(event)
         except JournalFull:
+            self._full = True
             raise _OutputFull from None
 
     def _flush_due(self) -> None:
@@ -207,14 +211,14 @@ class Pump:
             self._timer = None
 
     def _drain(self, outcome: Outcome) -> Outcome:
-        """Journal what still waits in the coalescer, and say so if text had to be dropped."""
+        """Journal what still waits in the coalescer, and say so if the journal was full."""
         with suppress(JournalClosed):
             try:
                 self._append_text(self._coalescer.flush(), time.monotonic())
             except _OutputFull as full:
                 if isinstance(outcome, Finish):
                     outcome = self._outcome_of(full)
-            if isinstance(outcome, Finish) and outcome.finish_reason == "length" and self._dropped:
+            if isinstance(outcome, Finish) and self._full:
                 limit = self._task.journal.limit
                 self._task.append(Truncated(dropped_chars=self._dropped, limit=limit))
         return outcome

@@ -23,6 +23,7 @@ from streaming.core.errors import (
     EventsPruned,
     GenerationError,
     Interrupted,
+    ProducerFailed,
     QueueTimeout,
     RunTimeout,
     TaskNotFound,
@@ -315,6 +316,11 @@ class Supervisor:
 
     # Being seen
 
+    @property
+    def lingering(self) -> int:
+        """Producers that still hold their permit although their task has ended."""
+        return len(self._lingering)
+
     def statistics(self) -> dict[str, object]:
         """Pools, routes and totals as JSON-able values."""
         pools = {}
@@ -379,10 +385,15 @@ class Supervisor:
 
     def _pump_is_over(self, task: Task, pump: Pump) -> None:
         """Also reached by a pump that was cancelled before its first step, and so could do nothing."""
+        assert task.pump is not None
+        fault = None if task.pump.cancelled() else task.pump.exception()
+        if fault is not None:
+            logger.error("task %s: the pump failed", task.id, exc_info=fault)
         if not pump.in_thread:
             self.permit_free(task)
         if task.final is None:
-            self._spawn_end(task, task.ending if task.ending is not None else Interrupted())
+            outcome = Interrupted() if fault is None else ProducerFailed()
+            self._spawn_end(task, task.ending if task.ending is not None else outcome)
 
     def _spawn_end(self, task: Task, outcome: Outcome) -> None:
         ending = self.loop.create_task(self.end(task, outcome), name=f"end {task.id}")

@@ -35,6 +35,9 @@ class TimerWheel:
     def at(self, when: float, callback: Callable[[], None]) -> None:
         """Run `callback` once, not before `when` and at most one tick later."""
         tick = math.ceil(when / RESOLUTION)
+        if tick * RESOLUTION < when:
+            # The division rounded down; a callback that comes early would not be asked again.
+            tick += 1
         bucket = self._buckets.get(tick)
         if bucket is not None:
             bucket.append(callback)

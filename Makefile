@@ -1,0 +1,26 @@
+# Verbs for developers. Each is a short file in scripts/; this file only names them.
+# HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+
+run: ## set up what is missing and serve at HOST:PORT (127.0.0.1:8000)
+	@scripts/run $(ARGS)
+
+test: ## set up what is missing and run the tests: make test ARGS="-k word"
+	@scripts/test $(ARGS)
+
+check: ## format, lint, types, Django's checks, missing migrations; changes nothing
+	@scripts/check $(ARGS)
+
+lint: ## format and repair what can be repaired
+	@scripts/lint $(ARGS)
+
+lock: ## re-make requirements/ from pyproject.toml; ARGS=--upgrade for the newest versions
+	@scripts/lock $(ARGS)
+
+clean: ## remove .venv and the caches; .env and the database stay
+	@scripts/clean

@@ -1,0 +1,1 @@
+"""What is generated: briefs, providers and the calls that start them. Uses the public API of `streaming`."""

@@ -1,0 +1,116 @@
+"""The Simplified Chinese bank: what every tone and category shares, and the register of both."""
+
+from contentgen.copywriter import chinese_knowledge as knowledge
+from contentgen.copywriter import chinese_leisure as leisure
+from contentgen.copywriter import chinese_voices as voices
+from contentgen.copywriter import chinese_wellbeing as wellbeing
+from contentgen.copywriter.banks import Bank, Patterns
+
+CHINESE = Bank(
+    joiner="",
+    capitals=False,
+    density=1.0,
+    untitled="日常小事",
+    full_topic="完整的题目是这样的：“{topic}”。",
+    whens=(
+        "忙碌的工作日",
+        "慢悠悠的周日",
+        "第一次的时候",
+        "第三次的时候",
+        "有点累的时候",
+        "赶时间的时候",
+        "有朋友在旁边的时候",
+        "一个人的时候",
+        "换季的那几天",
+        "下雨天",
+        "预算紧的时候",
+        "计划临时有变的时候",
+    ),
+    neutral=Patterns(
+        angles=(
+            "先把{aspect}理顺，后面就轻松多了",
+            "如果只有十分钟，就留给{aspect}",
+            "问三个人怎么看{aspect}，会听到三种答案",
+            "{aspect}最能看出一个人的习惯和偏好",
+            "拿不定主意的时候，就回到{aspect}",
+            "{aspect}从不辜负用心的人",
+            "单看{aspect}，就能看出不少门道",
+            "把{aspect}照顾好，是{good}",
+            "{aspect}没有标准答案，适合自己最好",
+            "多留意{aspect}，也相信自己的感觉",
+            "聊起{aspect}，一壶茶的时间都不够",
+        ),
+        moments=(
+            "{when}，{aspect}比平时更要紧",
+            "{when}，不妨多花一点心思在{aspect}上",
+            "{when}留个心，看看{aspect}会有什么不同",
+            "{when}，{aspect}越简单越好",
+            "{when}，先别急着给{aspect}下结论",
+            "{when}，把{aspect}顾好也是{good}",
+            "{when}，{aspect}值得再看一遍",
+            "{when}，先确认{aspect}，能省下后面的麻烦",
+            "{when}再看{aspect}，和平时会有些不同",
+        ),
+        pairs=(
+            "{aspect}配上{other}，才算完整",
+            "{aspect}顺了，{other}多半也会跟着顺",
+            "有人看重{aspect}，有人只认{other}",
+            "就算{other}差一点，{aspect}也能救回来",
+            "如果{aspect}是提问，{other}就像回答",
+        ),
+    ),
+    personal=Patterns(
+        angles=(
+            "我以前总忽略{aspect}，后来才知道可惜",
+            "对我来说，留意{aspect}是{good}",
+            "让我{like}的，是{aspect}带来的那点变化",
+            "没人告诉过我，{aspect}会这么要紧",
+            "{aspect}越朴素，我越容易记住",
+        ),
+        moments=(
+            "{when}，我最容易注意到{aspect}",
+            "{when}，我反而{like}{aspect}",
+            "{when}，我第一个想到的是{aspect}",
+        ),
+        pairs=(
+            "{aspect}和{other}之间，我会先顾{aspect}",
+            "在我这里，{aspect}排在{other}前面",
+            "留意过{other}以后，我才真正看懂{aspect}",
+        ),
+    ),
+    more_headings=(
+        "再看细一点",
+        "不同的日子，不同的答案",
+        "后来的想法",
+        "小小的比较",
+        "又一轮的记录",
+        "还想到了这些",
+        "换个角度看",
+        "零零碎碎",
+    ),
+    note="本文由 Sluice 离线文案器用模板和词库拼写而成，不是大模型生成的。",
+    short_note="模板写成，非模型生成。",
+    categories={
+        "food": leisure.FOOD,
+        "travel": leisure.TRAVEL,
+        "beauty": wellbeing.BEAUTY,
+        "fashion": wellbeing.FASHION,
+        "home": leisure.HOME,
+        "pets": leisure.PETS,
+        "tech": knowledge.TECH,
+        "fitness": wellbeing.FITNESS,
+        "parenting": wellbeing.PARENTING,
+        "books": knowledge.BOOKS,
+        "work": knowledge.WORK,
+        "general": knowledge.GENERAL,
+    },
+    voices={
+        "plain": voices.PLAIN,
+        "lively": voices.LIVELY,
+        "professional": voices.PROFESSIONAL,
+        "warm": voices.WARM,
+        "humorous": voices.HUMOROUS,
+        "literary": voices.LITERARY,
+        "persuasive": voices.PERSUASIVE,
+    },
+)

@@ -1,0 +1,116 @@
+"""The English bank: what every tone and category shares, and the register of both."""
+
+from contentgen.copywriter import english_knowledge as knowledge
+from contentgen.copywriter import english_leisure as leisure
+from contentgen.copywriter import english_voices as voices
+from contentgen.copywriter import english_wellbeing as wellbeing
+from contentgen.copywriter.banks import Bank, Patterns
+
+ENGLISH = Bank(
+    joiner=" ",
+    capitals=True,
+    density=3.3,
+    untitled="this and that",
+    full_topic="The whole thought in one line: “{topic}”.",
+    whens=(
+        "on a busy weekday",
+        "on a slow Sunday",
+        "the first time round",
+        "the third time round",
+        "when you are tired",
+        "when you are in a hurry",
+        "with a friend beside you",
+        "when you are on your own",
+        "at the turn of the season",
+        "on a rainy day",
+        "when money is tight",
+        "when plans change at the last minute",
+    ),
+    neutral=Patterns(
+        angles=(
+            "start with {aspect} and the rest gets easier",
+            "if you only have ten minutes, give them to {aspect}",
+            "ask three people about {aspect} and you will hear three answers",
+            "{aspect} is where taste and habit meet",
+            "when in doubt, come back to {aspect}",
+            "{aspect} rewards anyone who pays attention",
+            "you can tell a lot from {aspect} alone",
+            "getting {aspect} right is {good}",
+            "there is no perfect recipe for {aspect}, only one that suits you",
+            "keep an eye on {aspect} and trust your own impression",
+        ),
+        moments=(
+            "{when}, {aspect} matters more than usual",
+            "try it {when} and see what happens to {aspect}",
+            "{when}, keeping {aspect} simple is {good}",
+            "{when}, there is something new to learn from {aspect}",
+            "{when}, {aspect} is worth a second look",
+            "{when}, a short check of {aspect} saves trouble later",
+            "compare {aspect} {when} with how it was before",
+        ),
+        pairs=(
+            "{aspect} and {other} work best as a team",
+            "once {aspect} feels right, {other} tends to follow",
+            "some people swear by {aspect}, others by {other}",
+            "if {other} disappoints, {aspect} can still save the day",
+            "think of {aspect} as the question and of {other} as the answer",
+        ),
+    ),
+    personal=Patterns(
+        angles=(
+            "I used to overlook {aspect}, and that was a mistake",
+            "for me, paying attention to {aspect} is {good}",
+            "what I {like} most is how {aspect} changes the mood",
+            "nobody told me how much {aspect} would matter",
+            "I {like} it when {aspect} is kept simple",
+            "if you ask me about {aspect}, bring some time",
+        ),
+        moments=(
+            "I notice {aspect} most {when}",
+            "{when}, I would give {aspect} a little extra care",
+            "what I {like} about {aspect} shows best {when}",
+            "{when}, my thoughts go to {aspect} before anything else",
+            "I would never judge {aspect} only by how it goes {when}",
+        ),
+        pairs=(
+            "between {aspect} and {other}, I would sort out {aspect} first",
+            "for me {aspect} comes first, and then {other}",
+            "I understood {aspect} only after paying attention to {other}",
+        ),
+    ),
+    more_headings=(
+        "A closer look",
+        "Different days, different answers",
+        "Second thoughts",
+        "Small comparisons",
+        "Notes from another round",
+        "What else comes to mind",
+        "Seen from the side",
+        "Loose ends",
+    ),
+    note="Written by Sluice’s offline copywriter from templates and word lists, not by a language model.",
+    short_note="Written by templates, not by a model.",
+    categories={
+        "food": leisure.FOOD,
+        "travel": leisure.TRAVEL,
+        "beauty": wellbeing.BEAUTY,
+        "fashion": wellbeing.FASHION,
+        "home": leisure.HOME,
+        "pets": leisure.PETS,
+        "tech": knowledge.TECH,
+        "fitness": wellbeing.FITNESS,
+        "parenting": wellbeing.PARENTING,
+        "books": knowledge.BOOKS,
+        "work": knowledge.WORK,
+        "general": knowledge.GENERAL,
+    },
+    voices={
+        "plain": voices.PLAIN,
+        "lively": voices.LIVELY,
+        "professional": voices.PROFESSIONAL,
+        "warm": voices.WARM,
+        "humorous": voices.HUMOROUS,
+        "literary": voices.LITERARY,
+        "persuasive": voices.PERSUASIVE,
+    },
+)

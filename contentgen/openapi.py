@@ -1,0 +1,124 @@
+"""The OpenAPI description of the three calls; the brief's schema is made from its one definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streaming.api import api
+from streaming.schema import STREAM_PARAMETERS, problem_response, stream_response
+
+from .brief import schema
+
+EXAMPLE = {
+    "user_id": "test_user",
+    "category": "美食探店",
+    "topic": "新开的咖啡店",
+    "tone": "活泼可爱",
+    "length": "中等",
+}
+
+REFUSALS = {
+    "400": problem_response("Malformed: not JSON, not UTF-8, a key twice, an unusable id"),
+    "401": problem_response("Not signed in"),
+    "403": problem_response("CSRF token missing or wrong"),
+    "404": problem_response("No such model"),
+    "406": problem_response("No acceptable format"),
+    "408": problem_response("The body came too slowly"),
+    "413": problem_response("The body is too large"),
+    "415": problem_response("Not JSON in UTF-8, or compressed"),
+    "422": problem_response("Which field is wrong, and why"),
+    "429": problem_response("The caller's own limit; see Retry-After"),
+    "503": problem_response("The pool is full or the server is going down; see Retry-After"),
+}
+
+
+def describe() -> None:
+    """Add the calls to the API's description."""
+    reference, components = schema()
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": reference, "example": EXAMPLE}},
+    }
+    common: dict[str, Any] = {"tags": ["content"], "requestBody": body}
+    api.document(
+        "post",
+        "/content/generate/stream/async",
+        {
+            **common,
+            "operationId": "generate_stream",
+            "summary": "Write, streaming",
+            "parameters": STREAM_PARAMETERS,
+            "responses": {"200": stream_response(), **REFUSALS},
+        },
+        components,
+    )
+    api.document(
+        "post",
+        "/content/generate",
+        {
+            **common,
+            "operationId": "generate",
+            "summary": "Write, and answer whole",
+            "responses": {
+                "200": {
+                    "description": "The text and its receipt",
+                    "content": {"application/json": {"schema": _whole()}},
+                },
+                **REFUSALS,
+                "409": problem_response("The task was cancelled"),
+                "502": problem_response("The producer or its upstream failed"),
+                "504": problem_response("It took too long"),
+            },
+        },
+    )
+    api.document(
+        "post",
+        "/content/generate/async",
+        {
+            **common,
+            "operationId": "generate_later",
+            "summary": "Write for later",
+            "responses": {
+                "202": {
+                    "description": "Accepted and recorded",
+                    "content": {"application/json": {"schema": _accepted()}},
+                },
+                **REFUSALS,
+            },
+        },
+    )
+
+
+def _whole() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["task_id", "text", "finish_reason", "content_length", "chunks", "timing"],
+        "properties": {
+            "task_id": {"type": "string"},
+            "text": {"type": "string"},
+            "finish_reason": {"type": "string"},
+            "content_length": {"type": "integer"},
+            "chunks": {"type": "integer"},
+            "usage": {"type": ["object", "null"]},
+            "model": {"type": ["string", "null"]},
+            "cached": {"type": "boolean"},
+            "timing": {"$ref": "#/components/schemas/Timing"},
+        },
+    }
+
+
+def _accepted() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["task_id", "state", "urls"],
+        "properties": {
+            "task_id": {"type": "string"},
+            "state": {"type": "string"},
+            "route": {"type": "string"},
+            "reason": {"type": "string"},
+            "urls": {
+                "type": "object",
+                "properties": {"record": {"type": "string"}, "events": {"type": "string"}},
+            },
+        },
+    }

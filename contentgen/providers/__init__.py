@@ -1,0 +1,54 @@
+"""Who writes: one short file per provider, found by name.
+
+A provider is a generator function of a brief (async or blocking) that yields parts, plus a few facts
+about it. `register` makes it known; the caller of the API chooses a name, never an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+
+if TYPE_CHECKING:
+    from contentgen.brief import Brief
+
+Write = Callable[["Brief"], AsyncIterator[Any] | Iterator[Any]]
+
+
+class ProviderUnavailable(LookupError):
+    """No provider of that name, or it is switched off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A way to write. `models`: the names that a brief may ask for. `takes_options`: whether a brief may
+    carry `options`. `enabled`: whether the settings allow it."""
+
+    name: str
+    write: Write
+    models: Callable[[], frozenset[str]]
+    takes_options: bool = False
+    enabled: Callable[[], bool] = lambda: True
+
+
+_MODULES: Final = {"offline": "contentgen.providers.offline", "scripted": "contentgen.providers.scripted"}
+
+
+def find_provider(name: str) -> Provider:
+    """The provider called `name`. Raises `ProviderUnavailable`."""
+    if name not in _MODULES:
+        raise ProviderUnavailable(name)
+    provider: Provider = import_module(_MODULES[name]).PROVIDER
+    if not provider.enabled():
+        raise ProviderUnavailable(name)
+    return provider
+
+
+def available_providers() -> list[str]:
+    """The names that a brief may ask for."""
+    return [name for name in _MODULES if import_module(_MODULES[name]).PROVIDER.enabled()]
+
+

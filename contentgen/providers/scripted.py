@@ -1,0 +1,113 @@
+"""Exact tokens at an exact pace, for tests, demos and benchmarks. Off unless ALLOW_SCRIPTED_PROVIDER."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import regex
+from django.conf import settings
+from msgspec import Meta
+
+from streaming import Finish
+from streaming.core.errors import ProducerFailed
+
+from . import Provider
+
+if TYPE_CHECKING:
+    from contentgen.brief import Brief
+
+MODEL: Final = "scripted"
+
+_CLUSTER: Final = regex.compile(r"\X")
+
+_HANG: Final = 86_400.0
+
+
+class ScriptedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The script. Token k is `k` and a space (k from 0), or, with `text`, its k-th grapheme cluster.
+
+    `interval`, `start_delay`: seconds. `burn`: milliseconds of pure Python per token. `blocking`: a sync
+    generator that really sleeps in its thread. `fail_after`, `hang_after`: tokens before it fails or
+    falls silent.
+    """
+
+    tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 200
+    interval: Annotated[float, Meta(ge=0, le=3_600)] = 0.02
+    start_delay: Annotated[float, Meta(ge=0, le=3_600)] = 0
+    text: Annotated[str, Meta(max_length=1_000_000)] | None = None
+    blocking: bool = False
+    burn: Annotated[float, Meta(ge=0, le=10_000)] = 0
+    fail_after: Annotated[int, Meta(ge=0)] | None = None
+    hang_after: Annotated[int, Meta(ge=0)] | None = None
+
+
+def write(brief: Brief) -> AsyncIterator[str | Finish] | Iterator[str | Finish]:
+    """The script's tokens."""
+    script = brief.options or ScriptedOptions()
+    return _blocking(script, brief.max_tokens) if script.blocking else _async(script, brief.max_tokens)
+
+
+async def _async(script: ScriptedOptions, limit: int | None) -> AsyncIterator[str | Finish]:
+    due = time.monotonic() + script.start_delay
+    for count, token in enumerate(_tokens(script, limit)):
+        if count == script.hang_after:
+            await asyncio.sleep(_HANG)
+        # Due times are absolute, so that the pace does not drift; a pace of 0 never suspends.
+        if (pause := due + count * script.interval - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+        yield _made(script, token)
+
+
+def _blocking(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
+    due = time.monotonic() + script.start_delay
+    for count, token in enumerate(_tokens(script, limit)):
+        if count == script.hang_after:
+            time.sleep(_HANG)
+        if (pause := due + count * script.interval - time.monotonic()) > 0:
+            time.sleep(pause)
+        yield _made(script, token)
+
+
+def _tokens(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
+    """The tokens and the finish. Raises `ProducerFailed` where the script says so."""
+    count = 0
+    for token in _all_tokens(script):
+        if count == script.fail_after:
+            raise ProducerFailed("scripted")
+        if count == limit:
+            break
+        yield token
+        count += 1
+    else:
+        if count == script.fail_after:
+            raise ProducerFailed("scripted")
+        yield Finish(model=MODEL, usage={"completion_tokens": count})
+        return
+    yield Finish(finish_reason="length", model=MODEL, usage={"completion_tokens": count})
+
+
+def _all_tokens(script: ScriptedOptions) -> Iterator[str]:
+    if script.text is None:
+        return (f"{k} " for k in range(script.tokens))
+    return (match.group() for match in _CLUSTER.finditer(script.text))
+
+
+def _made(script: ScriptedOptions, token: str | Finish) -> str | Finish:
+    if script.burn and isinstance(token, str):
+        end = time.thread_time() + script.burn / 1000
+        while time.thread_time() < end:
+            pass
+    return token
+
+
+PROVIDER: Final = Provider(
+    name="scripted",
+    write=write,
+    models=lambda: frozenset({MODEL}),
+    takes_options=True,
+    enabled=lambda: bool(settings.ALLOW_SCRIPTED_PROVIDER),
+)

@@ -1,0 +1,1 @@
+"""How this project is put together: settings, URLs and the ASGI application."""

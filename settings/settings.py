@@ -1,0 +1,250 @@
+"""Settings of every mode: one file, safe by default, the only reader of the environment.
+
+Each value can be set by an environment variable or in the file `.env` (the environment wins). The name
+of the variable follows from the place: `SSE_CONFIG["heartbeat_interval"]` is `SSE_HEARTBEAT_INTERVAL`.
+Every value is checked by `manage.py check`; a server does not start with a wrong one.
+`docs/settings.md` is the reference.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+# ENV_FILE names another file; empty: none is read.
+_env_file = env.str("ENV_FILE", default=str(BASE_DIR / ".env"))
+if _env_file and Path(_env_file).is_file():
+    env.read_env(_env_file)
+
+
+def _overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """`defaults`, each replaced by the variable PREFIX_KEY where it is set.
+
+    A value that cannot be read as its default's kind is kept as text, for the system check to name.
+    """
+    values = dict(defaults)
+    for key in defaults:
+        text = env.str(f"{prefix}_{key}".upper(), default=None)
+        if text is not None:
+            try:
+                values[key] = json.loads(text)
+            except ValueError:
+                values[key] = text
+    return values
+
+
+# --- Streams -------------------------------------------------------------------------------------------
+
+SSE_CONFIG = _overridden(
+    "SSE",
+    {
+        # s without bytes before a heartbeat: proxies cut connections that are silent for 60 s; 0: none
+        "heartbeat_interval": 30,
+        # s that one send may block before a slow reader is closed: it can resume, its memory is ours
+        "connection_timeout": 60,
+        # s between sweeps of finished and expired tasks
+        "cleanup_interval": 30,
+        # s, base of the adaptive schedule, where only polling can see a change (never within one process)
+        "poll_interval": 0.1,
+        # until age s -> x poll_interval: 50, 100, 200 ms; young tasks change soon, old ones seldom
+        "poll_schedule": [[1, 0.5], [5, 1], [None, 2]],
+        # x poll_interval = 5 s between status messages while nothing changes; 0: only on change
+        "status_message_interval": 50,
+        # s, the client's reconnect delay
+        "retry": 2.0,
+        # s that a task outlives its last reader, unless the request says otherwise
+        "disconnect_grace": 30.0,
+        # s that running tasks get to finish at shutdown: below every supervisor's patience
+        "drain_grace": 4.0,
+        # s that an ended task can be replayed from memory
+        "replay_ttl": 600.0,
+        # s by which the durable copy may trail behind
+        "journal_flush_interval": 0.25,
+        # bytes of one task's events; beyond it `truncated`, then `complete` with finish_reason "length"
+        "max_journal_bytes": 8_388_608,
+        # bytes of all events in memory; ended tasks leave first
+        "journal_memory": 268_435_456,
+        # readers of one task at once
+        "max_followers": 1000,
+        # s that an Idempotency-Key is remembered
+        "idempotency_ttl": 86_400,
+        # days that records are kept
+        "retention_days": 30,
+    },
+)
+
+BUFFER_CONFIG = _overridden(
+    "BUFFER",
+    {
+        # code points of text that are enough for an event; 0 or 1: one event per delta
+        "flush_chars": 15,
+        # s that the oldest buffered character may wait: below what a reader notices
+        "flush_interval": 0.05,
+        # code points of a delta that is never held back
+        "buffer_size": 20,
+        # s to which the interval may widen while the event loop is late
+        "max_flush_interval": 0.1,
+    },
+)
+
+# max_workers: tasks running at once; queue_size: tasks waiting, 0: none may; queue_timeout, run_timeout:
+# s before a waiting or running task ends with an error; per_owner: running and waiting tasks of one owner;
+# aging_seconds: s of waiting that lift a task by one priority class, so that nobody waits for ever.
+THREAD_CONFIG = {
+    "agent_pool": _overridden(
+        "AGENT_POOL",
+        {
+            "max_workers": 5,
+            "queue_size": 30,
+            "queue_timeout": 300,
+            "run_timeout": 300,
+            "per_owner": 3,
+            "aging_seconds": 30,
+        },
+    ),
+    "kernel_pool": _overridden(
+        "KERNEL_POOL",
+        {
+            "max_workers": 4,
+            "queue_size": 30,
+            "queue_timeout": 300,
+            "run_timeout": 300,
+            "per_owner": 3,
+            "aging_seconds": 30,
+        },
+    ),
+}
+
+# 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
+PRIORITIES = {"interactive": 0, "normal": 1, "batch": 2}
+
+SERVER_CONFIG = _overridden(
+    "SERVER",
+    {
+        # s that an idle connection is kept: longer than a proxy's, so that the proxy closes first
+        "timeout_keep_alive": 75,
+        # connections at once; beyond it the server answers 503 by itself
+        "limit_concurrency": 10_000,
+        # bytes of a request body
+        "max_body_bytes": 1_048_576,
+        # s for a whole request body to arrive
+        "body_timeout": 30,
+    },
+)
+
+HOST = env.str("HOST", default="127.0.0.1")
+PORT = env.int("PORT", default=8000)
+
+# --- Who and what --------------------------------------------------------------------------------------
+
+# Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".
+ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
+# Which provider writes when a brief names none.
+CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="offline")
+# Exact tokens at an exact pace, for tests, demos and benchmarks; never on a public server.
+ALLOW_SCRIPTED_PROVIDER = env.bool("ALLOW_SCRIPTED_PROVIDER", default=False)
+
+# --- Django --------------------------------------------------------------------------------------------
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# Cookies only over TLS, except where somebody develops on their own machine.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=not DEBUG)
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=False)
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=0)
+
+INSTALLED_APPS = [
+    "daphne",  # an ASGI `runserver`; must come before staticfiles
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "servestatic",
+    "ninja",  # its own copy of the API documentation page: nothing from a CDN
+    "streaming",
+    "contentgen",
+]
+
+# Django's own, without the thread hops (see streaming/middleware.py).
+MIDDLEWARE = [
+    "streaming.middleware.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "streaming.middleware.SessionMiddleware",
+    "streaming.middleware.LocaleMiddleware",
+    "streaming.middleware.CommonMiddleware",
+    "streaming.middleware.CsrfViewMiddleware",
+    "streaming.middleware.AuthenticationMiddleware",
+    "streaming.middleware.MessageMiddleware",
+    "streaming.middleware.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "settings.urls"
+ASGI_APPLICATION = "settings.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.db("DATABASE_URL")
+    if env.str("DATABASE_URL", default="")
+    else {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Readers do not wait for the writer (WAL), a writer waits for its turn instead of failing.
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+LANGUAGE_CODE = env.str("LANGUAGE_CODE", default="en")
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Files come straight from the apps: no collectstatic between a checkout and a running server.
+SERVESTATIC_USE_FINDERS = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        "streaming": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+        "contentgen": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
+    },
+}

@@ -1,0 +1,47 @@
+"""Sluice's reusable app: any generator becomes a routed, resumable event stream.
+
+    from streaming import stream
+
+    async def summarise(request):
+        return await stream(request, my_generator(request), kind="summary")
+
+The names below are the public API; they are loaded at first use, so that the package can be named in
+INSTALLED_APPS.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "stream": "streaming.shortcuts",
+    "start": "streaming.shortcuts",
+    "start_and_wait": "streaming.shortcuts",
+    "start_in_background": "streaming.shortcuts",
+    "producer": "streaming.producers",
+    "Content": "streaming.core.events",
+    "Finish": "streaming.core.events",
+    "Output": "streaming.core.events",
+    "Restart": "streaming.core.events",
+    "Result": "streaming.core.events",
+    "GenerationError": "streaming.core.errors",
+}
+
+__all__ = [
+    "Content",
+    "Finish",
+    "GenerationError",
+    "Output",
+    "Restart",
+    "Result",
+    "producer",
+    "start",
+    "start_and_wait",
+    "start_in_background",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,127 @@
+"""Who calls, and what that caller may do.
+
+Every view asks here by itself, so that no list of middleware decides about access. A signed-in caller is
+known by the session (with a CSRF token for anything that changes something); an anonymous one may come
+where ALLOW_ANONYMOUS says so.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from django.conf import settings
+from django.contrib.auth import aget_user
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.translation import gettext as _
+
+from . import conf
+from .problems import Problem
+
+FORWARDING_HEADERS: Final = (
+    "Forwarded",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+)
+"""Any of these says that a proxy speaks for somebody else, so a loopback peer is no proof of a local user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: `account` is the primary key of the signed-in user as text, None for anonymous callers."""
+
+    account: str | None
+    address: str
+    staff: bool = False
+
+    def share_key(self, end_user: str) -> Hashable:
+        """Who shares fairly and is limited together: account and end user, or the client's address; on
+        loopback, where every local program has the same address, the end user counts there too."""
+        if self.account is not None:
+            return ("account", self.account, end_user)
+        if conf.allow_anonymous() == "loopback":
+            return ("loopback", self.address, end_user)
+        return ("address", self.address)
+
+    def may_read(self, owner: str | None) -> bool:
+        """Owned streams are for their owner alone; anonymous ones for whoever knows the id."""
+        return owner is None or owner == self.account
+
+
+async def identify(request: HttpRequest) -> Caller:
+    """The caller. Raises `Problem` 400 (host), 401 (not signed in) or 403 (CSRF)."""
+    try:
+        request.get_host()
+    except DisallowedHost as error:
+        raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
+    address = request.META.get("REMOTE_ADDR") or ""
+    caller = await _signed_in(request, address)
+    if caller is not None:
+        _check_csrf(request)
+        return caller
+    if _anonymous_allowed(request, address):
+        return Caller(None, address)
+    raise Problem(
+        401,
+        "not_authenticated",
+        _("Anonymous use is not allowed here (ALLOW_ANONYMOUS); sign in."),
+        headers={"WWW-Authenticate": 'Session realm="sluice"'},
+    )
+
+
+async def require_operator(request: HttpRequest) -> Caller:
+    """The caller, who must be staff, or come from this machine where that is allowed. Raises `Problem`."""
+    caller = await identify(request)
+    if caller.staff or (caller.account is None and _local(request, caller.address)):
+        return caller
+    raise Problem(403, "permission_denied", _("These numbers are for operators."))
+
+
+async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
+    # Without a cookie there is no session to read, so no visit to the database.
+    if settings.SESSION_COOKIE_NAME not in request.COOKIES or not hasattr(request, "session"):
+        return None
+    user = await aget_user(request)
+    if not user.is_authenticated or user.pk is None:
+        return None
+    return Caller(str(user.pk), address, staff=user.is_active and getattr(user, "is_staff", False))
+
+
+def _check_csrf(request: HttpRequest) -> None:
+    check = CsrfViewMiddleware(_no_view)
+    check.process_request(request)
+    if check.process_view(request, _no_view, (), {}) is not None:
+        raise Problem(403, "csrf_failed", _("Send the CSRF token in the X-CSRFToken header."))
+
+
+def _no_view(request: HttpRequest) -> HttpResponse:
+    raise AssertionError("never called")
+
+
+def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
+    policy = conf.allow_anonymous()
+    return policy == "true" or (policy == "loopback" and _local(request, address))
+
+
+def _local(request: HttpRequest, address: str) -> bool:
+    return _is_loopback(address) and not any(name in request.headers for name in FORWARDING_HEADERS)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)

@@ -1,0 +1,188 @@
+"""The ordinary JSON routes and the OpenAPI description of everything.
+
+The hot routes (streams) are plain Django views, because a ninja operation costs as much again as a
+whole start of a stream; they are described here with `document`, so that there is one description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI, Query
+from ninja.errors import ValidationError
+from ninja.openapi.schema import OpenAPISchema
+
+from . import schema
+from .access import identify, require_operator
+from .problems import FieldError, Problem
+from .requests import problem_of, query
+from .service import service
+
+MAX_PAGE = 100
+"""Tasks on one page of `GET /streams`."""
+
+
+class DocumentedAPI(NinjaAPI):
+    """A `NinjaAPI` whose description includes views that are not operations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._documented: dict[str, dict[str, Any]] = {}
+        self._components: dict[str, Any] = {}
+
+    def document(
+        self,
+        method: str,
+        path: str,
+        operation: Mapping[str, Any],
+        components: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Describe `method` (lower case) on `path` by an OpenAPI operation object."""
+        self._documented.setdefault(path, {})[method] = dict(operation)
+        self._components.update(components or {})
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        described = super().get_openapi_schema(**options)
+        for path, operations in self._documented.items():
+            described["paths"].setdefault(path, {}).update(operations)
+        described["components"].setdefault("schemas", {}).update(self._components)
+        return described
+
+
+api = DocumentedAPI(
+    title="Sluice",
+    version="1",
+    description="Streams of generated content: started, queued, followed, resumed, cancelled.",
+    docs_url="/docs",
+    openapi_url="/openapi.json",
+    urls_namespace="sluice",
+)
+
+
+@api.exception_handler(Exception)
+def _problem(request: HttpRequest, error: Exception) -> HttpResponse:
+    return problem_of(error).response()
+
+
+@api.exception_handler(ValidationError)
+def _bad_parameters(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    fields = tuple(
+        FieldError(".".join(str(step) for step in each["loc"][1:]), "invalid", each["msg"]) for each in error.errors
+    )
+    return Problem(400, "bad_query", fields=fields).response()
+
+
+@api.get("/streams", response={200: schema.TaskPage, 401: schema.ProblemInfo}, tags=["streams"])
+async def list_streams(
+    request: HttpRequest, limit: int = Query(20, ge=1, le=MAX_PAGE), before: str | None = None
+) -> HttpResponse:
+    """The caller's own tasks, newest first. An anonymous caller owns none."""
+    query(request)
+    caller = await identify(request)
+    return _json(await service().recent(caller, limit, before))
+
+
+@api.get(
+    "/streams/{task_id}", response={200: schema.TaskRecord, 404: schema.ProblemInfo}, tags=["streams"]
+)
+async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
+    """One task: its state, its text so far, its timing."""
+    query(request)
+    caller = await identify(request)
+    return _json(await service().describe(task_id, caller))
+
+
+@api.delete(
+    "/streams/{task_id}",
+    response={200: schema.TaskRecord, 204: None, 404: schema.ProblemInfo},
+    tags=["streams"],
+)
+async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False) -> HttpResponse:
+    """Cancel a task (again: no change). `purge=true` also deletes its brief, text and events."""
+    query(request)
+    caller = await identify(request)
+    if purge:
+        await service().purge(task_id, caller)
+        return HttpResponse(status=204)
+    return _json(await service().cancel(task_id, caller))
+
+
+@api.get("/stats", response={200: schema.Statistics, 403: schema.ProblemInfo}, tags=["operations"])
+async def statistics(request: HttpRequest) -> HttpResponse:
+    """Pools, routes and totals of this process. For staff, and for this machine where anonymous use is on."""
+    query(request)
+    await require_operator(request)
+    return _json(service().statistics())
+
+
+@api.api_operation(["GET", "HEAD"], "/healthz", response={200: schema.Health}, tags=["operations"])
+async def healthz(request: HttpRequest) -> HttpResponse:
+    """The process answers."""
+    return _json({"status": "ok"})
+
+
+def _refusal_of_other_methods(*allowed: str) -> dict[str, Any]:
+    """Arguments of the operation that answers every method but `allowed` on a path."""
+    others = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS"} - set(allowed)
+    return {"methods": sorted(others), "include_in_schema": False}
+
+
+def _refuse(request: HttpRequest, *allowed: str) -> HttpResponse:
+    headers = {"Allow": ", ".join(allowed)}
+    if request.method == "OPTIONS":
+        return HttpResponse(status=204, headers=headers)
+    raise Problem(405, "method_not_allowed", headers=headers)
+
+
+@api.api_operation(path="/streams", **_refusal_of_other_methods("GET"))
+async def refuse_on_list(request: HttpRequest) -> HttpResponse:
+    return _refuse(request, "GET")
+
+
+@api.api_operation(path="/streams/{task_id}", **_refusal_of_other_methods("GET", "DELETE"))
+async def refuse_on_stream(request: HttpRequest, task_id: str) -> HttpResponse:
+    return _refuse(request, "GET", "DELETE")
+
+
+@api.api_operation(path="/stats", **_refusal_of_other_methods("GET"))
+async def refuse_on_statistics(request: HttpRequest) -> HttpResponse:
+    return _refuse(request, "GET")
+
+
+@api.api_operation(path="/healthz", **_refusal_of_other_methods("GET", "HEAD"))
+async def refuse_on_health(request: HttpRequest) -> HttpResponse:
+    return _refuse(request, "GET", "HEAD")
+
+
+def _json(body: Any) -> HttpResponse:
+    response = HttpResponse(msgspec.json.encode(body), content_type="application/json")
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+
+api.document(
+    "get",
+    "/streams/{task_id}/events",
+    {
+        "operationId": "follow_stream",
+        "summary": "Follow or resume a stream",
+        "description": "Replays what follows the cursor, then goes on live. Any number of readers at once.",
+        "tags": ["streams"],
+        "parameters": [*schema.RESUME_PARAMETERS, *schema.STREAM_PARAMETERS],
+        "responses": {
+            "200": schema.stream_response(),
+            "204": {"description": "The reader has the terminal event already"},
+            "400": schema.problem_response("Not an event id, or a bad query"),
+            "401": schema.problem_response("Not signed in"),
+            "404": schema.problem_response("No such stream, or not the caller's"),
+            "406": schema.problem_response("No acceptable format"),
+            "409": schema.problem_response("The cursor is ahead of the stream"),
+            "410": schema.problem_response("The events are no longer kept"),
+        },
+    },
+    schema.event_components(),
+)

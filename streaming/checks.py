@@ -1,0 +1,105 @@
+"""System checks: every value that an operator can set, with a hint how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+
+from . import conf
+
+HINT = "See docs/settings.md for names, units and ranges; unset the variable to get the default."
+
+
+@register("streaming")
+def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E001: a value of the wrong type or out of its range. The other ids are below."""
+    found: list[CheckMessage] = [
+        Error(text, hint=HINT, obj=setting, id="streaming.E001") for setting, text in conf.problems()
+    ]
+    return found or [*_check_relations(), *_check_project()]
+
+
+def _check_relations() -> list[CheckMessage]:
+    """E002-E003, W001-W002: values that are fine alone and wrong together, or allowed but unwise."""
+    found: list[CheckMessage] = []
+    events, text = conf.sse(), conf.buffer()
+    if events.heartbeat_interval > events.connection_timeout:
+        found.append(
+            Error(
+                "SSE_HEARTBEAT_INTERVAL is longer than SSE_CONNECTION_TIMEOUT",
+                hint="A heartbeat must come before a silent connection is given up.",
+                id="streaming.E002",
+            )
+        )
+    try:
+        conf.poll_schedule()
+    except ValueError as error:
+        hint = "For instance [[1, 0.5], [5, 1], [null, 2]]."
+        found.append(Error(f"SSE_POLL_SCHEDULE: {error}", hint=hint, id="streaming.E003"))
+    if text.max_flush_interval < text.flush_interval:
+        found.append(
+            Error(
+                "BUFFER_MAX_FLUSH_INTERVAL is shorter than BUFFER_FLUSH_INTERVAL",
+                hint="The interval may widen under load, never narrow below its base.",
+                id="streaming.E004",
+            )
+        )
+    if events.heartbeat_interval == 0:
+        found.append(
+            Warning(
+                "heartbeats are off (SSE_HEARTBEAT_INTERVAL=0)",
+                hint="A proxy will cut a silent stream, mostly after 60 s.",
+                id="streaming.W001",
+            )
+        )
+    elif events.heartbeat_interval >= 60:
+        found.append(
+            Warning(
+                f"SSE_HEARTBEAT_INTERVAL is {events.heartbeat_interval} s",
+                hint="Most proxies cut a connection that is silent for 60 s.",
+                id="streaming.W002",
+            )
+        )
+    return found
+
+
+def _check_project() -> list[CheckMessage]:
+    """E005, W003-W004: settings of Django that break streams."""
+    found: list[CheckMessage] = []
+    if any(database.get("ATOMIC_REQUESTS") for database in settings.DATABASES.values()):
+        found.append(
+            Error(
+                "ATOMIC_REQUESTS is on",
+                hint="Django refuses it for asynchronous views; use transaction.atomic where it is needed.",
+                id="streaming.E005",
+            )
+        )
+    if any(database.get("CONN_MAX_AGE") for database in settings.DATABASES.values()):
+        found.append(
+            Warning(
+                "CONN_MAX_AGE is set",
+                hint="Under ASGI persistent connections pile up; use 0 and, if need be, a pool.",
+                id="streaming.W003",
+            )
+        )
+    if "django.middleware.gzip.GZipMiddleware" in settings.MIDDLEWARE:
+        found.append(
+            Warning(
+                "GZipMiddleware is installed",
+                hint="Sluice's own streams pass it untouched; other streams become many small gzip files.",
+                id="streaming.W004",
+            )
+        )
+    return found
+
+
+def ensure_sound() -> None:
+    """Raise `ImproperlyConfigured` with every error and its hint; for servers that run no checks."""
+    errors = [message for message in check_settings(None) if message.is_serious()]
+    if errors:
+        lines = "\n".join(f"  {message.msg}\n      {message.hint}" for message in errors)
+        raise ImproperlyConfigured(f"the settings are not sound:\n{lines}")

@@ -1,0 +1,208 @@
+"""The settings of the streaming app, typed and validated.
+
+A project needs none of them: what it leaves out has the default given here. Read lazily, so that
+Django's `override_settings` works. `problems` lists everything that is wrong, for the system checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from msgspec import Meta
+
+from streaming.core.schedule import PollSchedule
+from streaming.runtime.ledger import PoolLimits
+from streaming.runtime.supervisor import StreamLimits
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class SSEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SSE_CONFIG. Times in seconds, sizes in bytes; see docs/settings.md."""
+
+    heartbeat_interval: Annotated[float, Meta(ge=0, le=3600)] = 30
+    connection_timeout: Annotated[float, Meta(gt=0, le=3600)] = 60
+    cleanup_interval: Annotated[float, Meta(ge=0.1, le=3600)] = 30
+    poll_interval: Annotated[float, Meta(ge=0.01, le=10)] = 0.1
+    poll_schedule: list[tuple[float | None, float]] = msgspec.field(
+        default_factory=lambda: [(1, 0.5), (5, 1), (None, 2)]
+    )
+    status_message_interval: Annotated[float, Meta(ge=0, le=100_000)] = 50
+    retry: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    disconnect_grace: SecondsOrNever = 30.0
+    drain_grace: Annotated[float, Meta(ge=0, le=600)] = 4.0
+    replay_ttl: Seconds = 600.0
+    journal_flush_interval: Annotated[float, Meta(ge=0.01, le=10)] = 0.25
+    max_journal_bytes: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 8_388_608
+    journal_memory: Annotated[int, Meta(ge=1_048_576, le=1_099_511_627_776)] = 268_435_456
+    max_followers: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    idempotency_ttl: Seconds = 86_400
+    retention_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
+
+
+class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """BUFFER_CONFIG. Sizes in code points, times in seconds."""
+
+    flush_chars: Annotated[int, Meta(ge=0, le=16_384)] = 15
+    flush_interval: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    buffer_size: Annotated[int, Meta(ge=1, le=16_384)] = 20
+    max_flush_interval: Annotated[float, Meta(gt=0, le=5)] = 0.1
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One pool of THREAD_CONFIG. Counts of tasks, times in seconds."""
+
+    max_workers: Annotated[int, Meta(ge=1, le=100_000)] = 5
+    queue_size: Annotated[int, Meta(ge=0, le=100_000)] = 30
+    queue_timeout: Seconds = 300
+    run_timeout: Seconds = 300
+    per_owner: Annotated[int, Meta(ge=1, le=200_000)] = 3
+    aging_seconds: Seconds = 30
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SERVER_CONFIG. Times in seconds, sizes in bytes."""
+
+    timeout_keep_alive: Annotated[int, Meta(ge=1, le=3600)] = 75
+    limit_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_body_bytes: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 1_048_576
+    body_timeout: Annotated[float, Meta(gt=0, le=600)] = 30
+
+
+DEFAULT_POOLS: Final = ("agent_pool", "kernel_pool")
+DEFAULT_PRIORITIES: Final = {"interactive": 0, "normal": 1, "batch": 2}
+ANONYMOUS: Final = ("false", "loopback", "true")
+
+Config = TypeVar("Config", bound=msgspec.Struct)
+
+
+def sse() -> SSEConfig:
+    """SSE_CONFIG. Raises `ImproperlyConfigured` on a wrong value, as all functions here do."""
+    return _load("SSE_CONFIG", "SSE", SSEConfig)
+
+
+def buffer() -> BufferConfig:
+    """BUFFER_CONFIG."""
+    return _load("BUFFER_CONFIG", "BUFFER", BufferConfig)
+
+
+def server() -> ServerConfig:
+    """SERVER_CONFIG."""
+    return _load("SERVER_CONFIG", "SERVER", ServerConfig)
+
+
+def pools() -> dict[str, PoolLimits]:
+    """THREAD_CONFIG: the pools by name."""
+    loaded: dict[str, PoolLimits] = {}
+    for name, values in _pool_values().items():
+        pool = _convert(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
+        loaded[name] = PoolLimits(name=name, **msgspec.structs.asdict(pool))
+    return loaded
+
+
+def priorities() -> dict[str, int]:
+    """PRIORITIES: class names and their numbers, 0 the highest."""
+    values: dict[str, int] = getattr(settings, "PRIORITIES", DEFAULT_PRIORITIES)
+    return values
+
+
+def allow_anonymous() -> str:
+    """ALLOW_ANONYMOUS: `false`, `loopback` or `true`."""
+    value = str(getattr(settings, "ALLOW_ANONYMOUS", "false")).lower()
+    if value not in ANONYMOUS:
+        raise ImproperlyConfigured(f"ALLOW_ANONYMOUS is {value!r}: expected one of {', '.join(ANONYMOUS)}")
+    return value
+
+
+def stream_limits() -> StreamLimits:
+    """What the runtime needs of SSE_CONFIG and BUFFER_CONFIG."""
+    events, text = sse(), buffer()
+    return StreamLimits(
+        heartbeat_interval=events.heartbeat_interval,
+        connection_timeout=events.connection_timeout,
+        cleanup_interval=events.cleanup_interval,
+        status_interval=events.status_message_interval * events.poll_interval,
+        retry=events.retry,
+        replay_ttl=events.replay_ttl,
+        max_journal_bytes=events.max_journal_bytes,
+        journal_memory=events.journal_memory,
+        max_followers=events.max_followers,
+        flush_chars=text.flush_chars,
+        flush_interval=text.flush_interval,
+        buffer_size=text.buffer_size,
+        max_flush_interval=text.max_flush_interval,
+    )
+
+
+def poll_schedule() -> PollSchedule:
+    """The adaptive schedule for what only polling can see."""
+    config = sse()
+    return PollSchedule(config.poll_interval, config.poll_schedule)
+
+
+def problems() -> Iterator[tuple[str, str]]:
+    """Everything wrong with the settings: the setting's name, and what is wrong with it."""
+    for setting, prefix, kind in (
+        ("SSE_CONFIG", "SSE", SSEConfig),
+        ("BUFFER_CONFIG", "BUFFER", BufferConfig),
+        ("SERVER_CONFIG", "SERVER", ServerConfig),
+    ):
+        yield from _problems(setting, prefix, kind, getattr(settings, setting, {}))
+    for name, values in _pool_values().items():
+        yield from _problems(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
+    yield from _priority_problems()
+    try:
+        allow_anonymous()
+    except ImproperlyConfigured as error:
+        yield "ALLOW_ANONYMOUS", str(error)
+
+
+def _pool_values() -> Mapping[str, Any]:
+    values: Mapping[str, Any] = getattr(settings, "THREAD_CONFIG", {name: {} for name in DEFAULT_POOLS})
+    return values
+
+
+def _load(setting: str, prefix: str, kind: type[Config]) -> Config:
+    return _convert(setting, prefix, kind, getattr(settings, setting, {}))
+
+
+def _convert(setting: str, prefix: str, kind: type[Config], values: Any) -> Config:
+    for _, text in _problems(setting, prefix, kind, values):
+        raise ImproperlyConfigured(text)
+    return msgspec.convert(values, kind)
+
+
+def _problems(
+    setting: str, prefix: str, kind: type[msgspec.Struct], values: Any
+) -> Iterator[tuple[str, str]]:
+    if not isinstance(values, Mapping):
+        yield setting, f"{setting} must be a dictionary"
+        return
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for key, value in values.items():
+        if key not in fields:
+            yield setting, f"{setting} has no key {key!r}; known: {', '.join(sorted(fields))}"
+            continue
+        try:
+            msgspec.convert(value, fields[key].type)
+        except msgspec.ValidationError as error:
+            variable = f"{prefix}_{key}".upper()
+            reason = str(error).split(" - at")[0]
+            yield setting, f"{setting}[{key!r}] (environment: {variable}) is {value!r}: {reason}"
+
+
+def _priority_problems() -> Iterator[tuple[str, str]]:
+    values = getattr(settings, "PRIORITIES", DEFAULT_PRIORITIES)
+    try:
+        msgspec.convert(values, dict[str, Annotated[int, Meta(ge=0, le=100)]])
+    except msgspec.ValidationError as error:
+        yield "PRIORITIES", f"PRIORITIES must map names to classes from 0 (highest) to 100: {error}"
+        return
+    for name in DEFAULT_PRIORITIES:
+        if name not in values:
+            yield "PRIORITIES", f"PRIORITIES lacks the class {name!r}"

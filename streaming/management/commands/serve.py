@@ -1,0 +1,115 @@
+"""`manage.py serve`: the server for streams, as in production so at home."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import signal
+import socket
+import sys
+from argparse import ArgumentParser
+from typing import Any, Final
+
+import uvicorn
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from streaming import conf
+
+GRACEFUL_TIMEOUT: Final = 2
+"""Seconds for what is still open after the drain: requests that are no streams."""
+
+EXAMPLE: Final = (
+    '{"user_id":"test_user","category":"美食探店","topic":"新开的咖啡店","tone":"活泼可爱","length":"中等"}'
+)
+
+
+class Command(BaseCommand):
+    """uvicorn with httptools and the best event loop there is, on a socket that notices dead readers."""
+
+    help = "Serve streams over HTTP at HOST:PORT (environment, .env, or the options)."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The address."""
+        parser.add_argument("--host", default=None, help="Address to listen on; default: HOST, else 127.0.0.1")
+        parser.add_argument("--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Listen, say where, serve until told to stop."""
+        _unbuffer()
+        host = options["host"] or settings.HOST
+        port = settings.PORT if options["port"] is None else options["port"]
+        try:
+            listener = listen(host, port, conf.sse().connection_timeout)
+        except OSError as error:
+            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        config = _config()
+        config.load()
+        self._announce(listener, config)
+        # uvicorn raises the signal again once it has stopped; by then the work is done.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        # What exists now lives as long as the process: the garbage collector need not look at it again.
+        gc.freeze()
+        uvicorn.Server(config).run(sockets=[listener])
+        self.stdout.write("Stopped.")
+
+    def _announce(self, listener: socket.socket, config: uvicorn.Config) -> None:
+        host, port = listener.getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        url = f"http://{shown}:{port}"
+        self.stdout.write(f"Sluice serves at {url} (uvicorn, httptools, {config.loop} event loop).")
+        self.stdout.write(f"  API description: {url}/docs     admin: {url}/admin/")
+        self.stdout.write("  Try it:")
+        self.stdout.write(
+            f"    curl -N -X POST {url}/content/generate/stream/async "
+            f"-H 'Content-Type: application/json' -d '{EXAMPLE}'"
+        )
+        if settings.ALLOW_ANONYMOUS == "false":
+            self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
+
+
+def listen(host: str, port: int, send_timeout: float) -> socket.socket:
+    """A listening socket. Connections inherit from it that unacknowledged data is given up after
+    `send_timeout` seconds, so that the kernel closes a frozen reader whom the server can only wait for.
+
+    Raises `OSError`.
+    """
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout * 1000))
+        listener.bind((host, port))
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def _config() -> uvicorn.Config:
+    limits = conf.server()
+    return uvicorn.Config(
+        settings.ASGI_APPLICATION.replace(".application", ":application"),
+        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        http="httptools",
+        lifespan="on",
+        timeout_keep_alive=limits.timeout_keep_alive,
+        limit_concurrency=limits.limit_concurrency,
+        timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+    )
+
+
+def _unbuffer() -> None:
+    """Lines appear when they are written, also in a pipe or a journal."""
+    for output in (sys.stdout, sys.stderr):
+        reconfigure = getattr(output, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)

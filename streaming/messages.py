@@ -1,0 +1,74 @@
+"""Words for people: status lines and errors in the languages that the project speaks."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Final
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils import translation
+from django.utils.translation import gettext, gettext_noop
+from django.utils.translation.trans_real import parse_accept_lang_header
+
+from streaming.runtime.task import Task
+
+STATUS: Final = {
+    "queued": gettext_noop("Waiting in the queue: number {position}, about {eta} s to go."),
+    "started": gettext_noop("Generation has started."),
+    "processing": gettext_noop("Still at work after {elapsed} s."),
+}
+
+ERRORS: Final = {
+    "producer_failed": gettext_noop("The generation failed."),
+    "interrupted": gettext_noop("The server stopped before the generation was finished. Please try again."),
+    "queue_timeout": gettext_noop("The generation waited too long for its turn. Please try again."),
+    "run_timeout": gettext_noop("The generation took too long and was stopped."),
+    "upstream_failed": gettext_noop("The model service failed. Please try again."),
+    "upstream_auth": gettext_noop("The model service refused this server's credentials."),
+    "upstream_rate_limited": gettext_noop("The model service is over its limit. Please try again later."),
+    "upstream_timeout": gettext_noop("The model service did not answer in time. Please try again."),
+    "upstream_truncated": gettext_noop("The model service broke off its answer. Please try again."),
+    "storage_full": gettext_noop("The server has no room for more text."),
+    "kernel_died": gettext_noop("The notebook's kernel died."),
+}
+
+
+class DjangoMessages:
+    """See `ports.Messages`: gettext in the task's own language, whatever the thread's is."""
+
+    def status(self, task: Task, status: str, position: int | None, eta: float | None) -> str:
+        """One line about where the task stands."""
+        return _translated(STATUS[status], task.spec.language).format(
+            position=position or 1,
+            eta=round(eta or 0),
+            elapsed=round(time.monotonic() - task.created),
+        )
+
+    def error(self, code: str, language: str) -> str:
+        """What went wrong; unknown codes get the general sentence."""
+        return _translated(ERRORS.get(code, ERRORS["producer_failed"]), language)
+
+
+def language_of(request: HttpRequest, fallback: str | None = None) -> str:
+    """`Accept-Language` if it names a language that we speak, else `fallback` (that of the work), else
+    LANGUAGE_CODE (RFC 9110, 12.5.4)."""
+    for code, _ in parse_accept_lang_header(request.headers.get("accept-language", "")):
+        if (known := supported(code)) is not None:
+            return known
+    return supported(fallback or "") or settings.LANGUAGE_CODE
+
+
+def supported(code: str) -> str | None:
+    """The project's language for a language tag (`zh` and `zh-CN` → `zh-hans`), None if it has none."""
+    try:
+        return translation.get_supported_language_variant(code)
+    except LookupError:
+        return None
+
+
+@lru_cache(maxsize=512)
+def _translated(text: str, language: str) -> str:
+    with translation.override(language):
+        return gettext(text)

@@ -1,0 +1,90 @@
+"""Django's own middleware without the thread hops.
+
+Django runs each hook of these classes in a thread, two hops a request and class, although none of them
+waits for anything. Here the hooks run where they are; a hop is left only where a session has to be read
+from or written to the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth import middleware as auth
+from django.contrib.messages import middleware as messages
+from django.contrib.sessions import middleware as sessions
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.middleware import clickjacking, common, csrf, locale, security
+
+AsyncGetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+
+class Inline:
+    """Mixin before a `MiddlewareMixin` class: runs its hooks on the event loop."""
+
+    get_response: Any
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase | None = None
+        process_request = getattr(self, "process_request", None)
+        if process_request is not None:
+            response = process_request(request)
+        if response is None:
+            response = await self.get_response(request)
+        return await self.finish(request, response)
+
+    async def finish(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """`process_response`, if there is one."""
+        process_response = getattr(self, "process_response", None)
+        if process_response is None:
+            return response
+        finished: HttpResponseBase = process_response(request, response)
+        return finished
+
+
+class SecurityMiddleware(Inline, security.SecurityMiddleware):
+    """Security headers and the redirect to TLS."""
+
+
+class CommonMiddleware(Inline, common.CommonMiddleware):
+    """Host check, slashes, lengths."""
+
+
+class LocaleMiddleware(Inline, locale.LocaleMiddleware):
+    """The language of pages."""
+
+
+class AuthenticationMiddleware(Inline, auth.AuthenticationMiddleware):
+    """`request.user`, made when asked for."""
+
+
+class XFrameOptionsMiddleware(Inline, clickjacking.XFrameOptionsMiddleware):
+    """No framing by other sites."""
+
+
+class CsrfViewMiddleware(Inline, csrf.CsrfViewMiddleware):
+    """The CSRF check of pages; API views check by themselves."""
+
+    async def process_view(self, request: HttpRequest, *view: Any) -> HttpResponseBase | None:  # type: ignore[override]
+        return super().process_view(request, *view)
+
+
+class SessionMiddleware(Inline, sessions.SessionMiddleware):
+    """Sessions; a thread only to save one."""
+
+    async def finish(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if request.session.accessed or request.session.modified:
+            return await sync_to_async(self.process_response)(request, response)  # type: ignore[arg-type]
+        return await super().finish(request, response)
+
+
+class MessageMiddleware(Inline, messages.MessageMiddleware):
+    """Messages of pages; a thread only where some were read or added."""
+
+    async def finish(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        storage = getattr(request, "_messages", None)
+        if storage is not None and (storage.used or storage.added_new):
+            return await sync_to_async(self.process_response)(request, response)  # type: ignore[arg-type]
+        return response

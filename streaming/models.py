@@ -1,0 +1,98 @@
+"""What is kept: one row per task, and how often tasks were refused."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from streaming.core.states import State
+
+
+class StreamTask(models.Model):
+    """The record of one generation, written behind while it runs and complete once it has ended."""
+
+    class Status(models.TextChoices):
+        """The states of `streaming.core.states`, for people."""
+
+        QUEUED = State.QUEUED, _("waiting")
+        RUNNING = State.RUNNING, _("running")
+        COMPLETE = State.COMPLETE, _("complete")
+        ERROR = State.ERROR, _("failed")
+        CANCELLED = State.CANCELLED, _("cancelled")
+
+    id = models.CharField(_("task id"), max_length=32, primary_key=True, help_text=_("32 hex digits"))
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        help_text=_("The signed-in caller; empty for an anonymous one."),
+    )
+    end_user = models.CharField(
+        _("end user"), max_length=255, blank=True, help_text=_("On whose behalf the caller acts.")
+    )
+    kind = models.CharField(_("kind"), max_length=64)
+    pool = models.CharField(_("pool"), max_length=64)
+    priority = models.PositiveSmallIntegerField(_("priority class"), help_text=_("0 is the highest."))
+    state = models.CharField(_("state"), max_length=10, choices=Status.choices)
+    route = models.CharField(_("route"), max_length=10)
+    reason = models.CharField(_("reason of the route"), max_length=32)
+    snapshot = models.JSONField(_("load at the decision"), default=dict)
+    arguments = models.JSONField(_("arguments"), null=True, blank=True)
+    language = models.CharField(_("language"), max_length=16, blank=True)
+    created_at = models.DateTimeField(_("accepted"))
+    started_at = models.DateTimeField(_("started"), null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+    queued_ms = models.FloatField(_("queued, ms"), null=True, blank=True)
+    first_content_ms = models.FloatField(_("first content, ms"), null=True, blank=True)
+    total_ms = models.FloatField(_("total, ms"), null=True, blank=True)
+    last_event_id = models.PositiveBigIntegerField(_("last event id"), default=0)
+    chunks = models.PositiveIntegerField(_("content events"), default=0)
+    content_length = models.PositiveIntegerField(_("code points"), default=0)
+    status_messages = models.PositiveIntegerField(_("status messages"), default=0)
+    resumes = models.PositiveIntegerField(_("resumes"), default=0)
+    timing = models.JSONField(_("timing"), null=True, blank=True)
+    finish_reason = models.CharField(_("finish reason"), max_length=32, blank=True)
+    model = models.CharField(_("model"), max_length=128, blank=True)
+    usage = models.JSONField(_("usage"), null=True, blank=True)
+    error_code = models.CharField(_("error code"), max_length=32, blank=True)
+    error_message = models.TextField(_("error message"), blank=True)
+    cancel_reason = models.CharField(_("cancelled by"), max_length=16, blank=True)
+    text = models.TextField(_("text"), blank=True)
+    purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("stream task")
+        verbose_name_plural = _("stream tasks")
+        ordering = ("-created_at", "-id")
+        indexes = (
+            models.Index(fields=("-created_at", "-id"), name="streaming_task_newest"),
+            models.Index(fields=("owner", "-created_at", "-id"), name="streaming_task_owner"),
+            models.Index(fields=("state", "-created_at"), name="streaming_task_state"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Refusal(models.Model):
+    """How many tasks a pool refused within one minute, and why."""
+
+    minute = models.DateTimeField(_("minute"))
+    pool = models.CharField(_("pool"), max_length=64)
+    reason = models.CharField(_("reason"), max_length=32)
+    count = models.PositiveIntegerField(_("count"), default=0)
+
+    class Meta:
+        verbose_name = _("refusals per minute")
+        verbose_name_plural = _("refusals per minute")
+        ordering = ("-minute", "pool", "reason")
+        constraints = (
+            models.UniqueConstraint(fields=("minute", "pool", "reason"), name="streaming_refusal_once"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.minute:%Y-%m-%d %H:%M} {self.pool} {self.reason}: {self.count}"

@@ -1,0 +1,167 @@
+"""Errors before the first byte: RFC 9457 `application/problem+json` with a stable `code`."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from django.http import HttpResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from streaming.core import errors
+from streaming.core.routing import Reason
+from streaming.runtime.ledger import PoolRefused
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+TITLES: Final = {
+    "invalid_json": gettext_lazy("The body is not valid JSON"),
+    "too_deep": gettext_lazy("The JSON is nested too deeply"),
+    "out_of_range": gettext_lazy("A number is out of range"),
+    "duplicate_key": gettext_lazy("A key appears twice"),
+    "not_utf8": gettext_lazy("The body is not UTF-8"),
+    "object_expected": gettext_lazy("A JSON object is expected"),
+    "invalid_request": gettext_lazy("The request is not valid"),
+    "bad_query": gettext_lazy("The query string is not valid"),
+    "bad_event_id": gettext_lazy("Not an event id"),
+    "not_authenticated": gettext_lazy("Sign in first"),
+    "csrf_failed": gettext_lazy("The CSRF token is missing or wrong"),
+    "permission_denied": gettext_lazy("Not allowed"),
+    "bad_host": gettext_lazy("Unknown host"),
+    "not_found": gettext_lazy("Not found"),
+    "unknown_model": gettext_lazy("No such model"),
+    "method_not_allowed": gettext_lazy("Method not allowed"),
+    "not_acceptable": gettext_lazy("Not an available format"),
+    "body_timeout": gettext_lazy("The body came too slowly"),
+    "ahead_of_stream": gettext_lazy("The event id is ahead of the stream"),
+    "task_cancelled": gettext_lazy("The task was cancelled"),
+    "events_pruned": gettext_lazy("The events are no longer kept"),
+    "body_too_large": gettext_lazy("The body is too large"),
+    "unsupported_media_type": gettext_lazy("Not a supported type of body"),
+    "validation_failed": gettext_lazy("The values are not valid"),
+    "owner_limit": gettext_lazy("Too many tasks of yours"),
+    "queue_full": gettext_lazy("The queue is full"),
+    "draining": gettext_lazy("The server is restarting"),
+    "storage_unavailable": gettext_lazy("The database is away"),
+    "server_error": gettext_lazy("Something went wrong here"),
+}
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with one field of a body or query: its name, a stable code, a sentence."""
+
+    field: str
+    code: str
+    message: str
+
+
+class Problem(Exception):
+    """Raised by views; becomes a response. `retry_after` in seconds, rounded up in the header."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str = "",
+        *,
+        fields: tuple[FieldError, ...] = (),
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.fields = fields
+        self.retry_after = retry_after
+        self.headers = headers or {}
+        self.members = members
+
+    def response(self) -> HttpResponse:
+        """The problem document."""
+        title = TITLES.get(self.code)
+        body: dict[str, Any] = {
+            "type": f"urn:sluice:problem:{self.code}",
+            "title": str(title) if title is not None else HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+        }
+        if self.detail:
+            body["detail"] = self.detail
+        if self.fields:
+            body["errors"] = [msgspec.to_builtins(field) for field in self.fields]
+        body |= self.members
+        response = HttpResponse(msgspec.json.encode(body), content_type=CONTENT_TYPE, status=self.status)
+        response["Cache-Control"] = "no-store"
+        if self.retry_after is not None:
+            response["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        for name, value in self.headers.items():
+            response[name] = value
+        return response
+
+
+def of_refusal(refusal: PoolRefused) -> Problem:
+    """429 for the caller's own limit, 503 for the pool's."""
+    load = refusal.snapshot
+    if refusal.decision.reason is Reason.OWNER_LIMIT:
+        detail = _("You have %(active)d tasks running or waiting, the limit is %(limit)d.") % {
+            "active": load.owner_active,
+            "limit": load.per_owner,
+        }
+        return Problem(
+            429,
+            "owner_limit",
+            detail,
+            retry_after=refusal.retry_after,
+            active=load.owner_active,
+            limit=load.per_owner,
+        )
+    if refusal.decision.reason is Reason.DRAINING:
+        return Problem(503, "draining", retry_after=refusal.retry_after)
+    detail = _("%(running)d tasks are running and %(waiting)d are waiting.") % {
+        "running": load.running,
+        "waiting": load.waiting,
+    }
+    return Problem(
+        503,
+        "queue_full",
+        detail,
+        retry_after=refusal.retry_after,
+        running=load.running,
+        waiting=load.waiting,
+    )
+
+
+def of_error(error: errors.StreamError) -> Problem:
+    """What a reader's error means over HTTP."""
+    match error:
+        case errors.BadCursor():
+            return Problem(400, error.code, _("An event id is a whole number from 0, in plain digits."))
+        case errors.CursorAhead():
+            return Problem(409, error.code, _("No event of this stream has had that id yet."))
+        case errors.EventsPruned():
+            return Problem(410, error.code, _("The task's record is still at /streams/<id>."))
+        case errors.TaskNotFound():
+            return Problem(404, error.code)
+    return Problem(500, "server_error")
+
+
+FAILED_TASK_STATUS: Final = {
+    "interrupted": 503,
+    "queue_timeout": 503,
+    "run_timeout": 504,
+    "upstream_timeout": 504,
+    "storage_full": 503,
+}
+"""HTTP status of a whole answer whose task failed; 502 for every other code."""
+
+
+def of_failed_task(code: str, message: str, retryable: bool, **members: Any) -> Problem:
+    """A whole answer's task ended with an `error` event."""
+    status = FAILED_TASK_STATUS.get(code, 502)
+    retry_after = 1.0 if status == 503 else None
+    return Problem(status, code, message, retry_after=retry_after, retryable=retryable, **members)

@@ -1,0 +1,153 @@
+"""Reading a request: method, query, body and wishes. Everything wrong is a `Problem`, nothing is guessed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec
+from urllib.parse import parse_qsl
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
+
+from streaming.core import cursor, strict_json
+from streaming.core.errors import StreamError
+from streaming.core.framing import NDJSON, SSE, Framing
+from streaming.runtime.follower import FollowOptions
+from streaming.runtime.ledger import PoolRefused
+
+from .problems import FieldError, Problem, of_error, of_refusal
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], Awaitable[HttpResponseBase]]
+
+FRAMINGS: Final[dict[str, Framing]] = {"text/event-stream": SSE, "application/x-ndjson": NDJSON}
+
+MAX_QUERY_FIELDS: Final = 100
+
+
+def endpoint(*methods: str) -> Callable[[View[P]], View[P]]:
+    """An API view: only `methods`, a sound query string, and a problem document for every refusal.
+
+    CSRF is checked by `access.identify`, which knows whether a cookie speaks for the caller.
+    """
+    allow = {"Allow": ", ".join(methods)}
+
+    def decorate(view: View[P]) -> View[P]:
+        @csrf_exempt
+        @wraps(view)
+        async def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            try:
+                if request.method == "OPTIONS":
+                    return HttpResponse(status=204, headers=allow)
+                if request.method not in methods:
+                    raise Problem(405, "method_not_allowed", headers=allow)
+                query(request)
+                return await view(request, *args, **kwargs)
+            except Exception as error:
+                return problem_of(error).response()
+
+        return guarded
+
+    return decorate
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell a client about `error`; the unforeseen is logged and told without internals."""
+    match error:
+        case Problem():
+            return error
+        case PoolRefused():
+            return of_refusal(error)
+        case StreamError():
+            return of_error(error)
+    logger.error("a view failed", exc_info=error)
+    return Problem(500, "server_error")
+
+
+def query(request: HttpRequest) -> dict[str, str]:
+    """The query string, each name once. Raises `Problem` 400 on doubles, NUL, or bytes that are not UTF-8."""
+    text = request.META.get("QUERY_STRING", "")
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=MAX_QUERY_FIELDS
+        )
+    except ValueError as error:
+        raise Problem(400, "bad_query", _("The query string is not UTF-8, or has too many fields.")) from error
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise Problem(400, "bad_query", _("A parameter is given twice."))
+    if any("\x00" in piece for pair in pairs for piece in pair):
+        raise Problem(400, "bad_query", _("NUL is not allowed."))
+    return values
+
+
+def json_object(request: HttpRequest) -> dict[str, object]:
+    """The body as a JSON object. Raises `Problem` 400, 413, 415 or 422."""
+    _require_json(request)
+    try:
+        body = request.body
+    except RequestDataTooBig as error:
+        raise Problem(413, "body_too_large") from error
+    try:
+        return strict_json.loads_object(body)
+    except strict_json.BadJSON as error:
+        fields = (FieldError(error.field, error.code, error.detail),) if error.field else ()
+        raise Problem(error.status, error.code, error.detail, fields=fields) from error
+
+
+def _require_json(request: HttpRequest) -> None:
+    charset = (request.content_params or {}).get("charset", "utf-8").strip('"').lower()
+    if request.content_type != "application/json" or charset not in ("utf-8", "utf8"):
+        raise Problem(
+            415, "unsupported_media_type", _("Send application/json in UTF-8."), headers={"Accept": "application/json"}
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "unsupported_media_type", _("Compressed bodies are not accepted."))
+
+
+def framing(request: HttpRequest) -> Framing:
+    """The stream format that the client prefers (RFC 9110, 12.5.1). Raises `Problem` 406."""
+    chosen = request.get_preferred_type(list(FRAMINGS))
+    if chosen is None:
+        raise Problem(406, "not_acceptable", _("A stream is text/event-stream or application/x-ndjson."))
+    return FRAMINGS[chosen]
+
+
+def require_json_accepted(request: HttpRequest) -> None:
+    """Raises `Problem` 406 when the client does not take JSON."""
+    if request.get_preferred_type(["application/json"]) is None:
+        raise Problem(406, "not_acceptable", _("The answer is application/json."))
+
+
+def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:
+    """How the client wants its events: `Accept`, `Last-Event-ID` or `?after=` (only where it resumes),
+    `?timing=1`, `?heartbeat=event`. Raises `Problem` 400, 406 and `BadCursor`."""
+    values = query(request)
+    after = cursor.choose(request.headers.get("last-event-id"), values.get("after")) if resumed else 0
+    return FollowOptions(
+        framing=framing(request),
+        after=after,
+        timing=_choice(values, "timing", {"0": False, "1": True}),
+        typed_heartbeat=_choice(values, "heartbeat", {"comment": False, "event": True}),
+        resumed=resumed,
+    )
+
+
+def _choice(values: dict[str, str], name: str, choices: dict[str, bool]) -> bool:
+    value = values.get(name)
+    if value is None:
+        return False
+    if value not in choices:
+        message = _("%(name)s is one of: %(choices)s.") % {"name": name, "choices": ", ".join(choices)}
+        raise Problem(400, "bad_query", message)
+    return choices[value]
+

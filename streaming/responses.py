@@ -1,0 +1,59 @@
+"""The response of a stream: headers that keep everything between us and the reader from buffering it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+
+from streaming.core.framing import Framing
+from streaming.runtime.follower import Follower, follow, send_away
+
+STREAM_HEADERS: Final = {
+    "Cache-Control": "no-cache, no-store, must-revalidate, no-transform",
+    "Pragma": "no-cache",
+    "Expires": "0",
+    # nginx buffers whatever the content type, unless told so
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    # Django's GZipMiddleware passes what has an encoding; of a stream it would make one file per event
+    "Content-Encoding": "identity",
+}
+
+
+class EventStream(StreamingHttpResponse):
+    """A follower's bytes, with `X-Stream-Id`, `X-Stream-Route` and `Location`.
+
+    The content is an asynchronous iterator (never a sync one: Django would collect it first). `close`
+    lets go of the follower, from whichever thread the handler calls it.
+    """
+
+    def __init__(self, request: HttpRequest, follower: Follower, content_type: str) -> None:
+        super().__init__(follow(follower), content_type=content_type, headers=STREAM_HEADERS)
+        task = follower.task
+        self.follower = follower
+        self["X-Stream-Id"] = task.id
+        self["X-Stream-Route"] = task.route
+        self["Content-Language"] = task.spec.language
+        self["Location"] = f"{request.META.get('SCRIPT_NAME', '')}/streams/{task.id}"
+        mark_connection(request, self)
+
+    def close(self) -> None:
+        """Let go of the follower and what else the response holds."""
+        self.follower.close_from_any_thread()
+        super().close()
+
+
+def sent_away(request: HttpRequest, framing: Framing, retry: float, after: int) -> HttpResponse:
+    """200 with `retry:`, `reconnect`, and the end: what a native `EventSource` gets instead of 429 or 503,
+    after which it would give up for good."""
+    content = b"".join(send_away(framing, retry, after))
+    response = HttpResponse(content, content_type=framing.content_type, headers=STREAM_HEADERS)
+    mark_connection(request, response)
+    return response
+
+
+def mark_connection(request: HttpRequest, response: Any) -> None:
+    """`Connection: keep-alive`, a hop-by-hop header, only where HTTP/1.1 is spoken to us."""
+    if getattr(request, "scope", {}).get("http_version") == "1.1":
+        response["Connection"] = "keep-alive"

@@ -1,0 +1,187 @@
+"""The shapes of the API for its OpenAPI description: records for people's tools, events from msgspec."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from ninja import Field, Schema
+
+from streaming.core import events
+from streaming.core.states import State
+
+REF: Final = "#/components/schemas/{name}"
+
+
+class ErrorInfo(Schema):
+    """Why a task failed."""
+
+    code: str = Field(description="Stable error code")
+    message: str = Field(description="For people, localised")
+    retryable: bool = Field(description="Whether the same call may succeed later")
+
+
+class TimingInfo(Schema):
+    """What a task cost; milliseconds."""
+
+    route: str
+    queued_ms: float
+    first_content_ms: float | None
+    total_ms: float
+    coalesced_ratio: float | None = Field(description="Content events per part that the producer made")
+    blocked_ms: float = Field(description="Time that sends to readers took")
+    status_messages: int
+    resumes: int
+
+
+class TaskRecord(Schema):
+    """One task."""
+
+    id: str = Field(description="Task id: 32 lower-case hex digits")
+    state: State
+    kind: str
+    route: str
+    reason: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    last_event_id: int
+    text: str = Field(description="The text so far, or whole")
+    error: ErrorInfo | None
+    timing: TimingInfo | None
+
+
+class TaskPage(Schema):
+    """A page of the caller's own tasks, newest first."""
+
+    items: list[TaskRecord]
+    next: str | None = Field(description="`before` of the next page; null on the last one")
+
+
+class ProblemInfo(Schema):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    errors: list[dict[str, str]] | None = None
+
+
+class Health(Schema):
+    """The process answers."""
+
+    status: str
+
+
+class Pool(Schema):
+    """A pool now: tasks and seconds."""
+
+    running: int
+    waiting: int
+    max_workers: int
+    queue_size: int
+    oldest_wait_seconds: float
+    mean_service_seconds: float | None
+    waiting_by_class: dict[str, int]
+    stuck: int
+
+
+class Statistics(Schema):
+    """This process since its start."""
+
+    pools: dict[str, Pool]
+    routes: dict[str, int]
+    refusals: dict[str, int]
+    tasks: dict[str, int]
+    ends: dict[str, int]
+    followers: int
+    journal_bytes: int
+    status_messages: int
+    slow_readers_closed: int
+    late_commits: int
+    evicted_journals: int
+    trimmed_journals: int
+    draining: bool
+    records: dict[str, int]
+
+
+def event_components() -> dict[str, Any]:
+    """JSON schemas of all event types, by their class names."""
+    _, components = msgspec.json.schema_components(events.ALL, ref_template=REF)
+    return components
+
+
+def problem_response(description: str) -> dict[str, Any]:
+    """A response object that is a problem document."""
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="ProblemInfo")}}},
+    }
+
+
+def stream_response() -> dict[str, Any]:
+    """The response object of an event stream: per event on SSE, per line on NDJSON.
+
+    The `data` of an SSE event is a string that holds JSON, and is described as such.
+    """
+    event = {"oneOf": [{"$ref": REF.format(name=kind.__name__)} for kind in events.ALL]}
+    frame = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "description": "Event id, on durable events"},
+            "event": {"type": "string", "enum": [events.event_name(kind) for kind in events.ALL]},
+            "retry": {"type": "integer", "description": "Reconnect delay in milliseconds"},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": event},
+        },
+    }
+    return {
+        "description": "The events: `retry:` and a `status` first, one terminal event last",
+        "headers": {
+            "X-Stream-Id": {"schema": {"type": "string"}, "description": "Task id"},
+            "X-Stream-Route": {"schema": {"type": "string"}, "description": "direct or queued"},
+            "Location": {"schema": {"type": "string"}, "description": "The task's record"},
+        },
+        "content": {
+            "text/event-stream": {"schema": frame, "itemSchema": frame},
+            "application/x-ndjson": {"schema": event, "itemSchema": event},
+        },
+    }
+
+
+STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "timing",
+        "in": "query",
+        "description": "1: every event carries `sent_at`, seconds since the epoch",
+        "schema": {"type": "string", "enum": ["0", "1"]},
+    },
+    {
+        "name": "heartbeat",
+        "in": "query",
+        "description": "event: heartbeats as `ping` events instead of comments",
+        "schema": {"type": "string", "enum": ["comment", "event"]},
+    },
+]
+
+RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "task_id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+    {
+        "name": "after",
+        "in": "query",
+        "description": "The last event id that the reader has; the Last-Event-ID header wins",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "What a browser's EventSource sends when it comes back",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+]

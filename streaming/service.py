@@ -1,0 +1,296 @@
+"""The façade that the views of any app call: open, follow, cancel, describe, statistics.
+
+One service per event loop (a server process has one loop): it binds the runtime to Django's settings,
+database and translations. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from django.db import connections
+from django.utils import timezone
+
+from streaming.core.errors import EventsPruned, TaskNotFound, generation_errors
+from streaming.core.events import Error
+from streaming.core.states import State
+from streaming.runtime.follower import Follower, FollowOptions
+from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
+from streaming.runtime.task import CancelReason, Task, TaskSpec
+
+from . import conf
+from .access import Caller
+from .messages import DjangoMessages
+from .models import StreamTask
+from .records import DatabaseRecorder
+from .transcript import main_text
+
+logger = logging.getLogger(__name__)
+
+_TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+_RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
+
+RECORD_PATIENCE: Final = 5.0
+"""Seconds that a 202 waits for its record to be durable before it is taken back."""
+
+CANCEL_WAIT: Final = 2.0
+"""Seconds that a cancel call waits for the terminal event, which comes within one."""
+
+
+class StorageUnavailable(Exception):
+    """The database did not take the record in time; the task was cancelled."""
+
+
+class Service:
+    """See the module. Made and used inside one running event loop."""
+
+    def __init__(self) -> None:
+        self.recorder = DatabaseRecorder(conf.sse().journal_flush_interval)
+        self.supervisor = Supervisor(
+            conf.pools(),
+            conf.stream_limits(),
+            self.recorder,
+            DjangoMessages(),
+            tidy_thread=connections.close_all,
+        )
+
+    # Opening
+
+    async def open(self, spec: TaskSpec, options: FollowOptions) -> Follower:
+        """Admit a task and follow it from its first event.
+
+        A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
+        what a reader was promised is not forgotten. Raises `PoolRefused`.
+        """
+        task = self.supervisor.open(spec)
+        follower = self.supervisor.follow(task, options)
+        commit = self.supervisor.record(task)
+        if task.state is State.QUEUED:
+            try:
+                await commit.wait(COMMIT_PATIENCE)
+            except BaseException:
+                follower.close()
+                raise
+        return follower
+
+    async def accept(self, spec: TaskSpec) -> Task:
+        """Admit a task that nobody reads yet; durable on return.
+
+        Raises `PoolRefused`, and `StorageUnavailable` when the database is away (nothing runs then).
+        """
+        task = self.supervisor.open(spec)
+        try:
+            durable = await self.supervisor.record(task).wait(RECORD_PATIENCE)
+        except BaseException:
+            self.supervisor.cancel(task, CancelReason.DISCONNECT)
+            raise
+        if not durable:
+            self.supervisor.cancel(task, CancelReason.ADMIN)
+            raise StorageUnavailable(task.id)
+        return task
+
+    async def complete(self, spec: TaskSpec) -> tuple[Task, str]:
+        """Admit a task and wait for its end: the task, with its terminal event in `final`, and its text.
+
+        Raises `PoolRefused`. Who stops waiting counts as a reader who left.
+        """
+        task = self.supervisor.open(spec)
+        self.supervisor.attend(task)
+        try:
+            self.supervisor.record(task)
+            await asyncio.shield(task.ended)
+        finally:
+            self.supervisor.leave(task)
+        return task, _text(task)
+
+    # Tasks by id
+
+    async def find(self, task_id: str, caller: Caller) -> Task | StreamTask:
+        """The task in memory, or its record. Raises `TaskNotFound` for absent and foreign ids alike."""
+        if _TASK_ID.fullmatch(task_id) is None:
+            raise TaskNotFound(task_id)
+        found: Task | StreamTask
+        try:
+            found = self.supervisor.get(task_id)
+            owner = found.spec.owner
+        except TaskNotFound:
+            found = await self._record(task_id)
+            owner = None if found.owner_id is None else str(found.owner_id)
+        if not caller.may_read(owner):
+            raise TaskNotFound(task_id)
+        return found
+
+    async def describe(self, task_id: str, caller: Caller) -> dict[str, Any]:
+        """The task's public record. Raises `TaskNotFound`."""
+        return describe(await self.find(task_id, caller))
+
+    async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
+        """A reader from `options.after` on; None when it has seen the terminal event already.
+
+        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `TooManyFollowers`.
+        """
+        found = await self.find(task_id, caller)
+        if isinstance(found, StreamTask):
+            if State(found.state).terminal and options.after == found.last_event_id:
+                return None
+            raise EventsPruned(task_id)
+        if found.state.terminal and options.after == found.journal.last_id:
+            return None
+        return self.supervisor.follow(found, options)
+
+    async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
+        """End a task now and return its record; an ended task stays as it is. Raises `TaskNotFound`."""
+        found = await self.find(task_id, caller)
+        if isinstance(found, Task) and not found.state.terminal:
+            self.supervisor.cancel(found, CancelReason.CLIENT)
+            await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
+        return describe(found)
+
+    async def purge(self, task_id: str, caller: Caller) -> None:
+        """Cancel if need be, then delete brief, text and events; the numbers stay. Raises `TaskNotFound`."""
+        await self.cancel(task_id, caller)
+        await self.recorder.flush().wait(RECORD_PATIENCE)
+        found = await self.find(task_id, caller)
+        if isinstance(found, Task):
+            self.supervisor.forget(found)
+        await StreamTask.objects.filter(pk=task_id).aupdate(
+            arguments=None, text="", error_message="", purged_at=timezone.now()
+        )
+
+    async def recent(self, caller: Caller, limit: int, before: str | None) -> dict[str, Any]:
+        """The caller's own tasks, newest first: `items`, and `next` as the `before` of the next page."""
+        if caller.account is None:
+            return {"items": [], "next": None}
+        await self.recorder.flush().wait(RECORD_PATIENCE)
+        rows = StreamTask.objects.filter(owner_id=caller.account)
+        if before is not None:
+            mark = await rows.filter(pk=before).afirst()
+            if mark is None:
+                raise TaskNotFound(before)
+            rows = rows.filter(created_at__lte=mark.created_at).exclude(
+                created_at=mark.created_at, id__gte=mark.id
+            )
+        found = [row async for row in rows[: limit + 1]]
+        items = [describe(row) for row in found[:limit]]
+        return {"items": items, "next": items[-1]["id"] if len(found) > limit else None}
+
+    # The whole
+
+    def statistics(self) -> dict[str, Any]:
+        """Pools, routes and totals of this process."""
+        return {
+            **self.supervisor.statistics(),
+            "records": {
+                "pending": self.recorder.pending,
+                "failed_writes": self.recorder.failed_writes,
+                "dropped": self.recorder.dropped,
+            },
+        }
+
+    async def close(self, grace: float) -> int:
+        """Drain: running tasks get `grace` seconds, everybody is told, records are written.
+
+        Returns the number of producers that did not come back from their threads.
+        """
+        await self.supervisor.drain(grace)
+        await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
+        self.supervisor.close()
+        return self.supervisor.lingering
+
+    async def _record(self, task_id: str) -> StreamTask:
+        row = await StreamTask.objects.filter(pk=task_id).afirst()
+        if row is None:
+            raise TaskNotFound(task_id)
+        return row
+
+
+_services: dict[asyncio.AbstractEventLoop, Service] = {}
+_lock = threading.Lock()
+
+
+def service() -> Service:
+    """The running loop's service, made at its first use."""
+    loop = asyncio.get_running_loop()
+    found = _services.get(loop)
+    if found is None:
+        with _lock:
+            for closed in [each for each in _services if each.is_closed()]:
+                del _services[closed]
+            found = _services[loop] = Service()
+    return found
+
+
+async def close_service(grace: float) -> int:
+    """`Service.close` for the running loop's service; 0 if there is none."""
+    found = _services.get(asyncio.get_running_loop())
+    return 0 if found is None else await found.close(grace)
+
+
+def describe(found: Task | StreamTask) -> dict[str, Any]:
+    """The public record of a task, from memory or from the database: the body of `GET /streams/<id>`."""
+    return _describe_task(found) if isinstance(found, Task) else _describe_row(found)
+
+
+def _describe_task(task: Task) -> dict[str, Any]:
+    final = task.final if task.state.terminal else None
+    error = None
+    if isinstance(final, Error):
+        error = {"code": final.code, "message": final.message, "retryable": final.retryable}
+    ended = task.finished if task.state.terminal else None
+    return {
+        "id": task.id,
+        "state": task.state.value,
+        "kind": task.spec.kind,
+        "route": task.route,
+        "reason": task.reason,
+        "created_at": _rfc3339(task.created_at),
+        "started_at": _rfc3339(task.started_at),
+        "finished_at": _rfc3339(task.finished_at) if ended is not None else None,
+        "last_event_id": task.journal.last_id,
+        "text": _text(task),
+        "error": error,
+        "timing": None if ended is None else _timing(task, ended),
+    }
+
+
+def _describe_row(row: StreamTask) -> dict[str, Any]:
+    error = None
+    if row.state == State.ERROR:
+        error = {
+            "code": row.error_code,
+            "message": row.error_message,
+            "retryable": _RETRYABLE.get(row.error_code, False),
+        }
+    return {
+        "id": row.id,
+        "state": row.state,
+        "kind": row.kind,
+        "route": row.route,
+        "reason": row.reason,
+        "created_at": _rfc3339(row.created_at),
+        "started_at": _rfc3339(row.started_at),
+        "finished_at": _rfc3339(row.finished_at),
+        "last_event_id": row.last_event_id,
+        "text": row.text,
+        "error": error,
+        "timing": row.timing,
+    }
+
+
+def _text(task: Task) -> str:
+    return main_text(task.journal.read(0, task.journal.last_id))
+
+
+def _timing(task: Task, ended: float) -> Any:
+    return msgspec.to_builtins(task.timing(ended))
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,72 @@
+"""Threads that are lent to requests for their synchronous parts, and taken back before a stream begins.
+
+Django gives each request a thread of its own and keeps it until the response has ended: one thread and
+one database connection per open stream. Here a request borrows a thread at its first synchronous call,
+and gives it back when its response object exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_IDLE: Final = 8
+"""Threads that are kept for the next request; a burst may use more for as long as it lasts."""
+
+
+class ThreadLender:
+    """One-thread executors, kept for re-use. Belongs to one thread (the event loop's)."""
+
+    def __init__(self, tidy: Callable[[], None], call_soon: Callable[..., object]) -> None:
+        self._tidy = tidy
+        self._call_soon = call_soon
+        self._idle: list[ThreadPoolExecutor] = []
+
+    def lend(self) -> LentThread:
+        """An executor for one request, which costs nothing until it is used."""
+        return LentThread(self)
+
+    def borrow(self) -> ThreadPoolExecutor:
+        """A thread that nobody uses."""
+        if self._idle:
+            return self._idle.pop()
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sluice-request")
+
+    def take_back(self, thread: ThreadPoolExecutor) -> None:
+        """Tidy up in the thread (close its database connections), then keep it; nobody waits for that.
+
+        It is behind whatever still runs there, so a busy thread is never lent again.
+        """
+        thread.submit(self._tidy).add_done_callback(lambda _: self._call_soon(self._keep, thread))
+
+    def _keep(self, thread: ThreadPoolExecutor) -> None:
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(thread)
+        else:
+            thread.shutdown(wait=False)
+
+
+class LentThread(Executor):
+    """Runs one call at a time on one thread, borrowed at the first call."""
+
+    def __init__(self, lender: ThreadLender) -> None:
+        self._lender = lender
+        self._thread: ThreadPoolExecutor | None = None
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._thread is None:
+            self._thread = self._lender.borrow()
+        return self._thread.submit(call, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Give the thread back."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._lender.take_back(thread)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.shutdown()

@@ -1,0 +1,492 @@
+"""The line of waiting tasks: class, then turns between owners, then arrival, and no wait without end."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from streaming.core.priority import FairQueue, Place
+
+from .test_sse import fast
+
+NEVER = 1e9
+"""Seconds after which a task ages in tests that are not about ageing."""
+
+AGING = 8.0
+
+owners = st.sampled_from("abcd")
+classes = st.integers(0, 2)
+arrivals = st.lists(st.tuples(owners, classes), max_size=30)
+# What happens, in order: a task arrives, or (None) the next one is served; seconds pass before it.
+happenings = st.lists(st.tuples(st.integers(0, 6), st.none() | st.tuples(owners, classes)), max_size=60)
+
+
+def line(*tasks: tuple[str, int], aging: float = NEVER) -> FairQueue[int]:
+    """A queue in which these tasks (owner, class) arrived at time 0; their payload is their number."""
+    queue: FairQueue[int] = FairQueue(aging)
+    for number, (owner, priority) in enumerate(tasks):
+        queue.push(number, owner, priority, 0.0)
+    return queue
+
+
+def served(queue: FairQueue[int], now: float = 0.0) -> Iterator[Place[int]]:
+    while len(queue):
+        yield queue.pop(now)
+
+
+def turns(queue: FairQueue[int], now: float = 0.0) -> str:
+    return "".join(str(place.owner) for place in served(queue, now))
+
+
+# --- Class, owner, arrival ----------------------------------------------------------------------------
+
+
+@fast
+@given(arrivals)
+def test_a_higher_class_is_always_served_first(tasks):
+    order = [place.priority for place in served(line(*tasks))]
+    assert order == sorted(order)
+
+
+@fast
+@given(arrivals)
+def test_owners_take_turns_within_a_class(tasks):
+    """Nobody gets a second turn before everyone who waits had a first, and so on."""
+    rounds: defaultdict[int, list[int]] = defaultdict(list)
+    had: Counter[tuple[object, int]] = Counter()
+    for place in served(line(*tasks)):
+        rounds[place.priority].append(had[place.owner, place.priority])
+        had[place.owner, place.priority] += 1
+    assert all(each == sorted(each) for each in rounds.values())
+
+
+@fast
+@given(happenings)
+def test_arrival_decides_within_one_owner_and_class(steps):
+    queue: FairQueue[int] = FairQueue(AGING)
+    order: defaultdict[tuple[object, int], list[int]] = defaultdict(list)
+    now = 0.0
+    for number, (seconds, task) in enumerate(steps):
+        now += seconds
+        if task is not None:
+            owner, priority = task
+            queue.push(number, owner, priority, now)
+        elif len(queue):
+            place = queue.pop(now)
+            order[place.owner, place.priority].append(place.payload)
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+
+
+@fast
+@given(happenings)
+def test_two_owners_who_both_wait_are_never_more_than_two_turns_apart(steps):
+    """From the moment when both wait, whatever others do, in one class and without ageing."""
+    queue: FairQueue[int] = FairQueue(NEVER)
+    waiting: Counter[object] = Counter()
+    had = {"a": 0, "b": 0}
+    low = high = 0
+    for number, (_, task) in enumerate(steps):
+        if task is not None:
+            queue.push(number, task[0], 0, 0.0)
+            waiting[task[0]] += 1
+        elif len(queue):
+            owner = queue.pop(0.0).owner
+            waiting[owner] -= 1
+            if owner in had:
+                had[str(owner)] += 1
+        if not (waiting["a"] and waiting["b"]):
+            had = {"a": 0, "b": 0}
+            low = high = 0
+            continue
+        ahead = had["a"] - had["b"]
+        low, high = min(low, ahead), max(high, ahead)
+        assert high - low <= 2
+
+
+def test_the_many_tasks_of_one_do_not_stand_before_the_one_of_another():
+    assert turns(line(("a", 0), ("a", 0), ("a", 0), ("b", 0))) == "abaa"
+
+
+def test_an_owner_who_was_away_earns_no_credit():
+    queue = line(*[("a", 0)] * 6)
+    for _ in range(3):
+        queue.pop(0.0)
+    for number in range(3):
+        queue.push(number, "b", 0, 0.0)
+    assert turns(queue) in {"ababab", "bababa"}
+
+
+def test_an_owner_who_was_served_goes_behind_one_who_was_not():
+    queue = line(("a", 0))
+    queue.pop(0.0)
+    queue.push(1, "a", 0, 0.0)
+    queue.push(2, "b", 0, 0.0)
+    assert turns(queue) == "ba"
+
+
+def test_a_task_served_without_waiting_is_charged():
+    queue = line()
+    queue.charge("a", 0)
+    queue.push(1, "a", 0, 0.0)
+    queue.push(2, "b", 0, 0.0)
+    assert turns(queue) == "ba"
+
+
+def test_services_in_one_class_do_not_cost_a_newcomer_its_turn_in_another():
+    """However many interactive tasks were served meanwhile, batch owners take turns."""
+    queue = line(*[("p", 2)] * 4)
+    for number in range(10):
+        queue.push(number, "x", 0, 0.0)
+        queue.pop(0.0)
+    for number in range(4):
+        queue.push(number, "q", 2, 0.0)
+    assert turns(queue) == "pqpqpqpq"
+
+
+def test_services_in_a_lower_class_do_not_cost_a_newcomer_its_turn_in_a_higher():
+    queue = line(*[("p", 0)] * 3)
+    for _ in range(10):
+        queue.charge("x", 2)
+    queue.push(9, "q", 0, 0.0)
+    assert turns(queue) == "pqpp"
+
+
+@dataclass(frozen=True)
+class Unordered:
+    """A payload that compares equal to its like and cannot be ordered."""
+
+    name: str = "same"
+
+
+def test_the_payload_takes_no_part():
+    queue: FairQueue[Unordered] = FairQueue(NEVER)
+    first, second = (queue.push(Unordered(), "a", 0, 0.0) for _ in range(2))
+    assert queue.remove(second)
+    assert queue.ordered(0.0) == [first]
+
+
+# --- Ageing -------------------------------------------------------------------------------------------
+
+
+@fast
+@given(happenings)
+def test_no_task_is_passed_by_one_that_came_a_whole_aging_step_later(steps):
+    """The exact bound: a class higher may come one step later than that and pass, two classes two steps."""
+    queue: FairQueue[int] = FairQueue(AGING)
+    now = 0.0
+    for number, (seconds, task) in enumerate(steps):
+        now += seconds
+        if task is not None:
+            owner, priority = task
+            queue.push(number, owner, priority, now)
+        elif len(queue):
+            chosen = queue.pop(now)
+            for other in queue.ordered(now):
+                head_start = AGING * (1 + other.priority - chosen.priority)
+                assert chosen.arrived < other.arrived + head_start
+
+
+def services_until(queue: FairQueue[int], victim: Place[int], flood: Iterator[tuple[str, int]]) -> int:
+    """One task a second arrives and one is served, without end; how many until the victim."""
+    for second in range(1, 1000):
+        owner, priority = next(flood)
+        queue.push(second, owner, priority, float(second))
+        if queue.pop(float(second)) is victim:
+            return second
+    raise AssertionError("starved")
+
+
+def always(owner: str, priority: int) -> Iterator[tuple[str, int]]:
+    while True:
+        yield owner, priority
+
+
+def ever_new(priority: int) -> Iterator[tuple[str, int]]:
+    number = 0
+    while True:
+        yield f"new {number}", priority
+        number += 1
+
+
+@pytest.mark.parametrize("flood", [always("x", 0), ever_new(0)], ids=["one owner", "ever new owners"])
+def test_an_endless_flood_of_a_higher_class_passes_only_for_a_while(flood):
+    queue: FairQueue[int] = FairQueue(AGING)
+    victim = queue.push(0, "v", 2, 0.0)
+    assert services_until(queue, victim, flood) <= 3 * AGING + 1
+
+
+def test_an_endless_flood_of_new_owners_passes_only_for_a_while():
+    """Each of them has the right to a first turn before the victim's second: without ageing, for ever."""
+    queue: FairQueue[int] = FairQueue(AGING)
+    queue.push(0, "v", 0, 0.0)
+    victim = queue.push(0, "v", 0, 0.0)
+    assert services_until(queue, victim, ever_new(0)) <= AGING + 1
+
+
+def test_before_its_time_a_task_is_not_lifted():
+    queue = line(("a", 1), aging=AGING)
+    queue.push(1, "b", 0, AGING - 0.5)
+    assert queue.pop(AGING - 0.5).owner == "b"
+
+
+def test_a_lifted_task_stands_among_the_class_above_in_its_turn():
+    queue = line(("a", 1), ("a", 1), aging=AGING)
+    queue.push(2, "b", 0, AGING)
+    assert queue.pop(AGING).owner == "a"
+    assert queue.pop(AGING).owner == "b"
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0])
+def test_ageing_cannot_be_switched_off(seconds):
+    with pytest.raises(ValueError, match="aging_seconds"):
+        FairQueue(seconds)
+
+
+# --- Looking at the line, leaving it ------------------------------------------------------------------
+
+
+@fast
+@given(happenings, st.integers(0, 40))
+def test_the_line_as_shown_is_the_line_as_served(steps, later):
+    queue: FairQueue[int] = FairQueue(AGING)
+    now = 0.0
+    for number, (seconds, task) in enumerate(steps):
+        now += seconds
+        if task is not None:
+            owner, priority = task
+            queue.push(number, owner, priority, now)
+        elif len(queue) and number % 3 == 0:
+            queue.pop(now)
+    shown = queue.ordered(now + later)
+    assert shown == list(served(queue, now + later))
+
+
+def test_looking_takes_nobody_out():
+    queue = line(("a", 0), ("b", 0))
+    assert len(queue.ordered(0.0)) == len(queue) == 2
+
+
+def test_nobody_is_served_from_an_empty_line():
+    with pytest.raises(IndexError):
+        line().pop(0.0)
+
+
+def test_a_task_leaves_once():
+    queue = line()
+    place = queue.push(1, "a", 0, 0.0)
+    assert queue.remove(place)
+    assert not queue.remove(place)
+    assert len(queue) == 0
+
+
+def test_a_served_task_cannot_leave():
+    queue = line(("a", 0))
+    assert not queue.remove(queue.pop(0.0))
+
+
+def test_a_task_of_another_line_cannot_leave():
+    assert not line(("a", 0)).remove(line(("a", 0)).pop(0.0))
+
+
+def test_leaving_gives_the_owner_its_turn_back():
+    queue = line()
+    for number in range(5):
+        queue.remove(queue.push(number, "a", 0, 0.0))
+    queue.push(5, "a", 0, 0.0)
+    queue.push(6, "b", 0, 0.0)
+    assert turns(queue) == "ab"
+
+
+def test_leaving_in_order_of_arrival_gives_every_turn_back():
+    queue = line()
+    for place in [queue.push(number, "a", 0, 0.0) for number in range(5)]:
+        queue.remove(place)
+    queue.push(5, "a", 0, 0.0)
+    queue.push(6, "b", 0, 0.0)
+    assert turns(queue) == "ab"
+
+
+def test_replacing_ones_own_task_again_and_again_costs_no_turn():
+    """A client that supersedes its request before it leaves the old one: push, then remove the older."""
+    queue = line()
+    old = queue.push(0, "a", 0, 0.0)
+    for number in range(1, 50):
+        new = queue.push(number, "a", 0, 0.0)
+        queue.remove(old)
+        old = new
+    for number in range(3):
+        queue.push(number, "b", 0, 0.0)
+    assert turns(queue) == "abbb"
+
+
+@fast
+@given(happenings, st.data())
+def test_leaving_moves_nobody_back(steps, data):
+    queue: FairQueue[int] = FairQueue(AGING)
+    now = 0.0
+    for number, (seconds, task) in enumerate(steps):
+        now += seconds
+        if task is not None:
+            owner, priority = task
+            queue.push(number, owner, priority, now)
+        elif len(queue) and number % 2:
+            queue.pop(now)
+    before = queue.ordered(now)
+    if before:
+        gone = data.draw(st.sampled_from(before))
+        queue.remove(gone)
+        after = queue.ordered(now)
+        assert all(after.index(place) <= before.index(place) for place in after)
+
+
+def test_the_oldest_wait_is_that_of_the_first_to_come():
+    queue = line()
+    assert queue.oldest_wait(50.0) == 0
+    queue.push(1, "a", 2, 10.0)
+    queue.push(2, "a", 0, 30.0)
+    assert queue.oldest_wait(50.0) == 40.0
+
+
+def test_classes_are_counted_as_asked_for_not_as_aged():
+    queue = line(("a", 2), ("b", 2), ("a", 0), aging=AGING)
+    queue.ordered(100.0)
+    assert queue.waiting_by_class() == {2: 2, 0: 1}
+
+
+# --- Against a model ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Waiting:
+    """A task in the model: what was known when it came, nothing derived."""
+
+    place: Place[object]
+    owner: str
+    priority: int
+    arrived: float
+    virtual_time: int
+
+
+class FairQueueMachine(RuleBasedStateMachine):
+    """`FairQueue` beside a model that keeps arrivals only and works every tag out afresh, each time."""
+
+    @initialize()
+    def start(self) -> None:
+        self.queue: FairQueue[object] = FairQueue(AGING)
+        self.now = 0.0
+        self.waiting: list[Waiting] = []
+        self.virtual_time: Counter[int] = Counter()
+        self.used: dict[tuple[str, int], int] = {}
+
+    def next_tag(self, owner: str, priority: int, virtual_time: int) -> int:
+        return max(virtual_time, self.used.get((owner, priority), -1) + 1)
+
+    def in_order(self) -> list[tuple[tuple[int, int, int], Waiting]]:
+        last = dict(self.used)
+        keyed = []
+        for arrival, each in enumerate(self.waiting):
+            tag = max(each.virtual_time, last.get((each.owner, each.priority), -1) + 1)
+            last[each.owner, each.priority] = tag
+            level = each.priority - int((self.now - each.arrived) // AGING)
+            keyed.append(((level, tag, arrival), each))
+        return sorted(keyed, key=lambda pair: pair[0])
+
+    def use(self, owner: str, priority: int, tag: int) -> None:
+        self.used[owner, priority] = tag
+        self.virtual_time[priority] = max(self.virtual_time[priority], tag)
+
+    @rule(seconds=st.integers(1, 20))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(owner=owners, priority=classes)
+    def arrive(self, owner: str, priority: int) -> None:
+        place = self.queue.push(object(), owner, priority, self.now)
+        self.waiting.append(Waiting(place, owner, priority, self.now, self.virtual_time[priority]))
+
+    @precondition(lambda self: not self.waiting)
+    @rule(owner=owners, priority=classes)
+    def go_straight_through(self, owner: str, priority: int) -> None:
+        self.queue.charge(owner, priority)
+        self.use(owner, priority, self.next_tag(owner, priority, self.virtual_time[priority]))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def serve(self) -> None:
+        (_, tag, _), expected = self.in_order()[0]
+        assert self.queue.pop(self.now) is expected.place
+        self.waiting.remove(expected)
+        self.use(expected.owner, expected.priority, tag)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        gone = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        assert self.queue.remove(gone.place)
+        assert not self.queue.remove(gone.place)
+
+    @invariant()
+    def same_line(self) -> None:
+        assert self.queue.ordered(self.now) == [each.place for _, each in self.in_order()]
+
+    @invariant()
+    def same_counts(self) -> None:
+        assert len(self.queue) == len(self.waiting)
+        assert self.queue.waiting_by_class() == Counter(each.priority for each in self.waiting)
+        first = min((each.arrived for each in self.waiting), default=self.now)
+        assert self.queue.oldest_wait(self.now) == self.now - first
+
+
+TestFairQueueAgainstModel = FairQueueMachine.TestCase
+TestFairQueueAgainstModel.settings = settings(fast, max_examples=60, stateful_step_count=40)
+
+
+# --- Memory -------------------------------------------------------------------------------------------
+
+MANY = 5000
+BOUND = 1024 + 30
+"""What may be remembered: the limit, and a queueful of those who wait."""
+
+
+def remembered(queue: FairQueue[int]) -> int:
+    return len(queue._last_tag)  # no other way to see what is kept
+
+
+def test_owners_who_were_served_are_forgotten():
+    queue = line()
+    for number in range(MANY):
+        queue.push(number, f"owner {number}", 0, 0.0)
+        queue.push(number, "regular", 0, 0.0)
+        queue.pop(0.0)
+        queue.pop(0.0)
+    assert remembered(queue) <= BOUND
+
+
+def test_owners_who_never_waited_are_forgotten():
+    """An open service sees a new owner with each direct task, and no task ever waits."""
+    queue = line()
+    for number in range(MANY):
+        queue.charge(f"owner {number}", 0)
+    assert remembered(queue) <= BOUND
+
+
+def test_owners_who_left_before_their_turn_are_forgotten():
+    queue = line()
+    for number in range(MANY):
+        queue.remove(queue.push(number, f"owner {number}", 0, 0.0))
+    assert remembered(queue) <= BOUND
+
+
+def test_who_waits_is_remembered_however_many_pass():
+    queue = line(*[("a", 1)] * 3)
+    for number in range(MANY):
+        queue.charge(f"owner {number}", 1)
+    queue.push(9, "a", 1, 0.0)
+    queue.push(9, "b", 1, 0.0)
+    assert turns(queue) == "abaaa"

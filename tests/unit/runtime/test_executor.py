@@ -1,0 +1,149 @@
+"""Threads only behind permits."""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import threading
+
+import pytest
+
+from streaming.core.routing import Route
+from streaming.runtime.executor import SWITCH_INTERVAL, WorkerPool
+from streaming.runtime.ledger import PoolRefused
+
+from .fakes import PATIENCE, pool_limits
+
+variable = contextvars.ContextVar("variable", default="outside")
+
+
+@pytest.fixture
+def pool():
+    before = sys.getswitchinterval()
+    pool = WorkerPool(pool_limits(max_workers=3, queue_size=5))
+    yield pool
+    pool.close()
+    sys.setswitchinterval(before)
+
+
+def own_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sluice-agent_pool")]
+
+
+def test_no_thread_before_the_first_job(pool):
+    pool.ledger.admit("a", 0, lambda: None)
+    assert own_threads() == []
+
+
+def test_no_thread_without_a_permit(pool):
+    tickets = [pool.ledger.admit("a", 0, lambda: None) for _ in range(4)]
+    with pytest.raises(RuntimeError, match="permit"):
+        pool.run(tickets[3], contextvars.copy_context(), lambda: None)
+    pool.ledger.release(tickets[0])  # the fourth has it now, the first has it no more
+    with pytest.raises(RuntimeError, match="permit"):
+        pool.run(tickets[0], contextvars.copy_context(), lambda: None)
+    pool.run(tickets[3], contextvars.copy_context(), lambda: None).result(PATIENCE)
+
+
+def test_context_variables_reach_the_job_and_stay_there(pool):
+    ticket = pool.ledger.admit("a", 0, lambda: None)
+    context = contextvars.copy_context()
+    context.run(variable.set, "inside")
+    seen = []
+
+    def job():
+        seen.append((variable.get(), threading.current_thread().name))
+        variable.set("changed")
+
+    pool.run(ticket, context, job).result(PATIENCE)
+    assert seen[0][0] == "inside"
+    assert seen[0][1].startswith("sluice-agent_pool")
+    assert variable.get() == "outside"
+    assert context[variable] == "changed"
+
+
+def test_two_jobs_do_not_share_a_context(pool):
+    tickets = [pool.ledger.admit("a", 0, lambda: None) for _ in range(2)]
+    barrier = threading.Barrier(2, timeout=PATIENCE)
+    seen = {}
+
+    def job(name):
+        variable.set(name)
+        barrier.wait()
+        seen[name] = variable.get()
+
+    futures = [
+        pool.run(ticket, contextvars.Context(), lambda name=name: job(name))
+        for name, ticket in zip("xy", tickets, strict=True)
+    ]
+    for future in futures:
+        future.result(PATIENCE)
+    assert seen == {"x": "x", "y": "y"}
+
+
+def test_never_more_jobs_than_permits(pool):
+    """Every job that gets a permit starts at once: nothing waits behind the executor's own queue."""
+    lock = threading.Lock()
+    running, most = 0, 0
+    gates, started, futures = {}, {}, {}
+    tickets = []
+
+    def start(index):
+        gates[index], started[index] = threading.Event(), threading.Event()
+
+        def job():
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            started[index].set()
+            assert gates[index].wait(PATIENCE)
+            with lock:
+                running -= 1
+
+        futures[index] = pool.run(tickets[index], contextvars.Context(), job)
+
+    for index in range(12):
+        try:
+            tickets.append(pool.ledger.admit("a", 0, lambda index=index: start(index)))
+        except PoolRefused:
+            break
+        if tickets[index].decision.route is Route.DIRECT:
+            start(index)
+    assert len(tickets) == 8
+    for index in range(len(tickets)):
+        assert started[index].wait(PATIENCE)
+        assert len(own_threads()) <= 3
+        gates[index].set()
+        futures[index].result(PATIENCE)
+        pool.ledger.release(tickets[index])
+    assert most == 3
+    assert (pool.ledger.running, pool.ledger.waiting, running) == (0, 0, 0)
+
+
+def test_switch_interval_is_shortened_with_the_first_thread(pool):
+    sys.setswitchinterval(0.005)
+    ticket = pool.ledger.admit("a", 0, lambda: None)
+    pool.run(ticket, contextvars.Context(), lambda: None).result(PATIENCE)
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.01)
+
+
+def test_close_waits_for_nobody_and_idle_threads_go(pool):
+    tickets = [pool.ledger.admit("a", 0, lambda: None) for _ in range(2)]
+    gate, busy = threading.Event(), threading.Event()
+
+    def job():
+        busy.set()
+        gate.wait(PATIENCE)
+
+    future = pool.run(tickets[0], contextvars.Context(), job)
+    pool.run(tickets[1], contextvars.Context(), lambda: None).result(PATIENCE)
+    assert busy.wait(PATIENCE)
+    pool.close()
+    assert not future.done()
+    threads = own_threads()
+    gate.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert own_threads() == []
+    pool.close()

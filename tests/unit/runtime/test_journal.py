@@ -1,0 +1,293 @@
+"""One contract, every store: dense ids, cursors, bounds, readers woken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from streaming.core import sse
+from streaming.core.events import Cancelled, Content, Error, Output, Truncated, decode
+from streaming.runtime.journals.base import JournalClosed, JournalFull
+from streaming.runtime.journals.memory import MemoryJournals
+
+# Each store: bytes that one journal may hold -> an object with `create()` and `size`.
+STORES = {
+    "memory": MemoryJournals,
+}
+
+END = Cancelled(reason="client")
+BROAD = 1_000_000
+
+
+@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+def make_store(request):
+    return request.param
+
+
+@pytest.fixture
+def journal(make_store):
+    return make_store(BROAD).create()
+
+
+def ids(frames):
+    return [sse.event_id(frame) for frame in frames]
+
+
+def fill(journal, count):
+    for number in range(1, count + 1):
+        assert journal.append_content(f"part {number}", None) == number
+
+
+def test_new_journal_is_empty_and_open(journal):
+    assert (journal.last_id, journal.first_id, journal.size, journal.closed) == (0, 1, 0, False)
+    assert journal.read(0, 10) == []
+
+
+def test_ids_are_dense_from_1_whatever_is_appended(journal):
+    assert journal.append(Content(delta="a")) == 1
+    assert journal.append_content("b", "stdout") == 2
+    assert journal.append(Output(output_type="stream")) == 3
+    assert journal.append(END) == 4
+    assert ids(journal.read(0, 99)) == [1, 2, 3, 4]
+
+
+def test_frames_hold_the_events(journal):
+    journal.append(Content(delta="你好\r\n\u2028data: x"))
+    journal.append(Output(output_type="display_data", data={"text/plain": "1"}))
+    events = [decode(sse.payload(frame)) for frame in journal.read(0, 9)]
+    assert events == [
+        Content(delta="你好\r\n\u2028data: x"),
+        Output(output_type="display_data", data={"text/plain": "1"}),
+    ]
+
+
+@pytest.mark.parametrize("channel", [None, "stderr"])
+@pytest.mark.parametrize("text", ["plain", "咖啡", "a\u2028b\u0085c", "x\ud800y", "\r\n\r\n"])
+def test_fast_path_of_content_makes_the_same_bytes(make_store, text, channel):
+    store = make_store(BROAD)
+    fast, slow = store.create(), store.create()
+    fast.append_content(text, channel)
+    slow.append(Content(delta=text, channel=channel))
+    assert fast.read(0, 1) == slow.read(0, 1)
+
+
+def test_read_after_a_cursor_with_limit(journal):
+    fill(journal, 10)
+    assert ids(journal.read(0, 3)) == [1, 2, 3]
+    assert ids(journal.read(3, 3)) == [4, 5, 6]
+    assert ids(journal.read(9, 3)) == [10]
+    assert journal.read(10, 3) == []
+    assert journal.read(4, 0) == []
+
+
+def test_trim_shows_a_gap(journal):
+    fill(journal, 10)
+    journal.trim(4)
+    assert (journal.first_id, journal.last_id) == (4, 10)
+    assert ids(journal.read(0, 2)) == [4, 5], "what follows the gap"
+    assert ids(journal.read(3, 2)) == [4, 5], "no gap for this cursor"
+    journal.trim(2)
+    assert journal.first_id == 4, "nothing comes back"
+    assert journal.append_content("next", None) == 11
+
+
+def test_trim_of_everything_keeps_the_numbering(journal):
+    fill(journal, 3)
+    journal.trim(99)
+    assert (journal.first_id, journal.last_id, journal.size) == (4, 3, 0)
+    assert journal.read(0, 9) == []
+    assert journal.append_content("x", None) == 4
+    assert (journal.first_id, journal.last_id) == (4, 4)
+
+
+def test_terminal_event_closes(journal):
+    fill(journal, 1)
+    assert not journal.closed
+    journal.append(Error(code="interrupted", message="", retryable=True))
+    assert journal.closed
+    with pytest.raises(JournalClosed):
+        journal.append_content("late", None)
+    with pytest.raises(JournalClosed):
+        journal.append(END)
+    assert journal.last_id == 2
+    assert journal.closed
+
+
+def test_full_but_truncated_and_terminal_always_fit(make_store):
+    journal = make_store(400).create()
+    with pytest.raises(JournalFull):
+        for _ in range(1000):
+            journal.append_content("0123456789", None)
+    last_id, size = journal.last_id, journal.size
+    assert 0 < last_id < 20
+    assert size <= journal.limit == 400
+    with pytest.raises(JournalFull):
+        journal.append(Output(output_type="stream", metadata={"text": "x" * 400}))
+    assert (journal.last_id, journal.size) == (last_id, size), "a refusal leaves no trace"
+    assert journal.append(Truncated(dropped_chars=10, limit=400)) == last_id + 1
+    assert journal.append(END) == last_id + 2
+    assert journal.closed
+
+
+def test_an_event_larger_than_the_limit_is_refused_at_once(make_store):
+    journal = make_store(100).create()
+    with pytest.raises(JournalFull):
+        journal.append_content("x" * 101, None)
+    assert (journal.last_id, journal.size) == (0, 0)
+
+
+def test_subscribers_are_woken_after_the_event_is_there(journal):
+    seen = []
+
+    def wake():
+        seen.append((journal.last_id, journal.closed, len(journal.read(0, 99))))
+
+    journal.subscribe(wake)
+    journal.append_content("a", None)
+    journal.append(END)
+    assert seen == [(1, False, 1), (2, True, 2)]
+
+
+def test_refused_event_wakes_nobody(make_store):
+    journal = make_store(10).create()
+    woken = []
+    journal.subscribe(lambda: woken.append(1))
+    with pytest.raises(JournalFull):
+        journal.append_content("too long for this one", None)
+    assert woken == []
+
+
+def test_unsubscribe(journal):
+    woken = []
+
+    def wake():
+        woken.append(1)
+
+    journal.unsubscribe(wake)  # never subscribed: ignored
+    journal.subscribe(wake)
+    journal.unsubscribe(wake)
+    journal.unsubscribe(wake)
+    journal.append_content("a", None)
+    assert woken == []
+
+
+def test_unsubscribe_during_wake_skips_nobody_else(journal):
+    woken = []
+
+    def leaver():
+        woken.append("leaver")
+        journal.unsubscribe(leaver)
+
+    def others(name):
+        return lambda: woken.append(name)
+
+    journal.subscribe(others("first"))
+    journal.subscribe(leaver)
+    journal.subscribe(others("last"))
+    journal.append_content("a", None)
+    journal.append_content("b", None)
+    assert woken == ["first", "leaver", "last", "first", "last"]
+
+
+def test_sizes_add_up_across_journals(make_store):
+    store = make_store(BROAD)
+    journals = [store.create() for _ in range(3)]
+    for number, journal in enumerate(journals, 1):
+        fill(journal, 10 * number)
+    assert store.size == sum(journal.size for journal in journals) > 0
+    journals[2].trim(15)
+    assert store.size == sum(journal.size for journal in journals)
+    for journal in journals:
+        journal.trim(journal.last_id + 1)
+    assert store.size == 0
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """Two journals of one store against two lists."""
+
+    make_store = staticmethod(MemoryJournals)
+    which = st.integers(0, 1)
+
+    @initialize(limit=st.sampled_from([300, 2_000, BROAD]))
+    def begin(self, limit):
+        self.store = self.make_store(limit)
+        self.journals = [self.store.create(), self.store.create()]
+        self.models: list[list[str]] = [[], []]
+        self.first = [1, 1]
+        self.wakes = [0, 0]
+        self.expected_wakes = [0, 0]
+        for index, journal in enumerate(self.journals):
+            journal.subscribe(lambda index=index: self._woken(index))
+
+    def _woken(self, index):
+        self.wakes[index] += 1
+
+    @rule(index=which, text=st.text(min_size=1, max_size=40), channel=st.sampled_from([None, "stdout"]))
+    def content(self, index, text, channel):
+        self._append(index, text, lambda journal: journal.append_content(text, channel))
+
+    @rule(index=which, text=st.text(max_size=60))
+    def output(self, index, text):
+        self._append(index, text, lambda journal: journal.append(Output(output_type="x", ename=text)))
+
+    @rule(index=which)
+    def truncated(self, index):
+        event = Truncated(dropped_chars=1, limit=1)
+        self._append(index, None, lambda journal: journal.append(event), always=True)
+
+    # Seldom enough that journals grow.
+    @rule(index=which, really=st.integers(0, 9))
+    def end(self, index, really):
+        if not really:
+            self._append(index, "end", lambda journal: journal.append(END), always=True)
+
+    def _append(self, index, text, append, *, always=False):
+        journal, model = self.journals[index], self.models[index]
+        if journal.closed:
+            with pytest.raises(JournalClosed):
+                append(journal)
+            return
+        try:
+            event_id = append(journal)
+        except JournalFull:
+            assert not always
+            return
+        model.append(text)
+        self.expected_wakes[index] += 1
+        assert event_id == len(model)
+        assert always or journal.size <= journal.limit
+
+    @rule(index=which, first_id=st.integers(0, 30))
+    def trim(self, index, first_id):
+        self.journals[index].trim(first_id)
+        self.first[index] = max(self.first[index], min(first_id, len(self.models[index]) + 1))
+
+    @rule(index=which, after=st.integers(0, 40), limit=st.integers(0, 70))
+    def read(self, index, after, limit):
+        journal, model = self.journals[index], self.models[index]
+        expected = [number for number in range(self.first[index], len(model) + 1) if number > after]
+        assert ids(journal.read(after, limit)) == expected[:limit]
+
+    @invariant()
+    def agrees(self):
+        for index, journal in enumerate(getattr(self, "journals", [])):
+            assert journal.last_id == len(self.models[index])
+            assert journal.first_id == self.first[index]
+            assert self.wakes[index] == self.expected_wakes[index]
+        if hasattr(self, "store"):
+            assert self.store.size == sum(journal.size for journal in self.journals)
+            assert all((journal.size == 0) == (not journal.read(0, 1)) for journal in self.journals)
+
+
+def test_state_machine(make_store):
+    kind = type("Machine", (JournalMachine,), {"make_store": staticmethod(make_store)})
+    quick = settings(
+        max_examples=40,
+        stateful_step_count=30,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    run_state_machine_as_test(kind, settings=quick)

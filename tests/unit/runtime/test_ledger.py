@@ -1,0 +1,316 @@
+"""Permits and places: never too many, always to the best, never lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from streaming.core.routing import Reason, Route
+from streaming.runtime.ledger import Holding, Ledger, PoolRefused
+
+from .fakes import pool_limits
+
+
+class Clock:
+    def __init__(self):
+        self.now = 50.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def never():
+    raise AssertionError("nothing was to be granted")
+
+
+def held(tickets, holding):
+    return [ticket for ticket in tickets if ticket.holding is holding]
+
+
+def test_burst_of_100_gives_5_direct_30_queued_65_refused(clock):
+    ledger = Ledger(pool_limits(), clock)
+    tickets, refusals = [], []
+    for number in range(100):
+        try:
+            tickets.append(ledger.admit(f"owner {number}", 0, never))
+        except PoolRefused as refusal:
+            refusals.append(refusal)
+        assert ledger.running <= 5
+        assert ledger.waiting <= 30
+    assert [ticket.decision.route for ticket in tickets] == [Route.DIRECT] * 5 + [Route.QUEUED] * 30
+    assert len(refusals) == 65
+    assert {refusal.decision.reason for refusal in refusals} == {Reason.QUEUE_FULL}
+    assert {refusal.snapshot.waiting for refusal in refusals} == {30}
+    assert [len(held(tickets, Holding.PERMIT)), len(held(tickets, Holding.PLACE))] == [5, 30]
+
+
+def test_reason_of_each_route(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=1, per_owner=2), clock)
+    first = ledger.admit("a", 0, never)
+    second = ledger.admit("a", 0, never)
+    assert (first.decision.reason, second.decision.reason) == (Reason.WORKER_FREE, Reason.WORKERS_BUSY)
+    assert (first.snapshot.running, second.snapshot.running) == (0, 1)
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("a", 0, never)
+    assert refusal.value.decision.reason is Reason.OWNER_LIMIT
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("b", 0, never)
+    assert refusal.value.decision.reason is Reason.QUEUE_FULL
+
+
+def test_freed_permit_goes_at_once_and_in_order(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    running = ledger.admit("x", 0, never)
+    granted = []
+    waiting = {}
+    for name, owner, priority in [
+        ("batch", "a", 2),
+        ("second of a", "a", 0),
+        ("third of a", "a", 0),
+        ("first of b", "b", 0),
+        ("normal", "c", 1),
+    ]:
+        waiting[name] = ledger.admit(owner, priority, lambda name=name: granted.append(name))
+    ledger.release(running)
+    assert granted == ["second of a"], "the permit passed inside the release"
+    assert waiting["second of a"].holding is Holding.PERMIT
+    assert (ledger.running, ledger.waiting) == (1, 4)
+    while ledger.running:
+        ledger.release(waiting[granted[-1]])
+    assert granted == ["second of a", "first of b", "third of a", "normal", "batch"]
+
+
+def test_ageing_bounds_the_wait_of_the_lowest_class(clock):
+    """R20: a flood of high-priority tasks does not starve a low one for ever."""
+    ledger = Ledger(pool_limits(max_workers=1, aging_seconds=30.0), clock)
+    running = ledger.admit("x", 0, never)
+    granted = []
+    ledger.admit("low", 2, lambda: granted.append("low"))
+    for _ in range(20):
+        tickets = []
+        ticket = ledger.admit("high", 0, lambda tickets=tickets: granted.append(tickets[0]))
+        tickets.append(ticket)
+        clock.now += 10
+        ledger.release(running)
+        if granted[-1] == "low":
+            break
+        running = granted[-1]
+    assert granted[-1] == "low"
+    assert clock.now - 50.0 <= 3 * 30.0 + 10
+
+
+def test_withdrawal_of_a_place_grants_nobody_and_frees_a_place(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=2), clock)
+    ledger.admit("a", 0, never)
+    second, third = ledger.admit("a", 0, never), ledger.admit("a", 0, never)
+    with pytest.raises(PoolRefused):
+        ledger.admit("a", 0, never)
+    ledger.release(second)
+    assert (ledger.running, ledger.waiting) == (1, 1)
+    assert ledger.admit("a", 0, never).holding is Holding.PLACE
+    assert [ticket for ticket, _ in ledger.line()][0] is third
+
+
+def test_release_is_idempotent(clock):
+    ledger = Ledger(pool_limits(max_workers=1, per_owner=2), clock)
+    first = ledger.admit("a", 0, never)
+    granted = []
+    second = ledger.admit("a", 0, lambda: granted.append(1))
+    for _ in range(3):
+        ledger.release(first)
+    assert granted == [1]
+    assert (ledger.running, ledger.waiting, second.holding) == (1, 0, Holding.PERMIT)
+    for _ in range(3):
+        ledger.release(second)
+    assert (ledger.running, ledger.waiting) == (0, 0)
+    # The owner's count was lowered once for each.
+    ledger.admit("a", 0, never)
+    ledger.admit("a", 0, never)
+    with pytest.raises(PoolRefused):
+        ledger.admit("a", 0, never)
+
+
+def test_owner_limit_counts_running_and_waiting_of_that_owner_only(clock):
+    ledger = Ledger(pool_limits(max_workers=2, per_owner=3), clock)
+    tickets = [ledger.admit("a", 0, lambda: None) for _ in range(3)]
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("a", 0, never)
+    assert refusal.value.decision.reason is Reason.OWNER_LIMIT
+    assert refusal.value.retry_after > 0
+    ledger.admit("b", 0, lambda: None)
+    ledger.release(tickets[0])
+    ledger.admit("a", 0, never)
+
+
+def test_release_inside_granted_passes_on_again(clock):
+    """Who is granted a permit that it does not want any more may give it back at once."""
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    running = ledger.admit("a", 0, never)
+    tickets, granted = [], []
+
+    def unwilling():
+        granted.append("unwilling")
+        ledger.release(tickets[0])
+
+    tickets.append(ledger.admit("b", 0, unwilling))
+    last = ledger.admit("c", 0, lambda: granted.append("last"))
+    ledger.release(running)
+    assert granted == ["unwilling", "last"]
+    assert (ledger.running, ledger.waiting, last.holding) == (1, 0, Holding.PERMIT)
+
+
+def test_retry_after_comes_from_the_real_queue(clock):
+    ledger = Ledger(pool_limits(max_workers=2, queue_size=4), clock)
+    tickets = [ledger.admit("a", 0, lambda: None) for _ in range(6)]
+
+    def refused():
+        with pytest.raises(PoolRefused) as refusal:
+            ledger.admit("a", 0, never)
+        return refusal.value.retry_after
+
+    # Nothing observed yet: a second of service is assumed, or the age of the oldest that runs.
+    assert refused() == pytest.approx((4 + 1) * 1.0 / 2)
+    clock.now += 10
+    assert refused() == pytest.approx((4 + 1) * 10 / 2)
+    ledger.release(tickets[0])  # 10 s of service
+    ledger.admit("a", 0, never)
+    assert refused() == pytest.approx((4 + 1) * 10 / 2)
+    assert [round(eta, 6) for _, eta in ledger.line()] == [5, 10, 15, 20]
+
+
+def test_stop_granting(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    running = ledger.admit("a", 0, never)
+    waiting = ledger.admit("a", 0, never)
+    ledger.stop_granting()
+    clock.now += 3
+    ledger.release(running)
+    assert (ledger.running, ledger.waiting, waiting.holding) == (0, 1, Holding.PLACE)
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("b", 0, never)
+    assert refusal.value.decision.reason is Reason.DRAINING
+    assert refusal.value.retry_after > 0
+    ledger.release(waiting)
+    assert ledger.waiting == 0
+
+
+def test_statistics(clock):
+    ledger = Ledger(pool_limits(max_workers=2, queue_size=7), clock)
+    tickets = [ledger.admit("a", priority, lambda: None) for priority in (0, 0, 2, 1, 2)]
+    clock.now += 4
+    numbers = ledger.statistics()
+    assert (numbers.running, numbers.waiting) == (2, 3)
+    assert (numbers.max_workers, numbers.queue_size) == (2, 7)
+    assert numbers.oldest_wait_seconds == 4.0
+    assert numbers.mean_service_seconds is None
+    assert numbers.waiting_by_class == {1: 1, 2: 2}
+    for ticket in tickets:
+        ledger.release(ticket)
+    numbers = ledger.statistics()
+    assert (numbers.running, numbers.waiting, numbers.oldest_wait_seconds) == (0, 0, 0.0)
+    assert numbers.waiting_by_class == {}
+    assert numbers.mean_service_seconds is not None
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Anything that tasks can do to a pool, in any order."""
+
+    owners = st.sampled_from("abc")
+
+    @initialize(workers=st.integers(1, 4), queue=st.integers(0, 5), per_owner=st.integers(1, 6))
+    def begin(self, workers, queue, per_owner):
+        self.clock = Clock()
+        self.limits = pool_limits(
+            max_workers=workers, queue_size=queue, per_owner=per_owner, aging_seconds=20.0
+        )
+        self.ledger = Ledger(self.limits, self.clock)
+        self.tickets = []
+        self.granted = []
+        self.draining = False
+
+    def count(self, holding, owner=None):
+        return sum(
+            ticket.holding is holding and owner in (None, ticket.owner) for ticket in self.tickets
+        )
+
+    @rule(owner=owners, priority=st.integers(0, 2))
+    def admit(self, owner, priority):
+        active = self.count(Holding.PERMIT, owner) + self.count(Holding.PLACE, owner)
+        running, waiting = self.count(Holding.PERMIT), self.count(Holding.PLACE)
+        box = []
+        try:
+            ticket = self.ledger.admit(owner, priority, lambda: self.granted.append(box[0]))
+        except PoolRefused as refusal:
+            assert refusal.retry_after > 0 or self.ledger.statistics().mean_service_seconds == 0
+            assert self.draining or active >= self.limits.per_owner or waiting >= self.limits.queue_size
+            assert refusal.snapshot.owner_active == active
+            return
+        box.append(ticket)
+        self.tickets.append(ticket)
+        assert not self.draining
+        assert active < self.limits.per_owner
+        direct = running < self.limits.max_workers and not waiting
+        assert ticket.holding is (Holding.PERMIT if direct else Holding.PLACE)
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def release(self, data):
+        """Of a permit, of a place (a withdrawal), or once more."""
+        ticket = data.draw(st.sampled_from(self.tickets))
+        held_before = ticket.holding
+        line = [waiting for waiting, _ in self.ledger.line()]
+        known = len(self.granted)
+        self.ledger.release(ticket)
+        assert ticket.holding is Holding.NOTHING
+        fresh = self.granted[known:]
+        if held_before is Holding.PERMIT and line and not self.draining:
+            assert fresh == line[:1], "the best waiter, at once"
+            assert fresh[0].holding is Holding.PERMIT
+        else:
+            assert fresh == []
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 45.0]))
+    def time_passes(self, seconds):
+        self.clock.now += seconds
+
+    @rule(really=st.integers(0, 15))
+    def drain(self, really):
+        if not really:
+            self.ledger.stop_granting()
+            self.draining = True
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "ledger"):
+            return
+        running, waiting = self.count(Holding.PERMIT), self.count(Holding.PLACE)
+        assert self.ledger.running == running <= self.limits.max_workers
+        assert self.ledger.waiting == waiting <= self.limits.queue_size
+        assert self.draining or not waiting or running == self.limits.max_workers, "no permit lies idle"
+        for owner in "abc":
+            active = self.count(Holding.PERMIT, owner) + self.count(Holding.PLACE, owner)
+            assert active <= self.limits.per_owner
+        line = self.ledger.line()
+        assert {id(ticket) for ticket, _ in line} == {
+            id(ticket) for ticket in held(self.tickets, Holding.PLACE)
+        }
+        etas = [eta for _, eta in line]
+        assert etas == sorted(etas)
+        assert len(set(map(id, self.granted))) == len(self.granted), "granted once"
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
