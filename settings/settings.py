@@ -236,15 +236,22 @@ STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 # Files come straight from the apps: no collectstatic between a checkout and a running server.
 SERVESTATIC_USE_FINDERS = True
+# Looked up once at the start, not for each request (that costs a thread hop each).
+SERVESTATIC_AUTOREFRESH = False
+
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "filters": {"counted_refusals": {"()": "streaming.logs.CountedRefusals"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
-        "streaming": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
-        "contentgen": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+        "streaming": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
+        "contentgen": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        "django.request": {"filters": ["counted_refusals"]},
+        "uvicorn": {"handlers": ["console"], "level": "WARNING"},
     },
 }

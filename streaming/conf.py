@@ -1,17 +1,19 @@
 """The settings of the streaming app, typed and validated.
 
-A project needs none of them: what it leaves out has the default given here. Read lazily, so that
-Django's `override_settings` works. `problems` lists everything that is wrong, for the system checks.
+A project needs none of them: what it leaves out has the default given here. Read at first use and
+kept; Django's `override_settings` makes them be read again. `problems` lists everything that is wrong, for the system checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 from msgspec import Meta
 
 from streaming.core.schedule import PollSchedule
@@ -81,21 +83,25 @@ ANONYMOUS: Final = ("false", "loopback", "true")
 Config = TypeVar("Config", bound=msgspec.Struct)
 
 
+@cache
 def sse() -> SSEConfig:
     """SSE_CONFIG. Raises `ImproperlyConfigured` on a wrong value, as all functions here do."""
     return _load("SSE_CONFIG", "SSE", SSEConfig)
 
 
+@cache
 def buffer() -> BufferConfig:
     """BUFFER_CONFIG."""
     return _load("BUFFER_CONFIG", "BUFFER", BufferConfig)
 
 
+@cache
 def server() -> ServerConfig:
     """SERVER_CONFIG."""
     return _load("SERVER_CONFIG", "SERVER", ServerConfig)
 
 
+@cache
 def pools() -> dict[str, PoolLimits]:
     """THREAD_CONFIG: the pools by name."""
     loaded: dict[str, PoolLimits] = {}
@@ -111,6 +117,7 @@ def priorities() -> dict[str, int]:
     return values
 
 
+@cache
 def allow_anonymous() -> str:
     """ALLOW_ANONYMOUS: `false`, `loopback` or `true`."""
     value = str(getattr(settings, "ALLOW_ANONYMOUS", "false")).lower()
@@ -119,6 +126,7 @@ def allow_anonymous() -> str:
     return value
 
 
+@cache
 def stream_limits() -> StreamLimits:
     """What the runtime needs of SSE_CONFIG and BUFFER_CONFIG."""
     events, text = sse(), buffer()
@@ -143,6 +151,14 @@ def poll_schedule() -> PollSchedule:
     """The adaptive schedule for what only polling can see."""
     config = sse()
     return PollSchedule(config.poll_interval, config.poll_schedule)
+
+
+def _forget(**kwargs: Any) -> None:
+    for function in (sse, buffer, server, pools, allow_anonymous, stream_limits):
+        function.cache_clear()
+
+
+setting_changed.connect(_forget)
 
 
 def problems() -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any, Final
 
 from . import conf
-from .service import close_service
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,9 @@ class Drain:
 
     async def finish(self) -> int:
         """Drain now, or wait for the drain that runs; returns how many blocking producers do not end."""
+        # Not before Django is set up: the service needs its models.
+        from .service import close_service
+
         if self._task is None:
             self._task = asyncio.ensure_future(close_service(conf.sse().drain_grace))
         return await asyncio.shield(self._task)

@@ -229,6 +229,17 @@ def test_an_endless_flood_of_new_owners_passes_only_for_a_while():
     assert services_until(queue, victim, ever_new(0)) <= AGING + 1
 
 
+def test_a_task_served_late_does_not_set_the_virtual_time_back():
+    queue = line(*[("b", 0)] * 3, aging=AGING)
+    queue.push(3, "a", 0, AGING)
+    for _ in range(3):
+        queue.pop(AGING)
+    queue.push(4, "d", 0, AGING)
+    assert queue.pop(AGING).owner == "a"
+    queue.push(5, "c", 0, AGING)
+    assert turns(queue, AGING) == "dc"
+
+
 def test_before_its_time_a_task_is_not_lifted():
     queue = line(("a", 1), aging=AGING)
     queue.push(1, "b", 0, AGING - 0.5)
@@ -323,6 +334,28 @@ def test_replacing_ones_own_task_again_and_again_costs_no_turn():
     for number in range(3):
         queue.push(number, "b", 0, 0.0)
     assert turns(queue) == "abbb"
+
+
+def test_leaving_gives_back_ones_own_turn_only():
+    """Not that of a task of the same owner that was served meanwhile."""
+    queue = line()
+    place = queue.push(0, "a", 0, 0.0)
+    queue.charge("a", 0)
+    queue.remove(place)
+    queue.push(1, "a", 0, 0.0)
+    queue.push(2, "b", 0, 0.0)
+    assert turns(queue) == "ba"
+
+
+def test_who_inherits_a_turn_does_not_pass_those_who_came_before():
+    queue = line(*[("b", 0)] * 3, aging=AGING)
+    place = queue.push(3, "a", 0, AGING)
+    for _ in range(3):  # of age, so they go before `a` and the virtual time moves on
+        queue.pop(AGING)
+    queue.push(4, "c", 0, AGING)
+    queue.push(5, "a", 0, AGING)
+    queue.remove(place)
+    assert turns(queue, AGING) == "ca"
 
 
 @fast
@@ -490,3 +523,15 @@ def test_who_waits_is_remembered_however_many_pass():
     queue.push(9, "a", 1, 0.0)
     queue.push(9, "b", 1, 0.0)
     assert turns(queue) == "abaaa"
+
+
+def test_who_was_just_served_is_remembered_when_others_are_forgotten():
+    queue = line()
+    before = 0
+    while remembered(queue) >= before:
+        before = remembered(queue)
+        queue.charge("a", 0)
+        queue.charge(f"owner {before}", 0)
+    queue.push(1, "a", 0, 0.0)
+    queue.push(2, "b", 0, 0.0)
+    assert turns(queue) == "ba"

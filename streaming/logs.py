@@ -1,0 +1,17 @@
+"""Filters for Python's logging."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+_REFUSALS: Final = frozenset({429, 503})
+
+
+class CountedRefusals(logging.Filter):
+    """Drops Django's line per refused request: refusals are counted, and logged once a second with their
+    number (see `records`), so that a flood of requests does not become a flood of lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record shall be logged."""
+        return getattr(record, "status_code", None) not in _REFUSALS

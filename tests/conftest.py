@@ -1,0 +1,17 @@
+"""Fixtures that every kind of test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import Server, running
+
+
+@pytest.fixture(scope="session", params=["serve", "daphne"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The HTTP suite runs on uvicorn (as `manage.py serve` starts it) and on Daphne."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with running(request.param, folder, AGENT_POOL_PER_OWNER="50", AGENT_POOL_MAX_WORKERS="20") as made:
+        yield made

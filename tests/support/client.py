@@ -1,0 +1,109 @@
+"""A client of event streams over a real connection, reading with our decoder or with a plain split."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from streaming.core.sse import Decoder
+
+STREAM = "/content/generate/stream/async"
+
+
+@dataclass
+class Received:
+    """One event as a client saw it; `at` in seconds on the monotonic clock."""
+
+    name: str
+    data: dict[str, Any]
+    id: str
+    at: float
+
+
+@dataclass
+class Reading:
+    """A stream as far as it was read."""
+
+    response: httpx2.Response
+    events: list[Received] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+    retry: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The main channel, concatenated."""
+        return "".join(
+            event.data["delta"] for event in self.events if event.name == "content" and "channel" not in event.data
+        )
+
+    @property
+    def end(self) -> Received:
+        """The last event."""
+        return self.events[-1]
+
+    def named(self, name: str) -> list[Received]:
+        """The events of one type."""
+        return [event for event in self.events if event.name == name]
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of durable events in order of arrival (each counted once)."""
+        durable = ("content", "output", "result", "restart", "truncated", "complete", "error", "cancelled")
+        return [int(event.id) for event in self.events if event.name in durable]
+
+
+def brief(**members: Any) -> dict[str, Any]:
+    """A valid brief for the scripted provider; keyword `options` replaces the script's options."""
+    return {"user_id": "tester", "topic": "a test", "provider": "scripted", **members}
+
+
+@asynccontextmanager
+async def client(url: str, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client with patience and many connections."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False, **options) as made:
+        yield made
+
+
+async def read_events(response: httpx2.Response) -> AsyncIterator[Received]:
+    """The events of an open SSE response as they arrive."""
+    decoder = Decoder(max_line=1 << 26, max_event=1 << 26)
+    async for chunk in response.aiter_raw():
+        for event in decoder.feed(chunk):
+            yield Received(event.event, json.loads(event.data), event.id, time.monotonic())
+
+
+async def read_stream(
+    http: httpx2.AsyncClient,
+    method: str,
+    path: str,
+    *,
+    until: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Reading:
+    """Read a stream to its end, or until `until` events have come (then the connection is dropped)."""
+    async with http.stream(method, path, headers=headers, **options) as response:
+        reading = Reading(response)
+        if response.status_code != 200:
+            await response.aread()
+            return reading
+        decoder = Decoder(max_line=1 << 26, max_event=1 << 26, on_comment=reading.comments.append)
+        async for chunk in response.aiter_raw():
+            for event in decoder.feed(chunk):
+                reading.events.append(Received(event.event, json.loads(event.data), event.id, time.monotonic()))
+            reading.retry = decoder.retry
+            if until is not None and len(reading.events) >= until:
+                break
+        return reading
+
+
+async def generate(http: httpx2.AsyncClient, until: int | None = None, **members: Any) -> Reading:
+    """Start a scripted stream and read it."""
+    return await read_stream(http, "POST", STREAM, until=until, json=brief(**members))

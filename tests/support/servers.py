@@ -1,0 +1,127 @@
+"""Real server processes on loopback and free ports, ended by their own pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+START_LIMIT = 60.0
+STOP_LIMIT = 30.0
+
+COMMANDS = {
+    "serve": ["manage.py", "serve", "--port", "{port}"],
+    "uvicorn": ["-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"],
+    "daphne": ["-m", "daphne", "-p", "{port}", "settings.asgi:application"],
+    "runserver": ["manage.py", "runserver", "--noreload", "127.0.0.1:{port}"],
+}
+
+
+@dataclass
+class Server:
+    """A running server. `output` is the file with everything that it printed."""
+
+    kind: str
+    port: int
+    process: subprocess.Popen[bytes]
+    output: Path
+    database: Path
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self) -> str:
+        """What it printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = STOP_LIMIT) -> int:
+        """Signal it and wait for its end; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(folder: Path, **overrides: str) -> dict[str, str]:
+    """The environment of a test server: its own database, anonymous use on loopback, no `.env`."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("SSE_", "BUFFER_"))},
+        "ENV_FILE": "",
+        "SECRET_KEY": "only-for-tests-" + "x" * 40,
+        "DEBUG": "false",
+        "ALLOWED_HOSTS": "127.0.0.1,localhost",
+        "ALLOW_ANONYMOUS": "loopback",
+        "ALLOW_SCRIPTED_PROVIDER": "true",
+        "DATABASE_URL": f"sqlite:///{folder / 'test.sqlite3'}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "default",
+        **overrides,
+    }
+
+
+def migrate(env: dict[str, str]) -> None:
+    """Make the database's tables."""
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=env, check=True, timeout=START_LIMIT
+    )
+
+
+@contextmanager
+def running(kind: str, folder: Path, **overrides: str) -> Iterator[Server]:
+    """A server of `kind` (a key of COMMANDS) with a fresh database in `folder`; stopped at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = environment(folder, **overrides)
+    migrate(env)
+    with started(kind, folder, env) as server:
+        yield server
+
+
+@contextmanager
+def started(kind: str, folder: Path, env: dict[str, str]) -> Iterator[Server]:
+    """A server over a database that exists already."""
+    port = free_port()
+    output = folder / f"{kind}-{port}.log"
+    command = [sys.executable, *(piece.format(port=port) for piece in COMMANDS[kind])]
+    with output.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+    server = Server(kind, port, process, output, folder / "test.sqlite3")
+    try:
+        _wait_until_it_answers(server)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(STOP_LIMIT)
+
+
+def _wait_until_it_answers(server: Server) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"{server.kind} ended at its start:\n{server.log()}")
+        try:
+            with urllib.request.urlopen(f"{server.url}/healthz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    raise RuntimeError(f"{server.kind} did not answer:\n{server.log()}")
