@@ -144,8 +144,9 @@ def _wrong_value(name: str, value: Any, kind: Any) -> FieldError | None:
         return _explained(name, str(error))
     if name in ("user_id", "topic") and _is_blank(value):
         return FieldError(name, "blank", _("This field must not be blank."))
-    choices = {"length": LENGTH_NAMES, "priority": settings.PRIORITIES}.get(name)
-    if choices is not None and isinstance(value, str) and value not in choices:
+    known: dict[str, dict[str, Any]] = {"length": LENGTH_NAMES, "priority": settings.PRIORITIES}
+    choices = known.get(name, {})
+    if choices and isinstance(value, str) and value not in choices:
         return FieldError(name, "not_a_choice", _("Choose one of: %s.") % ", ".join(choices))
     return None
 
@@ -179,7 +180,9 @@ def _check_provider(brief: Brief) -> None:
     try:
         provider = find_provider(brief.provider)
     except ProviderUnavailable as error:
-        raise _invalid([FieldError("provider", "not_a_choice", _("There is no such provider here."))]) from error
+        raise _invalid(
+            [FieldError("provider", "not_a_choice", _("There is no such provider here."))]
+        ) from error
     if brief.options is not None and not provider.takes_options:
         raise _invalid([FieldError("options", "unknown_field", _("This provider takes no options."))])
     if brief.model is not None and brief.model not in provider.models():

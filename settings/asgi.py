@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings.settings")
 
-from streaming.handler import get_asgi_application  # noqa: E402 (settings first)
+from streaming.handler import get_asgi_application
 
 application = get_asgi_application()

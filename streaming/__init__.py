@@ -10,7 +10,13 @@ INSTALLED_APPS.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streaming.core.errors import GenerationError
+    from streaming.core.events import Content, Finish, Output, Restart, Result
+    from streaming.producers import producer
+    from streaming.shortcuts import start, start_and_wait, start_in_background, stream
 
 _HOMES = {
     "stream": "streaming.shortcuts",

@@ -57,7 +57,10 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("id", "state", "kind", "owner", "end_user", "language")}),
         (_("Decision"), {"fields": ("pool", "priority", "route", "reason", "snapshot")}),
-        (_("Times"), {"fields": ("created_at", "started_at", "finished_at", "queued", "first_content", "total")}),
+        (
+            _("Times"),
+            {"fields": ("created_at", "started_at", "finished_at", "queued", "first_content", "total")},
+        ),
         (
             _("Numbers"),
             {"fields": ("last_event_id", "chunks", "content_length", "status_messages", "resumes", "timing")},

@@ -7,7 +7,7 @@ whole start of a stream; they are described here with `document`, so that there 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -70,14 +70,15 @@ def _problem(request: HttpRequest, error: Exception) -> HttpResponse:
 @api.exception_handler(ValidationError)
 def _bad_parameters(request: HttpRequest, error: ValidationError) -> HttpResponse:
     fields = tuple(
-        FieldError(".".join(str(step) for step in each["loc"][1:]), "invalid", each["msg"]) for each in error.errors
+        FieldError(".".join(str(step) for step in each["loc"][1:]), "invalid", each["msg"])
+        for each in error.errors
     )
     return Problem(400, "bad_query", fields=fields).response()
 
 
 @api.get("/streams", response={200: schema.TaskPage, 401: schema.ProblemInfo}, tags=["streams"])
 async def list_streams(
-    request: HttpRequest, limit: int = Query(20, ge=1, le=MAX_PAGE), before: str | None = None
+    request: HttpRequest, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20, before: str | None = None
 ) -> HttpResponse:
     """The caller's own tasks, newest first. An anonymous caller owns none."""
     query(request)
@@ -85,9 +86,7 @@ async def list_streams(
     return _json(await service().recent(caller, limit, before))
 
 
-@api.get(
-    "/streams/{task_id}", response={200: schema.TaskRecord, 404: schema.ProblemInfo}, tags=["streams"]
-)
+@api.get("/streams/{task_id}", response={200: schema.TaskRecord, 404: schema.ProblemInfo}, tags=["streams"])
 async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
     """One task: its state, its text so far, its timing."""
     query(request)
@@ -161,7 +160,6 @@ def _json(body: Any) -> HttpResponse:
     response = HttpResponse(msgspec.json.encode(body), content_type="application/json")
     response["Cache-Control"] = "no-store"
     return response
-
 
 
 api.document(

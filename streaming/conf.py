@@ -1,7 +1,8 @@
 """The settings of the streaming app, typed and validated.
 
 A project needs none of them: what it leaves out has the default given here. Read at first use and
-kept; Django's `override_settings` makes them be read again. `problems` lists everything that is wrong, for the system checks.
+kept; Django's `override_settings` makes them be read again. `problems` lists
+everything that is wrong, for the system checks.
 """
 
 from __future__ import annotations

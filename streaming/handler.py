@@ -209,5 +209,3 @@ async def _lifespan(receive: Any, send: Any) -> None:
             await DRAIN.finish()
             await send({"type": "lifespan.shutdown.complete"})
             return
-
-

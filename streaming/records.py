@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -280,5 +279,3 @@ def _values(task: Task) -> dict[str, Any]:
         case Cancelled():
             values["cancel_reason"] = final.reason
     return values
-
-

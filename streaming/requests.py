@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec
+from typing import Any, Concatenate, Final, ParamSpec, cast
 from urllib.parse import parse_qsl
 
 from django.core.exceptions import RequestDataTooBig
@@ -25,7 +25,7 @@ from .problems import FieldError, Problem, of_error, of_refusal
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], Awaitable[HttpResponseBase]]
+View = Callable[Concatenate[HttpRequest, P], Coroutine[Any, Any, HttpResponseBase]]
 
 FRAMINGS: Final[dict[str, Framing]] = {"text/event-stream": SSE, "application/x-ndjson": NDJSON}
 
@@ -53,7 +53,7 @@ def endpoint(*methods: str) -> Callable[[View[P]], View[P]]:
             except Exception as error:
                 return problem_of(error).response()
 
-        return guarded
+        return cast("View[P]", guarded)
 
     return decorate
 
@@ -81,7 +81,9 @@ def query(request: HttpRequest) -> dict[str, str]:
             text, keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=MAX_QUERY_FIELDS
         )
     except ValueError as error:
-        raise Problem(400, "bad_query", _("The query string is not UTF-8, or has too many fields.")) from error
+        raise Problem(
+            400, "bad_query", _("The query string is not UTF-8, or has too many fields.")
+        ) from error
     values = dict(pairs)
     if len(values) != len(pairs):
         raise Problem(400, "bad_query", _("A parameter is given twice."))
@@ -108,7 +110,10 @@ def _require_json(request: HttpRequest) -> None:
     charset = (request.content_params or {}).get("charset", "utf-8").strip('"').lower()
     if request.content_type != "application/json" or charset not in ("utf-8", "utf8"):
         raise Problem(
-            415, "unsupported_media_type", _("Send application/json in UTF-8."), headers={"Accept": "application/json"}
+            415,
+            "unsupported_media_type",
+            _("Send application/json in UTF-8."),
+            headers={"Accept": "application/json"},
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "unsupported_media_type", _("Compressed bodies are not accepted."))
@@ -150,4 +155,3 @@ def _choice(values: dict[str, str], name: str, choices: dict[str, bool]) -> bool
         message = _("%(name)s is one of: %(choices)s.") % {"name": name, "choices": ", ".join(choices)}
         raise Problem(400, "bad_query", message)
     return choices[value]
-

@@ -169,7 +169,7 @@ class Service:
         if caller.account is None:
             return {"items": [], "next": None}
         await self.recorder.flush().wait(RECORD_PATIENCE)
-        rows = StreamTask.objects.filter(owner_id=caller.account)
+        rows = StreamTask.objects.filter(owner__pk=caller.account)
         if before is not None:
             mark = await rows.filter(pk=before).afirst()
             if mark is None:

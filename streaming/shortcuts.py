@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Concatenate, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -54,12 +54,12 @@ class Options:
 
 
 def _answers(
-    function: Callable[Concatenate[HttpRequest, P], Awaitable[HttpResponseBase]],
-) -> Callable[Concatenate[HttpRequest, P], Awaitable[HttpResponseBase]]:
+    function: Callable[P, Coroutine[Any, Any, HttpResponseBase]],
+) -> Callable[P, Coroutine[Any, Any, HttpResponseBase]]:
     @wraps(function)
-    async def answering(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
-            return await function(request, *args, **kwargs)
+            return await function(*args, **kwargs)
         except Exception as error:
             return problem_of(error).response()
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-
 if TYPE_CHECKING:
     from contentgen.brief import Brief
 
@@ -50,5 +49,3 @@ def find_provider(name: str) -> Provider:
 def available_providers() -> list[str]:
     """The names that a brief may ask for."""
     return [name for name in _MODULES if import_module(_MODULES[name]).PROVIDER.enabled()]
-
-

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from streaming import Finish
-
 from contentgen.copywriter import CopyRequest, compose
 from contentgen.copywriter.pieces import split_natural
+from streaming import Finish
 
 from . import Provider
 

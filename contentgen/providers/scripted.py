@@ -27,7 +27,9 @@ _CLUSTER: Final = regex.compile(r"\X")
 _HANG: Final = 86_400.0
 
 
-class ScriptedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class ScriptedOptions(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The script. Token k is `k` and a space (k from 0), or, with `text`, its k-th grapheme cluster.
 
     `interval`, `start_delay`: seconds. `burn`: milliseconds of pure Python per token. `blocking`: a sync

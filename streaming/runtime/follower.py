@@ -85,7 +85,7 @@ class Follower:
         self._throttle = StatusThrottle(limits.status_interval)
         self._created = self._last_bytes = now
         self._sending_since: float | None = None
-        self._on_slow: Callable[[], None] | None = None
+        self._on_slow: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._status: Status | None = None
         self._notices: list[Event] = []
@@ -169,7 +169,7 @@ class Follower:
         self._dismissed = True
         self.wake()
 
-    def sending(self, on_slow: Callable[[], None]) -> None:
+    def sending(self, on_slow: Callable[[], object]) -> None:
         """A write begins; `on_slow` is called if it blocks longer than the limit."""
         self._sending_since = time.monotonic()
         self._on_slow = on_slow

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -111,15 +111,16 @@ class Pump:
 
     async def _iterate(self) -> None:
         opened = self._task.spec.open_source()
-        source = await opened if inspect.isawaitable(opened) else opened
-        if hasattr(source, "__aiter__"):
+        # What a producer really gave is not what its annotation says until it has been looked at.
+        source: Any = await opened if inspect.isawaitable(opened) else opened
+        if isinstance(source, AsyncIterable):
             await self._iterate_async(source)
-        elif hasattr(source, "__iter__") and not isinstance(source, str | bytes | dict):
+        elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
             await self._iterate_in_thread(iter(source))
         else:
             raise TypeError(f"a producer must be an iterator of parts, not {type(source).__name__}")
 
-    async def _iterate_async(self, source: AsyncIterator[Any]) -> None:
+    async def _iterate_async(self, source: AsyncIterable[Any]) -> None:
         share = LoopShare(self._host.loop, time.monotonic())
         iterator = aiter(source)
         try:

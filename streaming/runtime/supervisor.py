@@ -148,7 +148,9 @@ class Supervisor:
         pool = self.pools[spec.pool]
         task_id = secrets.token_hex(16)
         try:
-            ticket = pool.ledger.admit(spec.share_key, spec.priority, lambda: self._start(self._active[task_id]))
+            ticket = pool.ledger.admit(
+                spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
+            )
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
             self.counters.refusals[refusal.decision.reason.value] += 1
@@ -362,7 +364,9 @@ class Supervisor:
         task.started_at = datetime.now(UTC)
         task.deadline = now + self.pool_of(task).limits.run_timeout
         pump = Pump(self, task, self.limits.coalescer())
-        task.pump = self.loop.create_task(pump.run(), name=f"pump {task.id}", context=task.spec.context.copy())
+        task.pump = self.loop.create_task(
+            pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
+        )
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
         if self._waiting.pop(task.ticket, None) is not None:
             self._recorder.started(task)

@@ -31,8 +31,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The address."""
-        parser.add_argument("--host", default=None, help="Address to listen on; default: HOST, else 127.0.0.1")
-        parser.add_argument("--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one")
+        parser.add_argument(
+            "--host", default=None, help="Address to listen on; default: HOST, else 127.0.0.1"
+        )
+        parser.add_argument(
+            "--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Listen, say where, serve until told to stop."""
