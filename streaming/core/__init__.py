@@ -1,5 +1,5 @@
 """The pure layer: how events, queues and decisions work, without I/O, threads, clocks or Django.
 
 Modules here import the standard library and msgspec only; time comes in as an argument. A test
-(`tests/test_layers.py`) keeps it so.
+(`tests/unit/test_layers.py`) keeps it so.
 """
