@@ -136,6 +136,9 @@ SERVER_CONFIG = _overridden(
     },
 )
 
+# Django's own limit must not be the lower one.
+DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
+
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = env.int("PORT", default=8000)
 

@@ -4,6 +4,11 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+handler400 = "streaming.error_views.bad_request"
+handler403 = "streaming.error_views.permission_denied"
+handler404 = "streaming.error_views.page_not_found"
+handler500 = "streaming.error_views.server_error"
+
 urlpatterns = [
     path("", include("contentgen.urls")),
     path("", include("streaming.urls")),

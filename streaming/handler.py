@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
@@ -125,10 +124,9 @@ class _CancelOnDisconnect:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            if self._gone and kind is asyncio.CancelledError:
-                return self._task.uncancel() == 0
-        return kind is not None and issubclass(kind, RequestAborted)
+        if self._gone and kind is asyncio.CancelledError:
+            return self._task.uncancel() == 0
+        return False
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
