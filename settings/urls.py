@@ -4,6 +4,8 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+admin.site.site_header = admin.site.site_title = "Sluice"
+
 handler400 = "streaming.error_views.bad_request"
 handler403 = "streaming.error_views.permission_denied"
 handler404 = "streaming.error_views.page_not_found"

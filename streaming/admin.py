@@ -33,6 +33,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class StreamTaskAdmin(ReadOnlyAdmin):
     """Tasks, the newest first."""
 
+    class Media:
+        css = {"all": ("streaming/admin.css",)}
+
     date_hierarchy = "created_at"
     list_display = (
         "short_id",
@@ -96,17 +99,8 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     @admin.display(description=_("state"), ordering="state")
     def coloured_state(self, row: StreamTask) -> str:
         """The state in words, with a colour that helps the eye."""
-        colours = {
-            StreamTask.Status.COMPLETE: "#2e7d32",
-            StreamTask.Status.RUNNING: "#1565c0",
-            StreamTask.Status.QUEUED: "#8d6e00",
-            StreamTask.Status.ERROR: "#c62828",
-            StreamTask.Status.CANCELLED: "#616161",
-        }
         return format_html(
-            '<span style="color:{}">&#9679;</span> {}',
-            colours[StreamTask.Status(row.state)],
-            row.get_state_display(),
+            '<span class="stream-state stream-state-{}">{}</span>', row.state, row.get_state_display()
         )
 
     @admin.display(description=_("who"), ordering="end_user")
