@@ -11,8 +11,9 @@ from django.http.response import HttpResponseBase
 from streaming import start, start_and_wait, start_in_background
 from streaming.requests import endpoint, json_object
 
-from .brief import Brief, parse
+from .brief import Brief
 from .producers import CONTENT
+from .validation import parse
 
 
 @endpoint("POST")

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from contentgen.brief import Brief
+from contentgen.brief import Brief
 
-Write = Callable[["Brief"], AsyncIterator[Any] | Iterator[Any]]
+Write = Callable[[Brief], AsyncIterator[Any] | Iterator[Any]]
 
 
 class ProviderUnavailable(LookupError):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from contentgen.brief import Brief
 from contentgen.copywriter import CopyRequest, compose
 from contentgen.copywriter.pieces import split_natural
 from streaming import Finish
 
 from . import Provider
-
-if TYPE_CHECKING:
-    from contentgen.brief import Brief
 
 MODEL: Final = "offline-copywriter"
 

@@ -5,46 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Final
 
-import msgspec
 import regex
 from django.conf import settings
-from msgspec import Meta
 
+from contentgen.brief import Brief
+from contentgen.script import ScriptedOptions
 from streaming import Finish
 from streaming.core.errors import ProducerFailed
 
 from . import Provider
-
-if TYPE_CHECKING:
-    from contentgen.brief import Brief
 
 MODEL: Final = "scripted"
 
 _CLUSTER: Final = regex.compile(r"\X")
 
 _HANG: Final = 86_400.0
-
-
-class ScriptedOptions(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """The script. Token k is `k` and a space (k from 0), or, with `text`, its k-th grapheme cluster.
-
-    `interval`, `start_delay`: seconds. `burn`: milliseconds of pure Python per token. `blocking`: a sync
-    generator that really sleeps in its thread. `fail_after`, `hang_after`: tokens before it fails or
-    falls silent.
-    """
-
-    tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 200
-    interval: Annotated[float, Meta(ge=0, le=3_600)] = 0.02
-    start_delay: Annotated[float, Meta(ge=0, le=3_600)] = 0
-    text: Annotated[str, Meta(max_length=1_000_000)] | None = None
-    blocking: bool = False
-    burn: Annotated[float, Meta(ge=0, le=10_000)] = 0
-    fail_after: Annotated[int, Meta(ge=0)] | None = None
-    hang_after: Annotated[int, Meta(ge=0)] | None = None
 
 
 def write(brief: Brief) -> AsyncIterator[str | Finish] | Iterator[str | Finish]:
