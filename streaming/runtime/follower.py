@@ -58,6 +58,7 @@ class Follower:
         "_cursor",
         "_dismissed",
         "_heartbeat",
+        "_held_up",
         "_last_bytes",
         "_notices",
         "_on_slow",
@@ -91,7 +92,7 @@ class Follower:
         self._notices: list[Event] = []
         self._heartbeat = False
         self._opened = self._taken = self._closed = False
-        self._told_running = self._dismissed = False
+        self._told_running = self._dismissed = self._held_up = False
         self._armed_for = math.inf
         self.done = False
         self.slow = False
@@ -134,8 +135,11 @@ class Follower:
             pieces += send_away(framing, self._supervisor.limits.jittered_retry(), self._cursor, sent_at)
             self.done = True
         if pieces:
-            self._taken = True
             self._last_bytes = now
+            if not self._taken:
+                # Until now the timer only looked out for a response that is never read.
+                self._taken = True
+                self._arm(now)
         return b"".join(pieces)
 
     async def wait(self) -> None:
@@ -180,6 +184,9 @@ class Follower:
             self.task.counts.blocked += time.monotonic() - self._sending_since
             self._sending_since = None
             self._on_slow = None
+            if self._held_up:
+                self._held_up = False
+                self._arm(time.monotonic())
 
     def close(self) -> None:
         """The reader is gone. Idempotent; the task's grace begins if this was the last one."""
@@ -269,6 +276,8 @@ class Follower:
             if now - self._sending_since >= limits.connection_timeout:
                 self._give_up()
                 return
+            # The timer waits for this write now; status and heartbeat are due again once it is over.
+            self._held_up = True
         elif not self._taken and now - self._created >= NEVER_READ:
             self.close()
             return

@@ -242,7 +242,7 @@ class Supervisor:
         """The status event of this moment."""
         return Status(
             status=name,
-            message=self._messages.status(task, name, position, eta),
+            message=_words(lambda: self._messages.status(task, name, position, eta)),
             task_id=task.id,
             route=task.route,
             reason=task.reason,
@@ -408,7 +408,7 @@ class Supervisor:
         if isinstance(outcome, CancelReason):
             return Cancelled(reason=outcome.value)
         if isinstance(outcome, GenerationError):
-            message = self._messages.error(outcome.code, task.spec.language)
+            message = _words(lambda: self._messages.error(outcome.code, task.spec.language))
             return Error(code=outcome.code, message=message, retryable=outcome.retryable)
         assert isinstance(outcome, Finish)
         return Complete(
@@ -483,7 +483,7 @@ class Supervisor:
         for task in list(self._active.values()):
             self._serve_deadline(task, now)
         self._relieve_memory(now)
-        if self._active or self._ended:
+        if self._active or self._ended or self._lingering:
             self._keep_sweeping()
 
     def _serve_deadline(self, task: Task, now: float) -> None:
@@ -536,3 +536,12 @@ class Supervisor:
         if self.followers:
             self._last_reader_left = self.loop.create_future()
             await asyncio.wait([self._last_reader_left], timeout=seconds)
+
+
+def _words(say: Callable[[], str]) -> str:
+    """A text for people. A broken translation must not keep a task from starting or ending."""
+    try:
+        return say()
+    except Exception:
+        logger.exception("no words for people")
+        return ""

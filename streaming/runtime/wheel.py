@@ -31,6 +31,7 @@ class TimerWheel:
         self._ticks: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._armed_tick = 0
+        self._earliest = 0
 
     def at(self, when: float, callback: Callable[[], None]) -> None:
         """Run `callback` once, not before `when` and at most one tick later."""
@@ -38,6 +39,7 @@ class TimerWheel:
         if tick * RESOLUTION < when:
             # The division rounded down; a callback that comes early would not be asked again.
             tick += 1
+        tick = max(tick, self._earliest)
         bucket = self._buckets.get(tick)
         if bucket is not None:
             bucket.append(callback)
@@ -67,6 +69,8 @@ class TimerWheel:
     def _run(self) -> None:
         self._timer = None
         now = self._clock()
+        # A callback that asks for "at once" gets the next tick: served in this loop, it would never end.
+        self._earliest = math.floor(now / RESOLUTION) + 1
         while self._ticks and self._ticks[0] * RESOLUTION <= now:
             for callback in self._buckets.pop(heapq.heappop(self._ticks)):
                 try:
@@ -74,4 +78,5 @@ class TimerWheel:
                 except Exception:
                     # One broken callback must not silence everybody else's heartbeat.
                     logger.exception("a timer callback failed")
+        self._earliest = 0
         self._arm()

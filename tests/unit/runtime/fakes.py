@@ -286,7 +286,9 @@ def parse(chunk: bytes, at: float = 0.0) -> list[Seen]:
 def text_of(events: list[Seen], channel: str | None = None) -> str:
     """The concatenated deltas of a channel."""
     return "".join(
-        each.data["delta"] for each in events if each.name == "content" and each.data.get("channel") == channel
+        each.data["delta"]
+        for each in events
+        if each.name == "content" and each.data.get("channel") == channel
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from contextlib import aclosing
@@ -78,7 +79,7 @@ async def test_ten_silent_seconds_give_two_or_three_statuses():
         await asyncio.sleep(10.15)
         statuses = reader.named("status")
     assert [each.data["status"] for each in statuses] == ["started", "processing", "processing"]
-    gaps = [later.at - earlier.at for earlier, later in zip(statuses, statuses[1:], strict=False)]
+    gaps = [later.at - earlier.at for earlier, later in itertools.pairwise(statuses)]
     assert all(5 <= gap <= 5.2 for gap in gaps), gaps
     assert statuses[-1].data["elapsed_seconds"] == pytest.approx(10, abs=0.3)
 
@@ -102,7 +103,9 @@ async def test_status_comes_back_when_content_pauses():
     async with house() as supervisor:
         events = await Reader(supervisor, supervisor.open(spec(source))).end()
     # "a" and the first status leave together; then 5 s of silence.
-    assert [(each.name, each.data.get("status")) for each in events if each.name in ("status", "content")] == [
+    assert [
+        (each.name, each.data.get("status")) for each in events if each.name in ("status", "content")
+    ] == [
         ("status", "started"),
         ("content", None),
         ("status", "processing"),
@@ -128,10 +131,7 @@ async def test_queued_with_position_and_eta_then_started():
             await reader.until(lambda reader: reader.named("status"))
             status = reader.named("status")[0].data
             assert (status["status"], status["route"]) == ("queued", "queued")
-            assert (status["reason"], status["position"]) == (
-                "workers_busy" if position else "",
-                position,
-            )
+            assert (status["reason"], status["position"]) == ("workers_busy", position)
             assert status["eta_seconds"] == pytest.approx(position * 1.0)
         gate.set()
         for reader in readers:
@@ -156,7 +156,7 @@ async def test_positions_are_told_at_most_once_a_second():
         await asyncio.sleep(3)
         statuses = reader.named("status")
         assert [statuses[0].data["position"], statuses[-1].data["position"]] == [21, 1]
-        gaps = [later.at - earlier.at for earlier, later in zip(statuses, statuses[1:], strict=False)]
+        gaps = [later.at - earlier.at for earlier, later in itertools.pairwise(statuses)]
         assert min(gaps) >= 1.0 - 1e-6
         assert len(statuses) <= 5
 
@@ -181,7 +181,7 @@ async def test_heartbeat_after_silence():
         beats = reader.named("comment")
         assert len(beats) in (4, 5)
         assert re.fullmatch(r"heartbeat \S+\+00:00 running 4(\.\d+)?", beats[0].data)
-        gaps = [later.at - earlier.at for earlier, later in zip(beats, beats[1:], strict=False)]
+        gaps = [later.at - earlier.at for earlier, later in itertools.pairwise(beats)]
         assert all(4 <= gap <= 4.2 for gap in gaps), gaps
 
 
@@ -306,7 +306,7 @@ def test_reconnects_at_any_moment_lose_and_repeat_nothing(breaks):
                     def enough(reader, goal=goal):
                         return reader.running.done() or sum(bool(each.id) for each in reader.events) >= goal
 
-                    while not enough(reader):
+                    while not enough(reader):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                     await reader.leave()
                 durable = [each for each in reader.events if each.id]
@@ -357,7 +357,7 @@ async def test_a_reader_with_a_backlog_lets_others_run():
         running = asyncio.create_task(other())
         await reader.end()
         running.cancel()
-    assert max(later - earlier for earlier, later in zip(turns, turns[1:], strict=False)) <= 20
+    assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 20
 
 
 @virtual_time
@@ -425,7 +425,8 @@ async def test_purged_while_a_reader_is_behind_ends_its_bytes():
         supervisor.forget(task)
         events = parse(follower.take())
         assert follower.done
-        assert names(events) == ["gap"]
+        assert names(events)[0] == "gap"
+        assert not any(each.id for each in events)
         follower.close()
         with pytest.raises(EventsPruned):
             supervisor.follow(task, FollowOptions(framing=SSE))
@@ -561,7 +562,7 @@ async def test_a_response_that_is_never_read_is_let_go_when_patched_small(monkey
 
 @virtual_time
 async def test_a_reader_that_reads_is_not_let_go():
-    async with house() as supervisor:
+    async with house(pool=pool_limits(run_timeout=10_000)) as supervisor:
         reader = Reader(supervisor, supervisor.open(spec(silence)))
         await asyncio.sleep(500)
         assert not reader.running.done()

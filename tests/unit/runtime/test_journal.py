@@ -117,7 +117,7 @@ def test_terminal_event_closes(journal):
 
 def test_full_but_truncated_and_terminal_always_fit(make_store):
     journal = make_store(400).create()
-    with pytest.raises(JournalFull):
+    with pytest.raises(JournalFull):  # noqa: PT012
         for _ in range(1000):
             journal.append_content("0123456789", None)
     last_id, size = journal.last_id, journal.size

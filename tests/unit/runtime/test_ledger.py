@@ -115,7 +115,7 @@ def test_withdrawal_of_a_place_grants_nobody_and_frees_a_place(clock):
     ledger.release(second)
     assert (ledger.running, ledger.waiting) == (1, 1)
     assert ledger.admit("a", 0, never).holding is Holding.PLACE
-    assert [ticket for ticket, _ in ledger.line()][0] is third
+    assert next(ticket for ticket, _ in ledger.line()) is third
 
 
 def test_release_is_idempotent(clock):
@@ -236,9 +236,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.draining = False
 
     def count(self, holding, owner=None):
-        return sum(
-            ticket.holding is holding and owner in (None, ticket.owner) for ticket in self.tickets
-        )
+        return sum(ticket.holding is holding and owner in (None, ticket.owner) for ticket in self.tickets)
 
     @rule(owner=owners, priority=st.integers(0, 2))
     def admit(self, owner, priority):
@@ -248,9 +246,9 @@ class LedgerMachine(RuleBasedStateMachine):
         try:
             ticket = self.ledger.admit(owner, priority, lambda: self.granted.append(box[0]))
         except PoolRefused as refusal:
-            assert refusal.retry_after > 0 or self.ledger.statistics().mean_service_seconds == 0
+            assert refusal.retry_after > 0 or self.ledger.statistics().mean_service_seconds == 0  # noqa: PT017
             assert self.draining or active >= self.limits.per_owner or waiting >= self.limits.queue_size
-            assert refusal.snapshot.owner_active == active
+            assert refusal.snapshot.owner_active == active  # noqa: PT017
             return
         box.append(ticket)
         self.tickets.append(ticket)

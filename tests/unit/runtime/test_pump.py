@@ -50,9 +50,7 @@ AWKWARD = [
     "x" * 40_000,
 ]
 
-quick = settings(
-    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+quick = settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 # No surrogates next to each other: a pair is one character or two, depending on where it was cut.
 texts = st.lists(st.sampled_from(AWKWARD) | st.text(max_size=30), max_size=6).map("|".join)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 
 import pytest
@@ -118,8 +119,22 @@ def test_a_callback_may_ask_again(loop, wheel):
     wheel.at(101.0, again)
     loop.move_to(200)
     assert len(ran) == 5
-    assert all(1 <= later - earlier <= 1 + RESOLUTION + 1e-6 for earlier, later in zip(ran, ran[1:], strict=False))
+    assert all(1 <= later - earlier <= 1 + RESOLUTION + 1e-6 for earlier, later in itertools.pairwise(ran))
     assert loop.armed == []
+
+
+def test_a_callback_that_asks_for_at_once_gets_the_next_tick(loop, wheel):
+    """Not the same run of the timer, which would never end."""
+    ran = []
+
+    def again():
+        ran.append(loop.now)
+        assert len(ran) < 1_000
+        wheel.at(loop.now, again)
+
+    wheel.at(104.0, again)
+    loop.move_to(105.05)
+    assert 10 <= len(ran) <= 12
 
 
 def test_the_past_is_due_at_once(loop, wheel):
