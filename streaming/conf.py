@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
-from streaming.runtime.supervisor import StreamLimits
+from streaming.runtime.limits import StreamLimits
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]

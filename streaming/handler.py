@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import django
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -22,6 +23,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
@@ -32,6 +34,9 @@ from .problems import Problem
 from .threads import ThreadLender
 
 Scope = dict[str, Any]
+
+LINGER: Final = 2.0
+"""Seconds for which the rest of a refused body is taken in before the connection is closed."""
 
 
 def get_asgi_application() -> StreamingHandler:
@@ -67,7 +72,7 @@ class StreamingHandler(ASGIHandler):
         except RequestAborted:
             return
         except Problem as problem:
-            await self.send_response(problem.response(), send)
+            await self._refuse(problem.response(), receive, send)
             return
         set_script_prefix(get_script_prefix(scope))
         response: HttpResponseBase | None = None
@@ -93,6 +98,21 @@ class StreamingHandler(ASGIHandler):
                     return error_response
                 response: HttpResponseBase = await self.run_get_response(request)
                 return response
+
+    async def _refuse(self, response: HttpResponse, receive: Any, send: Any) -> None:
+        """Answer although the body is still on its way, and take that in for a moment: a server that closed
+        at once would reset the connection, and many a client would lose the answer."""
+
+        async def lingering(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _discard_body(receive)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        # With its length the client knows the answer's end before the connection's.
+        response["Content-Length"] = str(len(response.content))
+        await self.send_response(response, lingering)
 
     def _lender(self) -> ThreadLender:
         loop = asyncio.get_running_loop()
@@ -172,6 +192,13 @@ async def _receive_body(receive: Any, body_file: IO[bytes], limit: int) -> None:
         body_file.write(chunk)
         if not message.get("more_body", False):
             return
+
+
+async def _discard_body(receive: Any) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _too_large(limit: int) -> Problem:

@@ -121,7 +121,7 @@ def _require_json(request: HttpRequest) -> None:
 
 def framing(request: HttpRequest) -> Framing:
     """The stream format that the client prefers (RFC 9110, 12.5.1). Raises `Problem` 406."""
-    chosen = request.get_preferred_type(list(FRAMINGS))
+    chosen = _preferred(request, *FRAMINGS)
     if chosen is None:
         raise Problem(406, "not_acceptable", _("A stream is text/event-stream or application/x-ndjson."))
     return FRAMINGS[chosen]
@@ -129,8 +129,19 @@ def framing(request: HttpRequest) -> Framing:
 
 def require_json_accepted(request: HttpRequest) -> None:
     """Raises `Problem` 406 when the client does not take JSON."""
-    if request.get_preferred_type(["application/json"]) is None:
+    if _preferred(request, "application/json") is None:
         raise Problem(406, "not_acceptable", _("The answer is application/json."))
+
+
+def _preferred(request: HttpRequest, *types: str) -> str | None:
+    """Which of `types` the client likes best, the first one in doubt; None if it takes none of them.
+
+    An empty `Accept` is as good as none, and `charset=utf-8`, which all of ours are, narrows nothing.
+    """
+    if not request.headers.get("accept", "*/*").strip():
+        return types[0]
+    chosen = request.get_preferred_type([*types, *(f"{each}; charset=utf-8" for each in types)])
+    return None if chosen is None else chosen.partition(";")[0]
 
 
 def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:

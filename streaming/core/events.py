@@ -252,7 +252,11 @@ def decode(data: bytes) -> Event:
 
 def clean_text(text: str) -> str:
     """`text` fit for UTF-8: surrogate pairs become their character, lone surrogates U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _without_surrogates(value: Any) -> Any:

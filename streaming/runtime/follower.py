@@ -10,19 +10,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from streaming.core.events import Event, Gap, Ping, Reconnect, Status
 from streaming.core.framing import Framing
 from streaming.core.states import State
 from streaming.core.throttle import StatusThrottle
 
+from .limits import Counters, StreamLimits
 from .task import Task
-
-if TYPE_CHECKING:
-    from .supervisor import Supervisor
+from .wheel import TimerWheel
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,31 @@ class FollowOptions:
     resumed: bool = False
 
 
+class FollowerHost(Protocol):
+    """What a follower needs of its supervisor."""
+
+    limits: StreamLimits
+    counters: Counters
+    wheel: TimerWheel
+    loop: asyncio.AbstractEventLoop
+
+    def place_of(self, task: Task) -> tuple[int | None, float | None]:
+        """Position and expected seconds until the permit, None for a task that does not wait."""
+        ...
+
+    def status(self, task: Task, name: str, position: int | None, eta: float | None) -> Status:
+        """The status event of this moment."""
+        ...
+
+    def timestamp(self) -> str:
+        """Now, RFC 3339."""
+        ...
+
+    def reader_left(self, follower: Follower) -> None:
+        """The follower closed."""
+        ...
+
+
 class Follower:
     """See the module. Made by `Supervisor.follow`; read with `take` and `wait`, or by `follow`."""
 
@@ -59,6 +83,7 @@ class Follower:
         "_dismissed",
         "_heartbeat",
         "_held_up",
+        "_host",
         "_last_bytes",
         "_notices",
         "_on_slow",
@@ -66,7 +91,6 @@ class Follower:
         "_options",
         "_sending_since",
         "_status",
-        "_supervisor",
         "_taken",
         "_throttle",
         "_told_running",
@@ -76,11 +100,11 @@ class Follower:
         "task",
     )
 
-    def __init__(self, supervisor: Supervisor, task: Task, options: FollowOptions) -> None:
-        limits = supervisor.limits
+    def __init__(self, host: FollowerHost, task: Task, options: FollowOptions) -> None:
+        limits = host.limits
         now = time.monotonic()
         self.task = task
-        self._supervisor = supervisor
+        self._host = host
         self._options = options
         self._cursor = options.after
         self._throttle = StatusThrottle(limits.status_interval)
@@ -109,7 +133,7 @@ class Follower:
         pieces: list[bytes] = []
         if not self._opened:
             self._opened = True
-            pieces.append(framing.retry(self._supervisor.limits.retry))
+            pieces.append(framing.retry(self._host.limits.retry))
         journal = self.task.journal
         if self._cursor + 1 < journal.first_id:
             self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
@@ -132,7 +156,7 @@ class Follower:
         if journal.closed and self._cursor >= journal.last_id:
             self.done = True
         elif self._dismissed:
-            pieces += send_away(framing, self._supervisor.limits.jittered_retry(), self._cursor, sent_at)
+            pieces += send_away(framing, self._host.limits.jittered_retry(), self._cursor, sent_at)
             self.done = True
         if pieces:
             self._last_bytes = now
@@ -162,9 +186,9 @@ class Follower:
         task = self.task
         if task.state.terminal or self._closed:
             return
-        position, eta = self._supervisor.place_of(task)
+        position, eta = self._host.place_of(task)
         if self._throttle.wants(task.state.value, task.route, position, now):
-            self._status = self._supervisor.status(task, self._status_name(), position, eta)
+            self._status = self._host.status(task, self._status_name(), position, eta)
             self.wake()
         self._arm(now)
 
@@ -195,14 +219,14 @@ class Follower:
         self._closed = True
         self.task.journal.unsubscribe(self.wake)
         self.task.followers.discard(self)
-        self._supervisor.reader_left(self)
+        self._host.reader_left(self)
         self.wake()
 
     def close_from_any_thread(self) -> None:
         """`close`, for handlers that end responses in a thread."""
         if self._closed:
             return
-        loop = self._supervisor.loop
+        loop = self._host.loop
         try:
             here = asyncio.get_running_loop() is loop
         except RuntimeError:
@@ -238,7 +262,7 @@ class Follower:
     def _sign_of_life(self, now: float, sent_at: float | None) -> bytes:
         task = self.task
         elapsed = round(now - task.created, 3)
-        timestamp = self._supervisor.timestamp()
+        timestamp = self._host.timestamp()
         if self._options.typed_heartbeat:
             ping = Ping(state=task.state.value, elapsed_seconds=elapsed, timestamp=timestamp)
             return self._options.framing.ephemeral(ping, sent_at)
@@ -248,10 +272,10 @@ class Follower:
         due = max(self._next_due(now), now)
         if due < self._armed_for:
             self._armed_for = due
-            self._supervisor.wheel.at(due, self._tick)
+            self._host.wheel.at(due, self._tick)
 
     def _next_due(self, now: float) -> float:
-        limits = self._supervisor.limits
+        limits = self._host.limits
         if self._sending_since is not None:
             # While a write blocks nothing else can be sent.
             return self._sending_since + limits.connection_timeout
@@ -271,7 +295,7 @@ class Follower:
         if self._closed or now < self._armed_for:
             return
         self._armed_for = math.inf
-        limits = self._supervisor.limits
+        limits = self._host.limits
         if self._sending_since is not None:
             if now - self._sending_since >= limits.connection_timeout:
                 self._give_up()
@@ -290,7 +314,7 @@ class Follower:
 
     def _give_up(self) -> None:
         self.slow = True
-        self._supervisor.counters.slow_readers_closed += 1
+        self._host.counters.slow_readers_closed += 1
         on_slow = self._on_slow
         self.close()
         if on_slow is not None:
@@ -302,7 +326,7 @@ def send_away(framing: Framing, retry: float, after: int, sent_at: float | None 
     return [framing.retry(retry), framing.ephemeral(Reconnect(after=after), sent_at)]
 
 
-async def follow(follower: Follower) -> AsyncIterator[bytes]:
+async def follow(follower: Follower) -> AsyncGenerator[bytes, None]:
     """The reader's bytes, for any server: ends after the terminal event, lets go of the follower always.
 
     A free function rather than a method, so that response and generator do not hold each other. No

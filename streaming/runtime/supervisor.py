@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import secrets
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from streaming.core.coalescer import Coalescer
 from streaming.core.errors import (
     CursorAhead,
     EventsPruned,
@@ -34,11 +30,13 @@ from streaming.core.states import State
 
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
-from .journals.memory import MemoryJournals
-from .ledger import Holding, PoolLimits, PoolRefused, Ticket
+from .ledger import Holding, PoolLimits, PoolRefused
+from .limits import Counters, StreamLimits
 from .ports import Commit, Messages, Recorder
 from .pump import Pump
+from .retention import Retention
 from .task import CancelReason, Outcome, Task, TaskSpec
+from .waiting import WaitingLines
 from .wheel import TimerWheel
 
 logger = logging.getLogger(__name__)
@@ -54,55 +52,6 @@ STUCK_AFTER: Final = 1.0
 
 COMMIT_PATIENCE: Final = 0.25
 """Seconds that a terminal event waits for the record to be durable."""
-
-RETRY_JITTER: Final = 0.5
-"""Share by which the reconnect delay varies, so that many readers do not come back at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamLimits:
-    """The settings of streams (SSE_CONFIG, BUFFER_CONFIG). Seconds, bytes, counts."""
-
-    heartbeat_interval: float
-    connection_timeout: float
-    cleanup_interval: float
-    status_interval: float
-    retry: float
-    replay_ttl: float
-    max_journal_bytes: int
-    journal_memory: int
-    max_followers: int
-    flush_chars: int
-    flush_interval: float
-    buffer_size: int
-    max_flush_interval: float
-
-    def jittered_retry(self) -> float:
-        """Seconds that a reader who is sent away shall wait before it comes back."""
-        return self.retry * (1 + random.uniform(0, RETRY_JITTER))  # noqa: S311 (no secret)
-
-    def coalescer(self) -> Coalescer:
-        """The buffer of one stream."""
-        return Coalescer(
-            flush_chars=self.flush_chars,
-            flush_interval=self.flush_interval,
-            buffer_size=self.buffer_size,
-            max_flush_interval=self.max_flush_interval,
-        )
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the process started."""
-
-    routes: Counter[str] = field(default_factory=Counter)
-    refusals: Counter[str] = field(default_factory=Counter)
-    ends: Counter[str] = field(default_factory=Counter)
-    status_messages: int = 0
-    slow_readers_closed: int = 0
-    late_commits: int = 0
-    evicted_journals: int = 0
-    trimmed_journals: int = 0
 
 
 class Supervisor:
@@ -126,17 +75,13 @@ class Supervisor:
         self.draining = False
         self._recorder = recorder
         self._messages = messages
-        self._journals = MemoryJournals(limits.max_journal_bytes)
+        self._waiting = WaitingLines(self.pools)
+        self._retention = Retention(limits, self.counters)
         self._active: dict[str, Task] = {}
-        self._ended: OrderedDict[str, Task] = OrderedDict()
         self._lingering: set[Task] = set()
-        self._waiting: dict[Ticket, Task] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._lines: dict[str, dict[Task, tuple[int, float]]] = {}
-        self._moved: set[str] = set()
         self._last_reader_left: asyncio.Future[None] | None = None
         self._sweeping = False
-        self._next_eviction = 0.0
 
     # Opening and finding
 
@@ -160,7 +105,7 @@ class Supervisor:
         task = Task(
             id=task_id,
             spec=spec,
-            journal=self._journals.create(),
+            journal=self._retention.new_journal(),
             ticket=ticket,
             created=now,
             created_at=datetime.now(UTC),
@@ -172,9 +117,8 @@ class Supervisor:
         if task.route == "direct":
             self._start(task)
         else:
-            self._waiting[ticket] = task
+            self._waiting.join(task)
             task.deadline = now + pool.limits.queue_timeout
-            self._queue_moved(spec.pool)
         return task
 
     def record(self, task: Task) -> Commit:
@@ -183,15 +127,14 @@ class Supervisor:
 
     def get(self, task_id: str) -> Task:
         """The task in memory, active or ended. Raises `TaskNotFound`."""
-        task = self._active.get(task_id) or self._ended.get(task_id)
+        task = self._active.get(task_id) or self._retention.get(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
 
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events from memory."""
-        if self._ended.pop(task.id, None) is not None:
-            task.journal.trim(task.journal.last_id + 1)
+        self._retention.forget(task)
 
     # Reading
 
@@ -233,10 +176,7 @@ class Supervisor:
 
     def place_of(self, task: Task) -> tuple[int | None, float | None]:
         """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
-        if task.state is not State.QUEUED:
-            return None, None
-        place = self._line(task.spec.pool).get(task)
-        return place if place is not None else (None, None)
+        return self._waiting.place(task, time.monotonic())
 
     def status(self, task: Task, name: str, position: int | None, eta: float | None) -> Status:
         """The status event of this moment."""
@@ -343,10 +283,10 @@ class Supervisor:
             "pools": pools,
             "routes": {route: routes[route] for route in ("direct", "queued", "rejected")},
             "refusals": dict(self.counters.refusals),
-            "tasks": {"active": len(self._active), "in_memory": len(self._active) + len(self._ended)},
+            "tasks": {"active": len(self._active), "in_memory": len(self._active) + len(self._retention)},
             "ends": dict(self.counters.ends),
             "followers": len(self.followers),
-            "journal_bytes": self._journals.size,
+            "journal_bytes": self._retention.journal_bytes,
             "status_messages": self.counters.status_messages,
             "slow_readers_closed": self.counters.slow_readers_closed,
             "late_commits": self.counters.late_commits,
@@ -368,9 +308,8 @@ class Supervisor:
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
-        if self._waiting.pop(task.ticket, None) is not None:
+        if self._waiting.leave(task):
             self._recorder.started(task)
-            self._queue_moved(task.spec.pool)
             for follower in list(task.followers):
                 follower.update(now)
 
@@ -379,9 +318,8 @@ class Supervisor:
             return
         task.ending = outcome
         if task.pump is None:
-            self._waiting.pop(task.ticket, None)
+            self._waiting.leave(task)
             self.pool_of(task).ledger.release(task.ticket)
-            self._queue_moved(task.spec.pool)
             self._spawn_end(task, outcome)
         else:
             task.pump.cancel()
@@ -431,7 +369,7 @@ class Supervisor:
         self.counters.status_messages += task.counts.status_messages
         task.journal.append(task.final)
         self._active.pop(task.id, None)
-        self._ended[task.id] = task
+        self._retention.keep(task)
         if task.ticket.holding is Holding.PERMIT:
             self._lingering.add(task)
         if not task.ended.done():
@@ -445,29 +383,6 @@ class Supervisor:
         elif task.spec.grace < math.inf:
             task.unattended_since = time.monotonic()
 
-    def _line(self, pool: str) -> dict[Task, tuple[int, float]]:
-        line = self._lines.get(pool)
-        if line is None:
-            tickets = self.pools[pool].ledger.line()
-            line = self._lines[pool] = {
-                self._waiting[ticket]: (position, eta)
-                for position, (ticket, eta) in enumerate(tickets, 1)
-                if ticket in self._waiting
-            }
-        return line
-
-    def _queue_moved(self, pool: str) -> None:
-        """Positions changed; readers of waiting tasks are told by the next sweep."""
-        self._lines.pop(pool, None)
-        self._moved.add(pool)
-
-    def _tell_positions(self, now: float) -> None:
-        for pool in self._moved:
-            for task in self._line(pool):
-                for follower in list(task.followers):
-                    follower.update(now)
-        self._moved.clear()
-
     def _keep_sweeping(self) -> None:
         if not self._sweeping:
             self._sweeping = True
@@ -477,13 +392,15 @@ class Supervisor:
         """Serve deadlines of active tasks; drop ended ones that are old or too many."""
         self._sweeping = False
         now = time.monotonic()
-        self._tell_positions(now)
+        for task in self._waiting.moved(now):
+            for follower in list(task.followers):
+                follower.update(now)
         for task in self._lingering:
             self._notice_stuck(task, now)
         for task in list(self._active.values()):
             self._serve_deadline(task, now)
-        self._relieve_memory(now)
-        if self._active or self._ended or self._lingering:
+        self._retention.relieve(self._active.values(), now)
+        if self._active or len(self._retention) or self._lingering:
             self._keep_sweeping()
 
     def _serve_deadline(self, task: Task, now: float) -> None:
@@ -504,29 +421,6 @@ class Supervisor:
         if not task.stuck and task.finished is not None and now - task.finished >= STUCK_AFTER:
             task.stuck = True
             logger.warning("task %s: the producer is stuck and keeps its permit", task.id)
-
-    def _relieve_memory(self, now: float) -> None:
-        if now >= self._next_eviction:
-            self._next_eviction = now + self.limits.cleanup_interval
-            while self._ended:
-                oldest = next(iter(self._ended.values()))
-                if oldest.finished is None or now - oldest.finished < self.limits.replay_ttl:
-                    break
-                self.forget(oldest)
-        while self._journals.size > self.limits.journal_memory and self._ended:
-            self.forget(next(iter(self._ended.values())))
-            self.counters.evicted_journals += 1
-        if self._journals.size > self.limits.journal_memory:
-            self._trim_running()
-
-    def _trim_running(self) -> None:
-        """Last resort: the longest running journals lose their older half; their readers are told (`gap`)."""
-        for task in sorted(self._active.values(), key=lambda each: -each.journal.size):
-            if self._journals.size <= self.limits.journal_memory:
-                return
-            journal = task.journal
-            journal.trim(journal.first_id + (journal.last_id - journal.first_id + 1) // 2)
-            self.counters.trimmed_journals += 1
 
     async def _all_ended(self, seconds: float) -> None:
         if self._active:

@@ -9,17 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from streaming.core.errors import GenerationError
-from streaming.core.events import Cancelled, Complete, Error, Finish, Restart, Timing
+from streaming.core.events import Cancelled, Complete, Error, Finish, Restart, Timing, clean_text
 from streaming.core.states import State, advance
 
 from .journals.base import Journal
-
-if TYPE_CHECKING:
-    from .follower import Follower
-    from .ledger import Ticket
+from .ledger import Ticket
 
 Source = AsyncIterator[Any] | Iterator[Any]
 """A producer at work. Parts are `str` (text of the main channel), `Content`, `Output`, `Result`,
@@ -36,6 +33,14 @@ class CancelReason(StrEnum):
 
 Outcome = Finish | GenerationError | CancelReason
 """How a task ended: by itself, by a fault, or by somebody's wish."""
+
+
+class Reader(Protocol):
+    """Somebody who follows a task."""
+
+    def update(self, now: float) -> None:
+        """The task's state or place may have changed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class Task:
     finished: float | None = None
     finished_at: datetime | None = None
     counts: Counts = field(default_factory=Counts)
-    followers: set[Follower] = field(default_factory=set)
+    followers: set[Reader] = field(default_factory=set)
     waiters: int = 0
     ending: Outcome | None = None
     final: Complete | Error | Cancelled | None = None
@@ -131,7 +136,9 @@ class Task:
         self.journal.append(event)
 
     def append_content(self, text: str, channel: str | None, now: float) -> None:
-        """Journal a piece of text and count it."""
+        """Journal a piece of text and count it; lone surrogates become U+FFFD."""
+        if not text.isascii():
+            text = clean_text(text)
         self.journal.append_content(text, channel)
         if self.first_content is None:
             self.first_content = now

@@ -45,8 +45,10 @@ class Command(BaseCommand):
         port = settings.PORT if options["port"] is None else options["port"]
         try:
             listener = listen(host, port, conf.sse().connection_timeout)
-        except OSError as error:
-            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        except (OSError, OverflowError) as error:
+            # An impossible port is an OverflowError.
+            reason = getattr(error, "strerror", None) or error
+            raise CommandError(f"cannot listen on {host}:{port}: {reason}") from error
         config = _config()
         config.load()
         self._announce(listener, config)
@@ -77,7 +79,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     """A listening socket. Connections inherit from it that unacknowledged data is given up after
     `send_timeout` seconds, so that the kernel closes a frozen reader whom the server can only wait for.
 
-    Raises `OSError`.
+    Raises `OSError`, and `OverflowError` for an impossible port.
     """
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)

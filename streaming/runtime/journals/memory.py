@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming.core import sse
-from streaming.core.events import Event, Truncated, clean_text, encode
+from streaming.core.events import Event, Truncated, encode
 
 from .base import JournalClosed, JournalFull
 
@@ -60,11 +60,7 @@ class MemoryJournal:
 
     def append_content(self, delta: str, channel: str | None) -> int:
         event_id = self.last_id + 1
-        try:
-            frame = sse.content_frame(event_id, delta, channel)
-        except UnicodeEncodeError:
-            frame = sse.content_frame(event_id, clean_text(delta), channel)
-        self._add(frame, always=False, closes=False)
+        self._add(sse.content_frame(event_id, delta, channel), always=False, closes=False)
         return event_id
 
     def read(self, after: int, limit: int) -> list[bytes]:

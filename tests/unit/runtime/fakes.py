@@ -25,7 +25,8 @@ from streaming.runtime import supervisor as supervisor_module
 from streaming.runtime.executor import WorkerPool
 from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.ledger import PoolLimits
-from streaming.runtime.supervisor import StreamLimits, Supervisor
+from streaming.runtime.limits import StreamLimits
+from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task, TaskSpec
 from streaming.runtime.wheel import TimerWheel
 
@@ -234,7 +235,7 @@ async def house(
     )
     if isinstance(loop, VirtualLoop):
         supervisor.wheel = TimerWheel(loop, loop.time)
-        supervisor.pools = {pool.name: WorkerPool(pool, loop.time)}
+        supervisor.pools[pool.name] = WorkerPool(pool, loop.time)
     try:
         yield supervisor
     finally:
@@ -377,6 +378,7 @@ async def eventually(condition: Callable[[], object], what: str = "") -> None:
 def pool_numbers(supervisor: Supervisor) -> dict[str, Any]:
     """The only pool's part of the statistics."""
     pools: Any = supervisor.statistics()["pools"]
+    numbers: dict[str, Any]
     (numbers,) = pools.values()
     return numbers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -310,7 +311,7 @@ async def test_cancel_of_the_waiting_reader_loses_nothing():
 @pytest.mark.parametrize("parts", [3, 5 * HIGH_WATER], ids=["few", "more than there is room for"])
 def test_loop_closed_while_the_thread_runs(parts, monkeypatch):
     """The process goes down without a drain: no exception in the thread, and the thread ends."""
-    raised = []
+    raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     with gate() as go:
         closed_in = []
@@ -342,7 +343,7 @@ def test_loop_closed_while_the_thread_runs(parts, monkeypatch):
 
 def test_loop_closed_while_the_thread_waits_for_room(monkeypatch):
     """Nobody can wake it any more, and at exit the interpreter joins it."""
-    raised = []
+    raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     full = threading.Event()
 

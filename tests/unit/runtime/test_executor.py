@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_never_more_jobs_than_permits(pool):
     lock = threading.Lock()
     running, most = 0, 0
     gates, started, futures = {}, {}, {}
-    tickets = []
+    tickets: list[Any] = []
 
     def start(index):
         gates[index], started[index] = threading.Event(), threading.Event()

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -212,7 +213,7 @@ async def test_a_write_that_takes_a_moment_costs_no_heartbeat():
     """The timer that falls into a write must not come back only after the limit for slow readers."""
     async with house(status_interval=0, heartbeat_interval=10, connection_timeout=1_000) as supervisor:
         follower = supervisor.follow(supervisor.open(spec(silence)), FollowOptions(framing=SSE))
-        comments = []
+        comments: list[Any] = []
 
         async def read():
             async with aclosing(follow(follower)) as chunks:
@@ -295,7 +296,7 @@ def test_reconnects_at_any_moment_lose_and_repeat_nothing(breaks):
     async def main():
         async with house() as supervisor:
             task = supervisor.open(spec(counting(60, 0.03)))
-            seen = []
+            seen: list[Any] = []
             for count, away in [*breaks, (10_000, 0.0)]:
                 reader = Reader(supervisor, task, after=len(seen), resumed=bool(seen))
                 if count == 10_000:

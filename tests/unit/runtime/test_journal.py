@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ END = Cancelled(reason="client")
 BROAD = 1_000_000
 
 
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
 def make_store(request):
     return request.param
 
@@ -219,7 +221,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.wakes = [0, 0]
         self.expected_wakes = [0, 0]
         for index, journal in enumerate(self.journals):
-            journal.subscribe(lambda index=index: self._woken(index))
+            journal.subscribe(partial(self._woken, index))
 
     def _woken(self, index):
         self.wakes[index] += 1

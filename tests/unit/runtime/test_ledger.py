@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -77,7 +80,7 @@ def test_freed_permit_goes_at_once_and_in_order(clock):
         ("first of b", "b", 0),
         ("normal", "c", 1),
     ]:
-        waiting[name] = ledger.admit(owner, priority, lambda name=name: granted.append(name))
+        waiting[name] = ledger.admit(owner, priority, partial(granted.append, name))
     ledger.release(running)
     assert granted == ["second of a"], "the permit passed inside the release"
     assert waiting["second of a"].holding is Holding.PERMIT
@@ -87,16 +90,19 @@ def test_freed_permit_goes_at_once_and_in_order(clock):
     assert granted == ["second of a", "first of b", "third of a", "normal", "batch"]
 
 
+def _grant_first(granted, tickets):
+    granted.append(tickets[0])
+
+
 def test_ageing_bounds_the_wait_of_the_lowest_class(clock):
     """R20: a flood of high-priority tasks does not starve a low one for ever."""
     ledger = Ledger(pool_limits(max_workers=1, aging_seconds=30.0), clock)
     running = ledger.admit("x", 0, never)
-    granted = []
+    granted: list[Any] = []
     ledger.admit("low", 2, lambda: granted.append("low"))
     for _ in range(20):
-        tickets = []
-        ticket = ledger.admit("high", 0, lambda tickets=tickets: granted.append(tickets[0]))
-        tickets.append(ticket)
+        tickets: list[Any] = []
+        tickets.append(ledger.admit("high", 0, partial(_grant_first, granted, tickets)))
         clock.now += 10
         ledger.release(running)
         if granted[-1] == "low":
@@ -153,7 +159,8 @@ def test_release_inside_granted_passes_on_again(clock):
     """Who is granted a permit that it does not want any more may give it back at once."""
     ledger = Ledger(pool_limits(max_workers=1), clock)
     running = ledger.admit("a", 0, never)
-    tickets, granted = [], []
+    tickets: list[Any] = []
+    granted: list[Any] = []
 
     def unwilling():
         granted.append("unwilling")
@@ -242,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def admit(self, owner, priority):
         active = self.count(Holding.PERMIT, owner) + self.count(Holding.PLACE, owner)
         running, waiting = self.count(Holding.PERMIT), self.count(Holding.PLACE)
-        box = []
+        box: list[Any] = []
         try:
             ticket = self.ledger.admit(owner, priority, lambda: self.granted.append(box[0]))
         except PoolRefused as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 from streaming.runtime.loop_share import MAX_PARTS, MAX_SLICE, LoopShare
 
@@ -18,7 +19,8 @@ async def ticks(counted):
 
 @virtual_time
 async def test_others_run_at_least_every_64_parts():
-    turns, at_part = [], []
+    turns: list[Any] = []
+    at_part: list[Any] = []
     other = asyncio.create_task(ticks(turns))
     share = LoopShare(asyncio.get_running_loop(), now())
     for _ in range(1_000):
@@ -33,7 +35,7 @@ async def test_others_run_at_least_every_64_parts():
 async def test_others_run_at_least_every_5_ms_of_work():
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    turns = []
+    turns: list[Any] = []
     other = asyncio.create_task(ticks(turns))
     share = LoopShare(loop, now())
     for _ in range(500):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -176,7 +177,7 @@ async def test_order_is_kept_between_text_and_other_parts(kind):
         for each in events
         if each.id
     ]
-    flat = []
+    flat: list[Any] = []
     for each in story:
         if flat and isinstance(each, tuple) and isinstance(flat[-1], tuple) and flat[-1][1] == each[1]:
             flat[-1] = (flat[-1][0] + each[0], each[1])
@@ -419,7 +420,7 @@ async def test_a_pause_flushes_what_waits():
 
 @virtual_time
 async def test_a_source_that_never_suspends_lets_others_run():
-    turns = []
+    turns: list[Any] = []
 
     async def source():
         for _ in range(10_000):

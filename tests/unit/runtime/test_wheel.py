@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -186,7 +187,7 @@ def test_never_early_by_a_rounding_error(number, steps):
     when = number * RESOLUTION
     for _ in range(abs(steps)):
         when = math.nextafter(when, math.inf if steps > 0 else -math.inf)
-    loop = FakeLoop(now=max(when - 1, 0.0))
+    loop: Any = FakeLoop(now=max(when - 1, 0.0))
     ran = []
     TimerWheel(loop, loop.time).at(when, lambda: ran.append(loop.now))
     while not ran:
