@@ -9,6 +9,7 @@ and response.
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from contextlib import suppress
 from types import TracebackType
@@ -31,7 +32,10 @@ from . import conf
 from .checks import ensure_sound
 from .drain import DRAIN
 from .problems import Problem
+from .responses import EventStream
 from .threads import ThreadLender
+
+logger = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
 
@@ -80,6 +84,11 @@ class StreamingHandler(ASGIHandler):
             async with _CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
                 await self.send_response(response, send)
+        except asyncio.CancelledError:
+            if not _gave_up(response):
+                raise
+            # We cancelled ourselves; the server closes the connection of a response that does not end.
+            logger.warning("a reader that did not read was closed")
         finally:
             body_file.close()
             if response is None:
@@ -122,6 +131,14 @@ class StreamingHandler(ASGIHandler):
                 del self._lenders[closed]
             lender = self._lenders[loop] = ThreadLender(close_old_connections, loop.call_soon_threadsafe)
         return lender
+
+
+def _gave_up(response: HttpResponseBase | None) -> bool:
+    """Whether the response ended because its reader blocked for too long."""
+    if not (isinstance(response, EventStream) and response.follower.slow):
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() == 0
 
 
 class _CancelOnDisconnect:

@@ -19,6 +19,9 @@ from streaming import conf
 GRACEFUL_TIMEOUT: Final = 2
 """Seconds for what is still open after the drain: requests that are no streams."""
 
+KERNEL_PATIENCE: Final = 2
+"""Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
+
 EXAMPLE: Final = (
     '{"user_id":"test_user","category":"美食探店","topic":"新开的咖啡店","tone":"活泼可爱","length":"中等"}'
 )
@@ -44,7 +47,7 @@ class Command(BaseCommand):
         host = options["host"] or settings.HOST
         port = settings.PORT if options["port"] is None else options["port"]
         try:
-            listener = listen(host, port, conf.sse().connection_timeout)
+            listener = listen(host, port, conf.sse().connection_timeout + KERNEL_PATIENCE)
         except (OSError, OverflowError) as error:
             # An impossible port is an OverflowError.
             reason = getattr(error, "strerror", None) or error

@@ -71,7 +71,7 @@ def test_reason_of_each_route(clock):
 def test_freed_permit_goes_at_once_and_in_order(clock):
     ledger = Ledger(pool_limits(max_workers=1), clock)
     running = ledger.admit("x", 0, never)
-    granted = []
+    granted: list[Any] = []
     waiting = {}
     for name, owner, priority in [
         ("batch", "a", 2),
