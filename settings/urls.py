@@ -13,7 +13,7 @@ handler500 = "streaming.error_views.server_error"
 
 urlpatterns = [
     path("", include("contentgen.urls")),
+    path("", RedirectView.as_view(url="docs"), name="home"),
     path("", include("streaming.urls")),
     path("admin/", admin.site.urls),
-    path("", RedirectView.as_view(url="docs"), name="home"),
 ]

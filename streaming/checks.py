@@ -68,8 +68,20 @@ def _check_relations() -> list[CheckMessage]:
 
 
 def _check_project() -> list[CheckMessage]:
-    """E005, W003-W004: settings of Django that break streams."""
+    """E005-E006, W003-W004: settings of Django that break streams."""
     found: list[CheckMessage] = []
+    try:
+        key = settings.SECRET_KEY
+    except ImproperlyConfigured:
+        key = ""
+    if not key:
+        found.append(
+            Error(
+                "SECRET_KEY is not set",
+                hint="`make run` writes a random one to .env once; elsewhere set the variable.",
+                id="streaming.E006",
+            )
+        )
     if any(database.get("ATOMIC_REQUESTS") for database in settings.DATABASES.values()):
         found.append(
             Error(

@@ -24,6 +24,7 @@ TITLES: Final = {
     "duplicate_key": gettext_lazy("A key appears twice"),
     "not_utf8": gettext_lazy("The body is not UTF-8"),
     "object_expected": gettext_lazy("A JSON object is expected"),
+    "invalid_id": gettext_lazy("The id cannot be used"),
     "invalid_request": gettext_lazy("The request is not valid"),
     "bad_query": gettext_lazy("The query string is not valid"),
     "bad_event_id": gettext_lazy("Not an event id"),
@@ -83,7 +84,8 @@ class Problem(Exception):
 
     def response(self) -> HttpResponse:
         """The problem document."""
-        title = TITLES.get(self.code)
+        # Each kind of field error has a code of its own; as a title they share one.
+        title = TITLES.get(self.code, TITLES["validation_failed"] if self.status == 422 else None)
         body: dict[str, Any] = {
             "type": f"urn:sluice:problem:{self.code}",
             "title": str(title) if title is not None else HTTPStatus(self.status).phrase,

@@ -86,7 +86,7 @@ class DatabaseRecorder:
         self._refusals: Counter[tuple[datetime, str, str]] = Counter()
         self._promises: list[Promise] = []
         self._thread: threading.Thread | None = None
-        self._closing = self._urgent = False
+        self._closing = self._urgent = self._writing = False
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self.failed_writes = 0
@@ -124,7 +124,7 @@ class DatabaseRecorder:
         """Durability of everything noted so far, at once."""
         promise = Promise(asyncio.get_running_loop())
         with self._lock:
-            if not self._notes and not self._refusals:
+            if not self._notes and not self._refusals and not self._writing:
                 promise.keep()
             else:
                 self._promises.append(promise)
@@ -177,10 +177,13 @@ class DatabaseRecorder:
     def _wait_for_work(self) -> bool:
         """Whether there is work; False when closing and all is written."""
         with self._lock:
-            self._lock.wait_for(lambda: self._notes or self._refusals or self._closing)
+            # A promise without notes stands for those that are being written when it is made.
+            self._writing = False
+            self._lock.wait_for(lambda: self._notes or self._refusals or self._promises or self._closing)
             self._lock.wait_for(lambda: self._urgent or self._closing, timeout=self._interval)
             self._urgent = False
-            return bool(self._notes or self._refusals)
+            self._writing = bool(self._notes or self._refusals or self._promises)
+            return self._writing
 
     def _write_batch(self) -> bool:
         with self._lock:

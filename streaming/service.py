@@ -87,7 +87,10 @@ class Service:
         """
         task = self.supervisor.open(spec)
         try:
-            durable = await self.supervisor.record(task).wait(RECORD_PATIENCE)
+            commit = self.supervisor.record(task)
+            # The caller waits, so the writer shall not collect for its interval.
+            self.recorder.flush()
+            durable = await commit.wait(RECORD_PATIENCE)
         except BaseException:
             self.supervisor.cancel(task, CancelReason.DISCONNECT)
             raise

@@ -25,5 +25,7 @@ async def events(request: HttpRequest, task_id: str) -> HttpResponseBase:
         retry = here.supervisor.limits.jittered_retry()
         return sent_away(request, options.framing, retry, options.after)
     if follower is None:
-        return HttpResponse(status=204)
+        nothing = HttpResponse(status=204)
+        del nothing["Content-Type"]
+        return nothing
     return EventStream(request, follower, options.framing.content_type)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from streaming.core.estimate import ServiceTime
+from streaming.core.estimate import ServiceTime, wait
 from streaming.core.priority import FairQueue, Place
 from streaming.core.routing import Decision, Reason, Route, Snapshot, decide
 
@@ -145,7 +145,8 @@ class Ledger:
     def line(self) -> list[tuple[Ticket, float]]:
         """The waiting tickets in order, each with the expected seconds until its permit."""
         places = self._queue.ordered(self._clock())
-        return [(place.payload, self._expected_wait(index)) for index, place in enumerate(places, 1)]
+        service, workers = self._expected_service(), self.limits.max_workers
+        return [(place.payload, wait(index, workers, service)) for index, place in enumerate(places, 1)]
 
     def statistics(self) -> PoolStatistics:
         """The pool now."""
@@ -170,16 +171,14 @@ class Ledger:
             ticket._granted()
 
     def _retry_after(self, decision: Decision) -> float:
+        service = self._expected_service()
         if decision.reason is Reason.OWNER_LIMIT:
-            return self._service.mean(self._oldest_running())
-        return self._expected_wait(self.waiting + 1)
+            return service
+        return wait(self.waiting + 1, self.limits.max_workers, service)
 
-    def _expected_wait(self, position: int) -> float:
-        return self._service.wait(position, self.limits.max_workers, self._oldest_running())
-
-    def _oldest_running(self) -> float:
+    def _expected_service(self) -> float:
         now = self._clock()
-        return max((now - ticket._since for ticket in self._running), default=0.0)
+        return self._service.expected([now - ticket._since for ticket in self._running])
 
     def _snapshot(self, owner: Hashable) -> Snapshot:
         return Snapshot(

@@ -157,13 +157,14 @@ class Pump:
             bridge.stop()
 
     def _accept(self, part: Any, now: float) -> None:
+        if isinstance(part, Finish):
+            self._finish = part
+            return
         self._task.counts.parts += 1
         if isinstance(part, str):
             self._append_text(self._coalescer.offer(part, None, now), now)
         elif isinstance(part, Content):
             self._append_text(self._coalescer.offer(part.delta, part.channel, now), now)
-        elif isinstance(part, Finish):
-            self._finish = part
         elif isinstance(part, Output | Result | Restart):
             self._append_text(self._coalescer.flush(), now)
             self._append_event(part)
