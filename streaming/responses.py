@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import get_script_prefix, get_urlconf, reverse
 
 from streaming.core.framing import Framing
 from streaming.runtime.follower import Follower, follow, send_away
@@ -21,6 +24,16 @@ STREAM_HEADERS: Final = {
 }
 
 
+def place_of(task_id: str) -> str:
+    """The path of a task's record, wherever the project has put these URLs."""
+    return _places(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix()).format(task_id)
+
+
+@cache
+def _places(urlconf: str, script_prefix: str) -> str:
+    return reverse("stream-events", urlconf, args=("{}",)).removesuffix("/events").replace("%7B%7D", "{}")
+
+
 class EventStream(StreamingHttpResponse):
     """A follower's bytes, with `X-Stream-Id`, `X-Stream-Route` and `Location`.
 
@@ -35,7 +48,7 @@ class EventStream(StreamingHttpResponse):
         self["X-Stream-Id"] = task.id
         self["X-Stream-Route"] = task.route
         self["Content-Language"] = task.spec.language
-        self["Location"] = f"{request.META.get('SCRIPT_NAME', '')}/streams/{task.id}"
+        self["Location"] = place_of(task.id)
         mark_connection(request, self)
 
     def close(self) -> None:

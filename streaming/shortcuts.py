@@ -27,7 +27,7 @@ from .messages import language_of
 from .problems import Problem, of_failed_task
 from .producers import open_producer
 from .requests import follow_options, problem_of, require_json_accepted
-from .responses import EventStream
+from .responses import EventStream, place_of
 from .service import StorageUnavailable, service
 
 P = ParamSpec("P")
@@ -119,7 +119,7 @@ async def start_in_background(
         task = await service().accept(await _spec(request, opens, dict(arguments), wishes))
     except StorageUnavailable as error:
         raise Problem(503, "storage_unavailable", retry_after=5) from error
-    return _promise(request, task)
+    return _promise(task)
 
 
 async def _stream(
@@ -178,8 +178,8 @@ def _whole_answer(task: Task, text: str) -> HttpResponse:
     raise AssertionError("a task that has ended has a terminal event")
 
 
-def _promise(request: HttpRequest, task: Task) -> HttpResponse:
-    place = f"{request.META.get('SCRIPT_NAME', '')}/streams/{task.id}"
+def _promise(task: Task) -> HttpResponse:
+    place = place_of(task.id)
     body = {
         "task_id": task.id,
         "state": task.state.value,
