@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, reverse
 
 from . import conf
 
@@ -96,6 +97,16 @@ def _check_project() -> list[CheckMessage]:
                 "CONN_MAX_AGE is set",
                 hint="Under ASGI persistent connections pile up; use 0 and, if need be, a pool.",
                 id="streaming.W003",
+            )
+        )
+    try:
+        reverse("stream-events", args=("0" * 32,))
+    except NoReverseMatch:
+        found.append(
+            Warning(
+                "streaming.urls is not in the URLconf",
+                hint='Add path("", include("streaming.urls")): without it no stream can be resumed or stopped.',
+                id="streaming.W005",
             )
         )
     if "django.middleware.gzip.GZipMiddleware" in settings.MIDDLEWARE:

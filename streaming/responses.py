@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import get_script_prefix, get_urlconf, reverse
+from django.urls import NoReverseMatch, get_script_prefix, get_urlconf, reverse
 
 from streaming.core.framing import Framing
 from streaming.runtime.follower import Follower, follow, send_away
@@ -25,13 +25,17 @@ STREAM_HEADERS: Final = {
 
 
 def place_of(task_id: str) -> str:
-    """The path of a task's record, wherever the project has put these URLs."""
+    """The path of a task's record, wherever the project has put these URLs; empty if it has not."""
     return _places(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix()).format(task_id)
 
 
 @cache
 def _places(urlconf: str, script_prefix: str) -> str:
-    return reverse("stream-events", urlconf, args=("{}",)).removesuffix("/events").replace("%7B%7D", "{}")
+    try:
+        path = reverse("stream-events", urlconf, args=("{}",))
+    except NoReverseMatch:
+        return ""
+    return path.removesuffix("/events").replace("%7B%7D", "{}")
 
 
 class EventStream(StreamingHttpResponse):
@@ -48,7 +52,8 @@ class EventStream(StreamingHttpResponse):
         self["X-Stream-Id"] = task.id
         self["X-Stream-Route"] = task.route
         self["Content-Language"] = task.spec.language
-        self["Location"] = place_of(task.id)
+        if place := place_of(task.id):
+            self["Location"] = place
         mark_connection(request, self)
 
     def close(self) -> None:

@@ -180,15 +180,17 @@ def _whole_answer(task: Task, text: str) -> HttpResponse:
 
 def _promise(task: Task) -> HttpResponse:
     place = place_of(task.id)
-    body = {
+    body: dict[str, Any] = {
         "task_id": task.id,
         "state": task.state.value,
         "route": task.route,
         "reason": task.reason,
-        "urls": {"record": place, "events": f"{place}/events"},
     }
+    if place:
+        body["urls"] = {"record": place, "events": f"{place}/events"}
     response = _json(task, body, 202)
-    response["Location"] = place
+    if place:
+        response["Location"] = place
     return response
 
 
