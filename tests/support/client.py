@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
+import socket
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
 from streaming.core.sse import Decoder
+from tests.support.servers import Server
+
+T = TypeVar("T")
 
 STREAM = "/content/generate/stream/async"
 
@@ -39,7 +46,9 @@ class Reading:
     def text(self) -> str:
         """The main channel, concatenated."""
         return "".join(
-            event.data["delta"] for event in self.events if event.name == "content" and "channel" not in event.data
+            event.data["delta"]
+            for event in self.events
+            if event.name == "content" and "channel" not in event.data
         )
 
     @property
@@ -67,7 +76,9 @@ def brief(**members: Any) -> dict[str, Any]:
 async def client(url: str, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client with patience and many connections."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False, **options) as made:
+    # `verify`: there is no TLS here, and reading the certificates costs 0.1 s a client.
+    defaults: dict[str, Any] = {"timeout": 60, "limits": limits, "trust_env": False, "verify": False}
+    async with httpx2.AsyncClient(base_url=url, **defaults | options) as made:
         yield made
 
 
@@ -97,7 +108,9 @@ async def read_stream(
         decoder = Decoder(max_line=1 << 26, max_event=1 << 26, on_comment=reading.comments.append)
         async for chunk in response.aiter_raw():
             for event in decoder.feed(chunk):
-                reading.events.append(Received(event.event, json.loads(event.data), event.id, time.monotonic()))
+                reading.events.append(
+                    Received(event.event, json.loads(event.data), event.id, time.monotonic())
+                )
             reading.retry = decoder.retry
             if until is not None and len(reading.events) >= until:
                 break
@@ -107,3 +120,40 @@ async def read_stream(
 async def generate(http: httpx2.AsyncClient, until: int | None = None, **members: Any) -> Reading:
     """Start a scripted stream and read it."""
     return await read_stream(http, "POST", STREAM, until=until, json=brief(**members))
+
+
+def exchange(
+    server: Server, request: bytes, *, seconds: float = 10.0
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send exact bytes on a connection of their own and read one response with its (unchunked) body."""
+    method = request.split(b" ", 1)[0].decode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection, method=method)
+        try:
+            response.begin()
+            return response, response.read()
+        finally:
+            response.close()
+
+
+def lines_of(body: bytes) -> list[dict[str, Any]]:
+    """The events of an NDJSON body, heartbeats left out."""
+    return [json.loads(line) for line in body.split(b"\n") if line]
+
+
+def row(server: Server, column: str, value: str) -> dict[str, Any] | None:
+    """A task's durable record, straight from the server's database, by `id` or `end_user`."""
+    with closing(sqlite3.connect(f"file:{server.database}?mode=ro", uri=True, timeout=20)) as database:
+        database.row_factory = sqlite3.Row
+        query = f"SELECT * FROM streaming_streamtask WHERE {column} = ?"  # noqa: S608 (names are ours)
+        found = database.execute(query, (value,)).fetchone()
+        return None if found is None else dict(found)
+
+
+async def eventually(check: Callable[[], Awaitable[T]], seconds: float = 10.0) -> T:
+    """Ask again until the answer is true; returns it, or the last false one after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await check()) and time.monotonic() < deadline:  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(0.05)
+    return answer
