@@ -248,13 +248,17 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "filters": {"counted_refusals": {"()": "streaming.logs.CountedRefusals"}},
+    "filters": {
+        "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
+        "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         "streaming": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "contentgen": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},
+        "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         "uvicorn": {"handlers": ["console"], "level": "WARNING"},
     },
 }

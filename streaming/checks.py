@@ -105,7 +105,7 @@ def _check_project() -> list[CheckMessage]:
         found.append(
             Warning(
                 "streaming.urls is not in the URLconf",
-                hint='Add path("", include("streaming.urls")): without it no stream can be resumed or stopped.',
+                hint='Add path("", include("streaming.urls")) to resume and stop streams.',
                 id="streaming.W005",
             )
         )

@@ -170,8 +170,12 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SERVER_CONFIG", "SERVER", ServerConfig),
     ):
         yield from _problems(setting, prefix, kind, getattr(settings, setting, {}))
-    for name, values in _pool_values().items():
-        yield from _problems(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
+    values_by_pool = _pool_values()
+    if isinstance(values_by_pool, Mapping):
+        for name, values in values_by_pool.items():
+            yield from _problems(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
+    else:
+        yield "THREAD_CONFIG", "THREAD_CONFIG must be a dictionary"
     yield from _priority_problems()
     try:
         allow_anonymous()

@@ -8,6 +8,15 @@ from typing import Final
 _REFUSALS: Final = frozenset({429, 503})
 
 
+class WithoutTraceback(logging.Filter):
+    """Leaves the line and drops the stack: for faults of clients, who must not be able to fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record shall be logged."""
+        record.exc_info = record.exc_text = None
+        return True
+
+
 class CountedRefusals(logging.Filter):
     """Drops Django's line per refused request: refusals are counted, and logged once a second with their
     number (see `records`), so that a flood of requests does not become a flood of lines."""

@@ -36,11 +36,11 @@ ERRORS: Final = {
 
 
 class DjangoMessages:
-    """See `ports.Messages`: gettext in the task's own language, whatever the thread's is."""
+    """See `ports.Messages`: gettext in the language asked for, whatever the thread's is."""
 
-    def status(self, task: Task, status: str, position: int | None, eta: float | None) -> str:
+    def status(self, task: Task, status: str, position: int | None, eta: float | None, language: str) -> str:
         """One line about where the task stands."""
-        return _translated(STATUS[status], task.spec.language).format(
+        return _translated(STATUS[status], language).format(
             position=position or 1,
             eta=round(eta or 0),
             elapsed=round(time.monotonic() - task.created),
@@ -54,10 +54,15 @@ class DjangoMessages:
 def language_of(request: HttpRequest, fallback: str | None = None) -> str:
     """`Accept-Language` if it names a language that we speak, else `fallback` (that of the work), else
     LANGUAGE_CODE (RFC 9110, 12.5.4)."""
+    return accepted_language(request) or supported(fallback or "") or settings.LANGUAGE_CODE
+
+
+def accepted_language(request: HttpRequest) -> str:
+    """The first language of `Accept-Language` that we speak, empty if there is none."""
     for code, _ in parse_accept_lang_header(request.headers.get("accept-language", "")):
         if (known := supported(code)) is not None:
             return known
-    return supported(fallback or "") or settings.LANGUAGE_CODE
+    return ""
 
 
 def supported(code: str) -> str | None:

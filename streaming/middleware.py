@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth import middleware as auth
 from django.contrib.messages import middleware as messages
 from django.contrib.sessions import middleware as sessions
@@ -75,7 +76,8 @@ class SessionMiddleware(Inline, sessions.SessionMiddleware):
     """Sessions; a thread only to save one."""
 
     async def finish(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if request.session.accessed or request.session.modified:
+        session = request.session
+        if session.accessed or session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
             return await sync_to_async(self.process_response)(request, response)  # type: ignore[arg-type]
         return await super().finish(request, response)
 

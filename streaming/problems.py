@@ -166,4 +166,7 @@ def of_failed_task(code: str, message: str, retryable: bool, **members: Any) -> 
     """A whole answer's task ended with an `error` event."""
     status = FAILED_TASK_STATUS.get(code, 502)
     retry_after = 1.0 if status == 503 else None
-    return Problem(status, code, message, retry_after=retry_after, retryable=retryable, **members)
+    title = _("The task failed")
+    return Problem(
+        status, code, message, retry_after=retry_after, title=title, retryable=retryable, **members
+    )

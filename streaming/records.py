@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
 from django.db.models import F
 
 from streaming.core.events import Cancelled, Complete, Error
@@ -191,9 +191,7 @@ class DatabaseRecorder:
             refusals, self._refusals = self._refusals, Counter()
             promises, self._promises = self._promises, []
         try:
-            with transaction.atomic():
-                _write_tasks([_row(task_id, note) for task_id, note in notes.items()])
-                _write_refusals(refusals)
+            self._write(notes, refusals)
         except (DatabaseError, InterfaceError):
             self.failed_writes += 1
             logger.exception("could not write %d records; trying again", len(notes))
@@ -206,6 +204,30 @@ class DatabaseRecorder:
             promise.keep()
         return True
 
+    def _write(self, notes: OrderedDict[str, _Note], refusals: Counter[tuple[datetime, str, str]]) -> None:
+        """All in one transaction; one by one if some can never be written. Raises what may pass."""
+        try:
+            with transaction.atomic():
+                _write_tasks([_row(task_id, note) for task_id, note in notes.items()])
+                _write_refusals(refusals)
+        except Exception as error:
+            if _may_pass(error):
+                raise
+            self._write_singly(notes)
+            with transaction.atomic():
+                _write_refusals(refusals)
+
+    def _write_singly(self, notes: OrderedDict[str, _Note]) -> None:
+        for task_id, note in notes.items():
+            try:
+                with transaction.atomic():
+                    _write_tasks([_row(task_id, note)])
+            except Exception as error:
+                if _may_pass(error):
+                    raise
+                self.dropped += 1
+                logger.exception("task %s: no database takes its record; dropped", task_id)
+
     def _put_back(
         self,
         notes: OrderedDict[str, _Note],
@@ -217,6 +239,14 @@ class DatabaseRecorder:
                 self._notes.setdefault(task_id, note)
             self._refusals.update(refusals)
             self._promises = promises + self._promises
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the database's fault, so that trying again makes sense, and not the record's (a value
+    that does not fit, an owner who was deleted meanwhile)."""
+    if isinstance(error, IntegrityError | DataError):
+        return False
+    return isinstance(error, DatabaseError | InterfaceError)
 
 
 def _write_tasks(rows: list[StreamTask]) -> None:

@@ -20,6 +20,7 @@ from streaming.core.framing import NDJSON, SSE, Framing
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 
+from .messages import accepted_language
 from .problems import FieldError, Problem, of_error, of_refusal
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:
         timing=_choice(values, "timing", {"0": False, "1": True}),
         typed_heartbeat=_choice(values, "heartbeat", {"comment": False, "event": True}),
         resumed=resumed,
+        language=accepted_language(request),
     )
 
 

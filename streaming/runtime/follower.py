@@ -38,13 +38,15 @@ MAX_BURST: Final = 16
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowOptions:
     """How a reader wants its events. `after`: the last id it has. `typed_heartbeat`: `ping` events
-    instead of comments. `timing`: `sent_at` in every event. `resumed`: it comes back, or joins."""
+    instead of comments. `timing`: `sent_at` in every event. `resumed`: it comes back, or joins.
+    `language`: of its status messages, empty for the task's own."""
 
     framing: Framing
     after: int = 0
     typed_heartbeat: bool = False
     timing: bool = False
     resumed: bool = False
+    language: str = ""
 
 
 class FollowerHost(Protocol):
@@ -59,7 +61,7 @@ class FollowerHost(Protocol):
         """Position and expected seconds until the permit, None for a task that does not wait."""
         ...
 
-    def status(self, task: Task, name: str, position: int | None, eta: float | None) -> Status:
+    def status(self, task: Task, name: str, position: int | None, eta: float | None, language: str) -> Status:
         """The status event of this moment."""
         ...
 
@@ -188,7 +190,8 @@ class Follower:
             return
         position, eta = self._host.place_of(task)
         if self._throttle.wants(task.state.value, task.route, position, now):
-            self._status = self._host.status(task, self._status_name(), position, eta)
+            language = self._options.language or task.spec.language
+            self._status = self._host.status(task, self._status_name(), position, eta, language)
             self.wake()
         self._arm(now)
 

@@ -13,9 +13,9 @@ from .task import Task
 
 
 class Messages(Protocol):
-    """Texts for people, in the task's language."""
+    """Texts for people."""
 
-    def status(self, task: Task, status: str, position: int | None, eta: float | None) -> str:
+    def status(self, task: Task, status: str, position: int | None, eta: float | None, language: str) -> str:
         """One line about where the task stands. `eta` in seconds."""
         ...
 

@@ -178,11 +178,11 @@ class Supervisor:
         """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
         return self._waiting.place(task, time.monotonic())
 
-    def status(self, task: Task, name: str, position: int | None, eta: float | None) -> Status:
-        """The status event of this moment."""
+    def status(self, task: Task, name: str, position: int | None, eta: float | None, language: str) -> Status:
+        """The status event of this moment, its message in `language`."""
         return Status(
             status=name,
-            message=_words(lambda: self._messages.status(task, name, position, eta)),
+            message=_words(lambda: self._messages.status(task, name, position, eta, language)),
             task_id=task.id,
             route=task.route,
             reason=task.reason,

@@ -220,7 +220,6 @@ async def test_problems_speak_the_language_of_the_call(http: httpx2.AsyncClient)
     assert not CHINESE.search(titles["en"])
 
 
-@pytest.mark.xfail(reason="a follower's status speaks the task's language, not its reader's", strict=True)
 async def test_status_speaks_the_language_of_its_reader(http: httpx2.AsyncClient) -> None:
     task = await http.post("/content/generate/async", json=brief(options={"tokens": 100}))
     place = task.headers["location"]

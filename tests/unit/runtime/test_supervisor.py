@@ -525,7 +525,7 @@ async def test_ended_tasks_are_forgotten_after_replay_ttl():
 
 
 class BrokenMessages(FakeMessages):
-    def status(self, task, status, position, eta):
+    def status(self, task, status, position, eta, language):
         raise KeyError("bad placeholder")
 
     def error(self, code, language):
