@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,41 @@ from typing import Final
 from .ledger import Holding, Ledger, PoolLimits, Ticket
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds after which a pool thread offers the interpreter to the event loop (CPython's default, 5 ms,
-lets two busy threads delay every stream by 8 ms in the median)."""
+"""Seconds after which one busy pool thread offers the interpreter to the event loop (CPython's default, 5 ms,
+lets two busy threads delay every stream by 8 ms in the median). Several threads share this time: the loop may
+have to wait for each of them in turn."""
+
+MIN_SWITCH_INTERVAL: Final = 0.0001
+"""Seconds below which switching costs more than it gives."""
+
+
+class _Courtesy:
+    """The interpreter's switch interval, shorter the more pool threads are busy. It is one setting of the
+    whole process, so it is kept in one place, and given back when no thread is busy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._found = SWITCH_INTERVAL
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._busy:
+                self._found = sys.getswitchinterval()
+            self._busy += 1
+            self._set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._busy -= 1
+            self._set()
+
+    def _set(self) -> None:
+        shared = max(SWITCH_INTERVAL / self._busy, MIN_SWITCH_INTERVAL) if self._busy else self._found
+        sys.setswitchinterval(min(shared, self._found))
+
+
+_courtesy: Final = _Courtesy()
 
 
 class WorkerPool:
@@ -36,12 +70,15 @@ class WorkerPool:
             self._threads = ThreadPoolExecutor(
                 self.limits.max_workers, thread_name_prefix=f"sluice-{self.limits.name}"
             )
-            if sys.getswitchinterval() > SWITCH_INTERVAL:
-                sys.setswitchinterval(SWITCH_INTERVAL)
-        return self._threads.submit(context.run, job)
+        return self._threads.submit(_run, context, job)
 
     def close(self) -> None:
         """Let idle threads go; busy ones end with their job. Never waits."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
+
+
+def _run(context: contextvars.Context, job: Callable[[], None]) -> None:
+    with _courtesy:
+        context.run(job)

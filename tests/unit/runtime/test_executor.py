@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,11 +123,36 @@ def test_never_more_jobs_than_permits(pool):
     assert (pool.ledger.running, pool.ledger.waiting, running) == (0, 0, 0)
 
 
-def test_switch_interval_is_shortened_with_the_first_thread(pool):
+def test_busy_threads_share_the_switch_interval_and_give_it_back(pool):
     sys.setswitchinterval(0.005)
+    gates = [threading.Event() for _ in range(3)]
+    seen: list[float] = []
+    futures = []
+    for gate in gates:
+        begun = threading.Event()
+        ticket = pool.ledger.admit("a", 0, lambda: None)
+        futures.append(pool.run(ticket, contextvars.Context(), partial(hold, begun, gate)))
+        assert begun.wait(PATIENCE)
+        seen.append(sys.getswitchinterval())
+    assert seen == pytest.approx([SWITCH_INTERVAL, SWITCH_INTERVAL / 2, SWITCH_INTERVAL / 3], rel=0.01)
+    for gate, future in zip(gates, futures, strict=True):
+        gate.set()
+        future.result(PATIENCE)
+    assert sys.getswitchinterval() == pytest.approx(0.005)
+
+
+def test_a_shorter_switch_interval_of_the_project_stays(pool):
+    sys.setswitchinterval(0.0002)
     ticket = pool.ledger.admit("a", 0, lambda: None)
-    pool.run(ticket, contextvars.Context(), lambda: None).result(PATIENCE)
-    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.01)
+    seen: list[float] = []
+    pool.run(ticket, contextvars.Context(), lambda: seen.append(sys.getswitchinterval())).result(PATIENCE)
+    assert seen == pytest.approx([0.0002])
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+
+
+def hold(begun, gate):
+    begun.set()
+    gate.wait(PATIENCE)
 
 
 def test_close_waits_for_nobody_and_idle_threads_go(pool):
