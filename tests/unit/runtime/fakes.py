@@ -150,9 +150,7 @@ class FakeRecorder:
 class FakeMessages:
     """Says what it was asked."""
 
-    def status(
-        self, task: Task, status: str, position: int | None, eta: float | None, language: str
-    ) -> str:
+    def status(self, task: Task, status: str, position: int | None, eta: float | None, language: str) -> str:
         return f"{status} {position}"
 
     def error(self, code: str, language: str) -> str:

@@ -150,6 +150,15 @@ def test_a_shorter_switch_interval_of_the_project_stays(pool):
     assert sys.getswitchinterval() == pytest.approx(0.0002)
 
 
+def test_the_switch_interval_does_not_drift(pool):
+    sys.setswitchinterval(0.005)
+    for _ in range(20):
+        ticket = pool.ledger.admit("a", 0, lambda: None)
+        pool.run(ticket, contextvars.Context(), lambda: None).result(PATIENCE)
+        pool.ledger.release(ticket)
+    assert sys.getswitchinterval() == pytest.approx(0.005)
+
+
 def hold(begun, gate):
     begun.set()
     gate.wait(PATIENCE)
