@@ -1,0 +1,296 @@
+"""Records are written behind: batched, once per task, again after a failure, and never lost silently."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import OperationalError, connections
+
+from streaming import records
+from streaming.core.events import Finish
+from streaming.core.routing import Reason, Snapshot
+from streaming.models import Refusal, StreamTask
+from streaming.records import DatabaseRecorder
+from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.task import Task
+from tests.unit.runtime.fakes import FakeMessages, ended, pool_limits, spec, stream_limits
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PATIENCE = 20.0
+
+
+class House:
+    """A supervisor with the real recorder."""
+
+    def __init__(self, interval: float = 0.05) -> None:
+        self.recorder = DatabaseRecorder(interval)
+        self.supervisor = Supervisor(
+            {"agent_pool": pool_limits(max_workers=200)},
+            stream_limits(),
+            self.recorder,
+            FakeMessages(),
+            connections.close_all,
+        )
+
+    async def run(self, *parts: Any, **changes: Any) -> Task:
+        """A task that yields `parts`, from its admission to its end."""
+
+        async def source() -> AsyncIterator[Any]:
+            for part in parts:
+                yield part
+
+        task = self.supervisor.open(spec(source, **changes))
+        self.supervisor.record(task)
+        await ended(task)
+        return task
+
+    async def written(self) -> None:
+        assert await self.recorder.flush().wait(PATIENCE)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House()
+    yield made
+    await asyncio.to_thread(made.recorder.close, PATIENCE)
+    made.supervisor.close()
+
+
+def _snapshot(pool: str = "agent_pool") -> Snapshot:
+    return Snapshot(
+        pool=pool,
+        running=5,
+        waiting=30,
+        max_workers=5,
+        queue_size=30,
+        owner_active=0,
+        per_owner=3,
+        oldest_wait_seconds=1.0,
+        draining=False,
+    )
+
+
+async def test_a_finished_task_has_a_whole_row(house: House):
+    task = await house.run("Hello, ", "world", Finish(model="m", usage={"completion_tokens": 2}))
+    await house.written()
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.state, row.text, row.content_length) == ("complete", "Hello, world", 12)
+    assert (row.route, row.reason, row.pool, row.kind) == ("direct", task.reason, "agent_pool", "test")
+    assert (row.model, row.usage, row.finish_reason) == ("m", {"completion_tokens": 2}, "stop")
+    assert row.last_event_id == task.journal.last_id
+    assert row.snapshot["max_workers"] == 200
+    assert row.started_at is not None
+    assert row.finished_at is not None
+    assert row.created_at <= row.started_at <= row.finished_at
+    assert row.total_ms is not None
+    assert row.first_content_ms is not None
+    assert row.total_ms >= row.first_content_ms >= 0
+    assert row.timing is not None
+    assert row.timing["route"] == "direct"
+
+
+async def test_nul_in_text_is_storable_everywhere(house: House):
+    task = await house.run("a\x00b")
+    await house.written()
+    assert "\x00" not in (await StreamTask.objects.aget(pk=task.id)).text
+
+
+async def test_many_records_are_one_transaction(house: House):
+    """Written behind, and the newest state only: far fewer statements than events of tasks."""
+    calls = []
+    write = records._write_tasks
+
+    def counted(rows: list[StreamTask]) -> None:
+        calls.append(len(rows))
+        write(rows)
+
+    house.recorder._interval = 5
+    with mock.patch.object(records, "_write_tasks", counted):
+        tasks = await asyncio.gather(*(house.run(f"text {number}") for number in range(100)))
+        await house.written()
+    assert await StreamTask.objects.acount() == 100
+    assert {task.id for task in tasks} == {row.id async for row in StreamTask.objects.all()}
+    assert len(calls) <= 20, "each end asks for a flush; they are grouped"
+
+
+async def test_a_row_is_updated_not_doubled(house: House):
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "one"
+        await gate.wait()
+        yield " two"
+
+    task = house.supervisor.open(spec(source))
+    assert await house.supervisor.record(task).wait(PATIENCE)
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.state, row.text) == ("running", "")
+    gate.set()
+    await ended(task)
+    await house.written()
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.state, row.text) == ("complete", "one two")
+
+
+async def test_the_loop_never_writes(house: House):
+    threads = []
+    write = records._write_tasks
+
+    def noted(rows: list[StreamTask]) -> None:
+        threads.append(threading.current_thread().name)
+        write(rows)
+
+    with mock.patch.object(records, "_write_tasks", noted):
+        await house.run("x")
+        await house.written()
+    assert set(threads) == {"sluice-records"}
+
+
+# --- When the database does not take it ---------------------------------------------------------------
+
+
+def _failing(times: int, error: Callable[[], Exception]) -> Callable[[list[StreamTask]], None]:
+    write, left = records._write_tasks, [times]
+
+    def attempt(rows: list[StreamTask]) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise error()
+        write(rows)
+
+    return attempt
+
+
+async def test_a_database_that_was_away_gets_everything_later(house: House):
+    away = _failing(3, lambda: OperationalError("away"))
+    with (
+        mock.patch.object(records, "RETRY_PAUSE", 0.05),
+        mock.patch.object(records, "_write_tasks", away),
+    ):
+        task = await house.run("kept")
+        promise = house.recorder.flush()
+        assert await promise.wait(PATIENCE), "the promise is kept once it is true"
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.state, row.text) == ("complete", "kept")
+    assert house.recorder.failed_writes == 3
+    assert house.recorder.pending == 0
+
+
+async def test_a_reader_waits_only_briefly_for_a_database_that_is_away(house: House):
+    away = _failing(1_000, lambda: OperationalError("away"))
+    with mock.patch.object(records, "RETRY_PAUSE", 0.05), mock.patch.object(records, "_write_tasks", away):
+        async with asyncio.timeout(5):
+            await house.run("x")
+        promise = house.recorder.flush()
+        assert not await promise.wait(0.2)
+        assert house.supervisor.statistics()["late_commits"] == 1
+    assert await promise.wait(PATIENCE)
+
+
+async def test_what_does_not_fit_is_dropped_and_counted(house: House):
+    away = _failing(1_000, lambda: OperationalError("away"))
+    with (
+        mock.patch.object(records, "MAX_PENDING", 10),
+        mock.patch.object(records, "RETRY_PAUSE", 0.05),
+        mock.patch.object(records, "_write_tasks", away),
+    ):
+        await asyncio.gather(*(house.run("x") for _ in range(15)))
+        assert house.recorder.dropped >= 5
+        assert house.recorder.pending <= 25
+    await house.written()
+
+
+async def test_a_flush_waits_for_the_batch_that_is_just_written(house: House):
+    """Nothing is noted any more, but what was is not committed yet: the promise must not be kept early."""
+    write, begun, go_on = records._write_refusals, threading.Event(), threading.Event()
+
+    def slow(refusals: Counter[Any]) -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+        write(refusals)
+
+    with mock.patch.object(records, "_write_refusals", slow):
+        house.recorder.refused(_snapshot(), "queue_full")
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        promise = house.recorder.flush()
+        assert not await promise.wait(0.2)
+        go_on.set()
+        assert await promise.wait(PATIENCE)
+    assert (await Refusal.objects.aget()).count == 1
+
+
+async def test_a_record_that_cannot_be_written_does_not_block_the_others(house: House):
+    """JSON cannot hold it, so no database ever takes it: it is given up, logged and counted."""
+    await house.run("x", Finish(usage={"tokens": {1, 2}}))
+    good = await house.run("good")
+    await house.written()
+    assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
+    assert house.recorder.dropped == 1
+
+
+async def test_the_record_of_a_deleted_owner_does_not_block_the_others(house: House):
+    user = await get_user_model().objects.acreate(username="gone")
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "x"
+        await gate.wait()
+
+    task = house.supervisor.open(spec(source, owner=str(user.pk)))
+    assert await house.supervisor.record(task).wait(PATIENCE)
+    await user.adelete()
+    gate.set()
+    await ended(task)
+    good = await house.run("good")
+    await house.written()
+    assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
+
+
+# --- Refusals -----------------------------------------------------------------------------------------
+
+
+async def test_refusals_are_counted_by_minute_pool_and_reason(house: House):
+    for _ in range(7):
+        house.recorder.refused(_snapshot(), Reason.QUEUE_FULL.value)
+    for _ in range(2):
+        house.recorder.refused(_snapshot(), Reason.OWNER_LIMIT.value)
+    house.recorder.refused(_snapshot("kernel_pool"), Reason.QUEUE_FULL.value)
+    await house.written()
+    house.recorder.refused(_snapshot(), Reason.QUEUE_FULL.value)
+    await house.written()
+    counts: dict[tuple[str, str], int] = {}
+    async for row in Refusal.objects.all():
+        assert (row.minute.second, row.minute.microsecond) == (0, 0)
+        key = row.pool, row.reason
+        counts[key] = counts.get(key, 0) + row.count
+    assert counts == {
+        ("agent_pool", "queue_full"): 8,
+        ("agent_pool", "owner_limit"): 2,
+        ("kernel_pool", "queue_full"): 1,
+    }
+
+
+async def test_refusals_are_logged_at_most_once_a_second_with_their_number(
+    house: House, caplog: pytest.LogCaptureFixture
+):
+    now = [1_000.0]
+    with (
+        mock.patch("streaming.records.time.monotonic", side_effect=lambda: now[0]),
+        caplog.at_level(logging.WARNING, "streaming.records"),
+    ):
+        for _ in range(50):
+            house.recorder.refused(_snapshot(), "queue_full")
+            now[0] += 0.01
+        now[0] += 1.0
+        house.recorder.refused(_snapshot(), "queue_full")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["refused 1: agent_pool queue_full", "refused 50: agent_pool queue_full"]

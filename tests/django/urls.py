@@ -1,0 +1,98 @@
+"""A small project around the app, for the tests in this folder: its own URLs before the project's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import include, path
+
+from streaming import stream
+
+
+async def letters() -> AsyncIterator[str]:
+    for letter in "abc":
+        await asyncio.sleep(0)
+        yield letter
+
+
+def blocking_letters() -> Iterator[str]:
+    yield from "abc"
+
+
+async def summarise(request: HttpRequest) -> HttpResponseBase:
+    """The three lines of the README."""
+    return await stream(request, letters(), kind="summary")
+
+
+SOURCES: dict[str, Any] = {
+    "async": letters,
+    "sync": blocking_letters,
+    "list": lambda: ["a", "b", "c"],
+    "number": lambda: 7,
+    "text": lambda: "abc",
+    "numbers": lambda: [1, 2],
+}
+
+
+async def any_source(request: HttpRequest, name: str) -> HttpResponseBase:
+    return await stream(request, SOURCES[name]())
+
+
+async def forever(request: HttpRequest) -> HttpResponseBase:
+    async def numbers() -> AsyncIterator[str]:
+        for number in range(1_000_000):
+            yield f"{number} "
+            await asyncio.sleep(0.01)
+
+    return await stream(request, numbers(), on_disconnect="cancel")
+
+
+async def wrong_option(request: HttpRequest) -> HttpResponseBase:
+    return await stream(request, letters(), knid="typo")
+
+
+async def plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("plain text")
+
+
+async def whoever(request: HttpRequest) -> HttpResponse:
+    user = await request.auser()
+    return HttpResponse(user.get_username() or "nobody")
+
+
+async def remember(request: HttpRequest) -> HttpResponse:
+    await request.session.aset("seen", True)
+    return HttpResponse("kept")
+
+
+async def say(request: HttpRequest) -> HttpResponse:
+    messages.info(request, "hello")
+    return HttpResponse("said")
+
+
+def hear(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(", ".join(str(each) for each in messages.get_messages(request)))
+
+
+async def chunks(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(letters())
+
+
+urlpatterns = [
+    path("summarise", summarise),
+    path("source/<str:name>", any_source),
+    path("forever", forever),
+    path("wrong-option", wrong_option),
+    path("plain/", plain),
+    path("whoever/", whoever),
+    path("remember/", remember),
+    path("say/", say),
+    path("hear/", hear),
+    path("chunks/", chunks),
+    path("", include("settings.urls")),
+]

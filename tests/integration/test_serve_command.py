@@ -1,0 +1,194 @@
+"""`manage.py serve`: what it says, where it listens, and what it refuses; and that plain servers refuse
+the same settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import pytest
+
+from tests.support.servers import ROOT, STOP_LIMIT, environment, free_port, migrate
+
+pytestmark = pytest.mark.server
+
+START_LIMIT = 60.0
+
+SERVE = ("manage.py", "serve")
+UVICORN = ("-m", "uvicorn", "settings.asgi:application", "--port", "0")
+DAPHNE = ("-m", "daphne", "-p", "0", "settings.asgi:application")
+
+WRONG_VALUES = {
+    "AGENT_POOL_MAX_WORKERS": "0",
+    "AGENT_POOL_QUEUE_SIZE": "-1",
+    "KERNEL_POOL_MAX_WORKERS": "abc",
+    "KERNEL_POOL_QUEUE_SIZE": "1000000",
+    "AGENT_POOL_PER_OWNER": "1.5",
+    "BUFFER_FLUSH_INTERVAL": "10",
+    "SSE_RETRY": "NaN",
+    "SERVER_MAX_BODY_BYTES": "null",
+    "ALLOW_ANONYMOUS": "perhaps",
+}
+
+EXPECTED_RANGES = {
+    "AGENT_POOL_MAX_WORKERS": ">= 1",
+    "AGENT_POOL_QUEUE_SIZE": ">= 0",
+    "KERNEL_POOL_MAX_WORKERS": "Expected `int`",
+    "KERNEL_POOL_QUEUE_SIZE": "<= 100000",
+    "AGENT_POOL_PER_OWNER": "Expected `int`",
+    "BUFFER_FLUSH_INTERVAL": "<= 1",
+    "SSE_RETRY": "Expected `float`",
+    "SERVER_MAX_BODY_BYTES": "Expected `int`",
+    "ALLOW_ANONYMOUS": "false, loopback, true",
+}
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Without PYTHONUNBUFFERED: the command must see to that by itself."""
+    made = environment(tmp_path_factory.mktemp("serve"))
+    del made["PYTHONUNBUFFERED"]
+    migrate(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(env: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """What `serve` with HOST and PORT from the environment printed to a pipe, and the URL it serves at."""
+    port = free_port()
+    process = _start(SERVE, env | {"HOST": "0.0.0.0", "PORT": str(port)})  # noqa: S104 (what a container uses)
+    try:
+        yield _read_until(process, "curl"), f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_LIMIT)
+        _output(process).close()
+
+
+def test_it_listens_at_host_and_port_of_the_environment(served: tuple[str, str]):
+    printed, url = served
+    assert url in printed
+    assert urllib.request.urlopen(f"{url}/healthz").status == 200  # noqa: S310
+
+
+def test_it_says_which_event_loop_runs(served: tuple[str, str]):
+    assert re.search(r"uvicorn, httptools, (uvloop|asyncio) event loop", served[0])
+
+
+def test_its_curl_line_works(served: tuple[str, str]):
+    printed, url = served
+    line = next(line for line in printed.splitlines() if line.strip().startswith("curl"))
+    words = shlex.split(line)
+    assert words[:2] == ["curl", "-N"]
+    target = next(word for word in words if word.startswith("http"))
+    assert target == f"{url}/content/generate/stream/async"
+    body = words[words.index("-d") + 1].encode()
+    name, value = words[words.index("-H") + 1].split(": ")
+    request = urllib.request.Request(target, body, {name: value})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        beginning = response.read(600).decode(errors="ignore")
+    assert beginning.startswith("retry: 2000\n\nevent: status\n")
+    assert "event: content" in beginning
+
+
+def test_an_option_beats_the_environment_and_any_port_will_do(env: dict[str, str]):
+    process = _start((*SERVE, "--port", "0"), env | {"PORT": "1"})
+    try:
+        printed = _read_until(process, "curl")
+        url = re.search(r"http://127\.0\.0\.1:(\d+)", printed)
+        assert url is not None
+        assert int(url[1]) > 1024
+        assert urllib.request.urlopen(f"{url[0]}/healthz").status == 200  # noqa: S310
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_LIMIT) == 0, "Ctrl-C is no failure"
+        assert "Traceback" not in _output(process).read().decode()
+    finally:
+        process.kill()
+        process.wait(STOP_LIMIT)
+        _output(process).close()
+
+
+def test_what_it_refuses(env: dict[str, str]):
+    """All of these end by themselves, so they run side by side."""
+    with socket.socket() as taken, ThreadPoolExecutor(3) as pool:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        relation = env | {"SSE_HEARTBEAT_INTERVAL": "90", "SSE_CONNECTION_TIMEOUT": "60"}
+        runs = {
+            "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
+            "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
+            "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
+        }
+        runs["serve, relation"] = pool.submit(_run, SERVE, relation)
+        for name, command in (("serve", SERVE), ("uvicorn", UVICORN), ("daphne", DAPHNE)):
+            runs[f"{name}, values"] = pool.submit(_run, command, env | WRONG_VALUES)
+        seen = {name: run.result() for name, run in runs.items()}
+
+    for name, (code, printed) in seen.items():
+        assert code != 0, (name, printed)
+        if not name.startswith(("uvicorn", "daphne")):
+            assert code == 1, (name, printed)
+            assert "Traceback" not in printed, (name, printed)
+        if "values" in name:
+            for variable, value in WRONG_VALUES.items():
+                line = next((each for each in printed.splitlines() if variable in each), None)
+                assert line is not None, (name, variable, printed)
+                assert EXPECTED_RANGES[variable] in line, (name, line)
+                assert value in line or value in ("NaN", "null"), (name, line)
+            assert "docs/settings.md" in printed
+        if "relation" in name:
+            assert "SSE_HEARTBEAT_INTERVAL" in printed, (name, printed)
+            assert "SSE_CONNECTION_TIMEOUT" in printed, (name, printed)
+    assert f"cannot listen on 127.0.0.1:{port}" in seen["taken port"][1]
+    assert "70000" in seen["impossible port"][1]
+    assert "nowhere.invalid" in seen["unknown host"][1]
+
+
+def _start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _run(command: tuple[str, ...], env: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=START_LIMIT,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode()
+
+
+def _output(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+def _read_until(process: subprocess.Popen[bytes], word: str) -> str:
+    """What a server prints to its pipe while it runs, up to the line with `word`."""
+    output = _output(process)
+    os.set_blocking(output.fileno(), False)
+    printed = b""
+    deadline = time.monotonic() + START_LIMIT
+    while word.encode() not in printed or not printed.endswith(b"\n"):
+        assert time.monotonic() < deadline, printed
+        assert process.poll() is None, printed
+        printed += output.read() or b""
+        time.sleep(0.02)
+    os.set_blocking(output.fileno(), True)
+    return printed.decode()
