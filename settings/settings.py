@@ -28,7 +28,7 @@ def _overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """
     values = dict(defaults)
     for key in defaults:
-        text = env.str(f"{prefix}_{key}".upper(), default=None)
+        text = env.str(f"{prefix}_{key}".strip("_").upper(), default=None)
         if text is not None:
             try:
                 values[key] = json.loads(text)
@@ -140,7 +140,8 @@ SERVER_CONFIG = _overridden(
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 
 HOST = env.str("HOST", default="127.0.0.1")
-PORT = env.int("PORT", default=8000)
+# A number; what is none stays text, for the system check to name.
+PORT = _overridden("", {"port": 8000})["port"]
 
 # --- Who and what --------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def _check_relations() -> list[CheckMessage]:
 
 
 def _check_project() -> list[CheckMessage]:
-    """E005-E006, W003-W004: settings of Django that break streams."""
+    """E005-E007, W003-W004: settings of Django that break streams."""
     found: list[CheckMessage] = []
     try:
         key = settings.SECRET_KEY
@@ -82,6 +82,11 @@ def _check_project() -> list[CheckMessage]:
                 hint="`make run` writes a random one to .env once; elsewhere set the variable.",
                 id="streaming.E006",
             )
+        )
+    port = getattr(settings, "PORT", 8000)
+    if not (isinstance(port, int) and 0 <= port <= 65_535):
+        found.append(
+            Error(f"PORT is {port!r}", hint="A number from 0 (any free port) to 65535.", id="streaming.E007")
         )
     if any(database.get("ATOMIC_REQUESTS") for database in settings.DATABASES.values()):
         found.append(

@@ -292,8 +292,8 @@ def _values(task: Task) -> dict[str, Any]:
         "status_messages": counts.status_messages,
         "resumes": counts.resumes,
     }
-    if final is not None and task.finished is not None:
-        timing = task.timing(task.finished)
+    timing = task.receipt
+    if timing is not None:
         values["timing"] = msgspec.to_builtins(timing)
         values["queued_ms"] = timing.queued_ms
         values["first_content_ms"] = timing.first_content_ms

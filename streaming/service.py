@@ -246,7 +246,7 @@ def _describe_task(task: Task) -> dict[str, Any]:
     error = None
     if isinstance(final, Error):
         error = {"code": final.code, "message": final.message, "retryable": final.retryable}
-    ended = task.finished if task.state.terminal else None
+    ended = task.state.terminal
     return {
         "id": task.id,
         "state": task.state.value,
@@ -255,11 +255,11 @@ def _describe_task(task: Task) -> dict[str, Any]:
         "reason": task.reason,
         "created_at": _rfc3339(task.created_at),
         "started_at": _rfc3339(task.started_at),
-        "finished_at": _rfc3339(task.finished_at) if ended is not None else None,
+        "finished_at": _rfc3339(task.finished_at) if ended else None,
         "last_event_id": task.journal.last_id,
         "text": _text(task),
         "error": error,
-        "timing": None if ended is None else _timing(task, ended),
+        "timing": msgspec.to_builtins(task.receipt) if ended else None,
     }
 
 
@@ -289,10 +289,6 @@ def _describe_row(row: StreamTask) -> dict[str, Any]:
 
 def _text(task: Task) -> str:
     return main_text(task.journal.read(0, task.journal.last_id))
-
-
-def _timing(task: Task, ended: float) -> Any:
-    return msgspec.to_builtins(task.timing(ended))
 
 
 def _rfc3339(moment: datetime | None) -> str | None:

@@ -25,7 +25,7 @@ from streaming.core.errors import (
     TaskNotFound,
     TooManyFollowers,
 )
-from streaming.core.events import Cancelled, Complete, Error, Finish, Status
+from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Timing
 from streaming.core.states import State
 
 from .executor import WorkerPool
@@ -209,7 +209,8 @@ class Supervisor:
         now = time.monotonic()
         task.finished = now
         task.finished_at = datetime.now(UTC)
-        task.final = self._terminal_event(task, outcome, now)
+        task.receipt = task.timing(now)
+        task.final = self._terminal_event(task, outcome, task.receipt)
         try:
             if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1
@@ -342,7 +343,7 @@ class Supervisor:
         self._background.add(ending)
         ending.add_done_callback(self._background.discard)
 
-    def _terminal_event(self, task: Task, outcome: Outcome, now: float) -> Complete | Error | Cancelled:
+    def _terminal_event(self, task: Task, outcome: Outcome, receipt: Timing) -> Complete | Error | Cancelled:
         if isinstance(outcome, CancelReason):
             return Cancelled(reason=outcome.value)
         if isinstance(outcome, GenerationError):
@@ -357,7 +358,7 @@ class Supervisor:
             usage=outcome.usage,
             model=outcome.model,
             cached=outcome.cached,
-            timing=task.timing(now),
+            timing=receipt,
             execution_count=outcome.execution_count,
             duration_ms=outcome.duration_ms,
         )

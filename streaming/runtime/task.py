@@ -84,7 +84,7 @@ class Task:
 
     `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
-    is decided; it is in the journal once `state` is terminal.
+    is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
     """
 
     id: str
@@ -107,6 +107,7 @@ class Task:
     waiters: int = 0
     ending: Outcome | None = None
     final: Complete | Error | Cancelled | None = None
+    receipt: Timing | None = None
     pump: asyncio.Task[None] | None = None
     stuck: bool = False
 
