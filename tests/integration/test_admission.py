@@ -18,7 +18,17 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from tests.support.client import STREAM, Reading, Received, brief, client, generate, read_events, read_stream
+from tests.support.client import (
+    STREAM,
+    Reading,
+    Received,
+    brief,
+    client,
+    eventually,
+    generate,
+    read_events,
+    read_stream,
+)
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
@@ -369,6 +379,11 @@ async def test_who_leaves_the_queue_gives_the_place_back(server: Server, evidenc
             await _until(http, waiting=1)
             await events.aclose()
         await _until(http, running=WORKERS, waiting=0)
-        record = (await http.get(f"/streams/{first.data['task_id']}")).json()
-        assert record["state"] == "cancelled"
-        assert record["started_at"] is None
+
+        async def ended() -> Any:
+            record = (await http.get(f"/streams/{first.data['task_id']}")).json()
+            return record if record["finished_at"] else None
+
+        # The place is free at once, the end is told when its record is durable.
+        record = await eventually(ended)
+        assert (record["state"], record["started_at"]) == ("cancelled", None)
