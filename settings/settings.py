@@ -2,13 +2,16 @@
 
 Each value can be set by an environment variable or in the file `.env` (the environment wins). The name
 of the variable follows from the place: `SSE_CONFIG["heartbeat_interval"]` is `SSE_HEARTBEAT_INTERVAL`.
-Every value is checked by `manage.py check`; a server does not start with a wrong one.
+Every value is checked by `manage.py check`; no server starts with a wrong one.
 `docs/settings.md` is the reference.
 """
 
 import json
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import environ
 
@@ -28,13 +31,67 @@ def _overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """
     values = dict(defaults)
     for key in defaults:
-        text = env.str(f"{prefix}_{key}".strip("_").upper(), default=None)
+        text = env.str(f"{prefix}_{key}".upper(), default=None)
         if text is not None:
             try:
                 values[key] = json.loads(text)
             except ValueError:
                 values[key] = text
     return values
+
+
+# What the environment says and nobody can make sense of: a safe value stands in, and a system check reports
+# it, so that no server starts with it. (Name, what is wrong with it.)
+ENVIRONMENT_PROBLEMS: list[tuple[str, str]] = []
+
+
+def _flag(name: str, default: bool) -> bool:
+    """A variable that is on or off."""
+    text = env.str(name, default=str(default)).lower()
+    if text in ("true", "1", "yes", "on"):
+        return True
+    if text in ("false", "0", "no", "off", ""):
+        return False
+    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected true or false"))
+    return default
+
+
+def _number(name: str, default: int, low: int, high: int) -> int:
+    """A whole number from `low` to `high`."""
+    text = env.str(name, default=str(default))
+    if text.isascii() and text.isdigit() and low <= int(text) <= high:
+        return int(text)
+    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected a number from {low} to {high}"))
+    return default
+
+
+def _one_of(name: str, default: str, choices: Collection[str]) -> str:
+    """One of a few words."""
+    text: str = env.str(name, default=default)
+    if text in choices:
+        return text
+    known = ", ".join(sorted(choices)) if len(choices) < 10 else "a name of the IANA time zone database"
+    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected {known}"))
+    return default
+
+
+def _database(name: str, default: dict[str, Any]) -> dict[str, Any]:
+    """A database by its URL."""
+    text = env.str(name, default="")
+    try:
+        with warnings.catch_warnings():
+            # An unknown engine is only warned of, with the password in the warning.
+            warnings.simplefilter("error")
+            found: dict[str, Any] = environ.Env.db_url_config(text) if text else default
+        known = "." in str(found["ENGINE"])
+    except Exception:
+        known = False
+    if not known:
+        ENVIRONMENT_PROBLEMS.append(
+            (name, f"{name} is not a URL of a database, such as postgres://user@host/name")
+        )
+        return default
+    return found
 
 
 # --- Streams -------------------------------------------------------------------------------------------
@@ -120,7 +177,7 @@ THREAD_CONFIG = {
 }
 
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
-PRIORITIES = {"interactive": 0, "normal": 1, "batch": 2}
+PRIORITIES = _overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
 SERVER_CONFIG = _overridden(
     "SERVER",
@@ -140,8 +197,7 @@ SERVER_CONFIG = _overridden(
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 
 HOST = env.str("HOST", default="127.0.0.1")
-# A number; what is none stays text, for the system check to name.
-PORT = _overridden("", {"port": 8000})["port"]
+PORT = _number("PORT", 8000, 0, 65_535)
 
 # --- Who and what --------------------------------------------------------------------------------------
 
@@ -150,19 +206,23 @@ ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Which provider writes when a brief names none.
 CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="offline")
 # Exact tokens at an exact pace, for tests, demos and benchmarks; never on a public server.
-ALLOW_SCRIPTED_PROVIDER = env.bool("ALLOW_SCRIPTED_PROVIDER", default=False)
+ALLOW_SCRIPTED_PROVIDER = _flag("ALLOW_SCRIPTED_PROVIDER", default=False)
 
 # --- Django --------------------------------------------------------------------------------------------
 
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = _flag("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # Cookies only over TLS, except where somebody develops on their own machine.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("SECURE_COOKIES", default=not DEBUG)
-SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=False)
-SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=0)
+# Django looks for its own middleware by name and does not see that ours are subclasses of it
+# (streaming/middleware.py); streaming.W006 and W007 look at what these would have looked at.
+SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _flag("SECURE_COOKIES", default=not DEBUG)
+SECURE_SSL_REDIRECT = _flag("SECURE_SSL_REDIRECT", default=False)
+SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [
     "daphne",  # an ASGI `runserver`; must come before staticfiles
@@ -210,9 +270,9 @@ TEMPLATES = [
 ]
 
 DATABASES: dict[str, dict[str, Any]] = {
-    "default": env.db("DATABASE_URL")
-    if env.str("DATABASE_URL", default="")
-    else {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}
+    "default": _database(
+        "DATABASE_URL", {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}
+    )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Readers do not wait for the writer (WAL), a writer waits for its turn instead of failing.
@@ -230,9 +290,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-LANGUAGE_CODE = env.str("LANGUAGE_CODE", default="en")
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+LANGUAGE_CODE = _one_of("LANGUAGE_CODE", "en", dict(LANGUAGES))
+TIME_ZONE = _one_of("TIME_ZONE", "UTC", available_timezones())
 USE_I18N = True
 USE_TZ = True
 
@@ -243,7 +303,7 @@ SERVESTATIC_USE_FINDERS = True
 # Looked up once at the start, not for each request (that costs a thread hop each).
 SERVESTATIC_AUTOREFRESH = False
 
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOG_LEVEL = _one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 LOGGING = {
     "version": 1,

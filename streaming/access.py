@@ -8,6 +8,7 @@ where ALLOW_ANONYMOUS says so.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -22,19 +23,11 @@ from django.utils.translation import gettext as _
 from . import conf
 from .problems import Problem
 
-FORWARDING_HEADERS: Final = (
-    "Forwarded",
-    "Via",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Port",
-    "X-Real-IP",
-    "X-Client-IP",
-    "True-Client-IP",
-    "CF-Connecting-IP",
+_FORWARDING: Final = re.compile(
+    r"forwarded|via|x-(original-)?forwarded(-.*)?|x-real-ip|.*client-?ip|.*connecting-ip|x-envoy-.*|x-original-.*",
+    re.IGNORECASE,
 )
-"""Any of these says that a proxy speaks for somebody else, so a loopback peer is no proof of a local user."""
+"""Headers by which a proxy speaks for somebody else: a loopback peer is then no proof of a local user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +108,7 @@ def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
 
 
 def _local(request: HttpRequest, address: str) -> bool:
-    return _is_loopback(address) and not any(name in request.headers for name in FORWARDING_HEADERS)
+    return _is_loopback(address) and not any(_FORWARDING.fullmatch(name) for name in request.headers)
 
 
 def _is_loopback(address: str) -> bool:

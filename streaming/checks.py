@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Warning, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
@@ -17,9 +17,13 @@ HINT = "See docs/settings.md for names, units and ranges; unset the variable to 
 
 @register("streaming")
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001: a value of the wrong type or out of its range. The other ids are below."""
+    """E001, E007: a value of the wrong type or out of its range. The other ids are below."""
     found: list[CheckMessage] = [
         Error(text, hint=HINT, obj=setting, id="streaming.E001") for setting, text in conf.problems()
+    ]
+    found += [
+        Error(text, hint=HINT, obj=name, id="streaming.E007")
+        for name, text in getattr(settings, "ENVIRONMENT_PROBLEMS", ())
     ]
     return found or [*_check_relations(), *_check_project()]
 
@@ -69,7 +73,7 @@ def _check_relations() -> list[CheckMessage]:
 
 
 def _check_project() -> list[CheckMessage]:
-    """E005-E007, W003-W004: settings of Django that break streams."""
+    """E005-E006, W003-W004: settings of Django that break streams."""
     found: list[CheckMessage] = []
     try:
         key = settings.SECRET_KEY
@@ -82,11 +86,6 @@ def _check_project() -> list[CheckMessage]:
                 hint="`make run` writes a random one to .env once; elsewhere set the variable.",
                 id="streaming.E006",
             )
-        )
-    port = getattr(settings, "PORT", 8000)
-    if not (isinstance(port, int) and 0 <= port <= 65_535):
-        found.append(
-            Error(f"PORT is {port!r}", hint="A number from 0 (any free port) to 65535.", id="streaming.E007")
         )
     if any(database.get("ATOMIC_REQUESTS") for database in settings.DATABASES.values()):
         found.append(
@@ -125,9 +124,32 @@ def _check_project() -> list[CheckMessage]:
     return found
 
 
+@register("streaming", deploy=True)
+def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """W006-W007: for `check --deploy`, what Django's own checks do not see behind our middleware."""
+    found: list[CheckMessage] = []
+    if not settings.SECURE_SSL_REDIRECT:
+        found.append(
+            Warning(
+                "SECURE_SSL_REDIRECT is off",
+                hint="Turn it on, or let the proxy in front redirect plain HTTP.",
+                id="streaming.W006",
+            )
+        )
+    if not settings.SECURE_HSTS_SECONDS:
+        found.append(
+            Warning(
+                "SECURE_HSTS_SECONDS is 0",
+                hint="Once TLS works for good, tell browsers so: 31536000 is a year.",
+                id="streaming.W007",
+            )
+        )
+    return found
+
+
 def ensure_sound() -> None:
     """Raise `ImproperlyConfigured` with every error and its hint; for servers that run no checks."""
-    errors = [message for message in check_settings(None) if message.is_serious()]
+    errors = [message for message in run_checks() if message.is_serious() and not message.is_silenced()]
     if errors:
         lines = "\n".join(f"  {message.msg}\n      {message.hint}" for message in errors)
         raise ImproperlyConfigured(f"the settings are not sound:\n{lines}")

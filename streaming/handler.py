@@ -13,7 +13,7 @@ import logging
 import tempfile
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeGuard
 
 import django
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -66,8 +66,11 @@ class StreamingHandler(ASGIHandler):
             await _lifespan(receive, send)
         elif scope["type"] == "http":
             await self.handle(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # Refused before it is accepted: the client sees 403.
+            await send({"type": "websocket.close", "code": 1000})
         else:
-            raise ValueError(f"only HTTP is served here, not {scope['type']}")
+            raise ValueError(f"an unknown kind of connection: {scope['type']}")
 
     async def handle(self, scope: Scope, receive: Any, send: Any) -> None:
         """One request, from its body to the end of its response."""
@@ -88,7 +91,7 @@ class StreamingHandler(ASGIHandler):
             if not _gave_up(response):
                 raise
             # We cancelled ourselves; the server closes the connection of a response that does not end.
-            logger.warning("a reader that did not read was closed")
+            logger.warning("stream %s: a reader that did not read was closed", response["X-Stream-Id"])
         finally:
             body_file.close()
             if response is None:
@@ -133,7 +136,7 @@ class StreamingHandler(ASGIHandler):
         return lender
 
 
-def _gave_up(response: HttpResponseBase | None) -> bool:
+def _gave_up(response: HttpResponseBase | None) -> TypeGuard[EventStream]:
     """Whether the response ended because its reader blocked for too long."""
     if not (isinstance(response, EventStream) and response.follower.slow):
         return False

@@ -15,6 +15,9 @@ from streaming.core import errors
 from streaming.core.routing import Reason
 from streaming.runtime.ledger import PoolRefused
 
+STORAGE_RETRY: Final = 5.0
+"""Seconds after which a try makes sense when the database did not answer."""
+
 CONTENT_TYPE: Final = "application/problem+json"
 
 TITLES: Final = {
@@ -149,6 +152,8 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(410, error.code, _("The task's record is still at /streams/<id>."))
         case errors.TaskNotFound():
             return Problem(404, error.code)
+        case errors.StorageUnavailable():
+            return Problem(503, error.code, retry_after=STORAGE_RETRY)
     return Problem(500, "server_error")
 
 

@@ -16,17 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
-from django.db.models import F
 
-from streaming.core.events import Cancelled, Complete, Error
 from streaming.core.routing import Snapshot
 from streaming.core.states import State
 from streaming.runtime.task import Task
 
-from .models import Refusal, StreamTask
-from .transcript import main_text
+from .rows import row_values, task_row, write_refusals, write_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +32,47 @@ MAX_PENDING: Final = 10_000
 RETRY_PAUSE: Final = 1.0
 """Seconds before a failed write is tried again."""
 
-BATCH: Final = 200
-"""Rows in one statement: below every database's limit of parameters."""
-
-_WRITTEN: Final = [
-    field.name for field in StreamTask._meta.concrete_fields if field.name not in ("id", "purged_at")
-]
-
-
-@dataclass(slots=True)
-class _Note:
-    """One record to be written: plain values now, the text when the writer gets to it."""
-
-    values: dict[str, Any]
-    frames: list[bytes] | None = None
-
 
 class Promise:
-    """Durability of everything that was noted before it was made. See `ports.Commit`."""
+    """Durability of what was noted. See `ports.Commit`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._done: asyncio.Future[None] = loop.create_future()
+        self._kept: asyncio.Future[bool] = loop.create_future()
 
     async def wait(self, seconds: float) -> bool:
-        await asyncio.wait([self._done], timeout=seconds)
-        return self._done.done()
+        """Whether it was kept within `seconds`; False at once if it cannot be kept any more."""
+        await asyncio.wait([self._kept], timeout=seconds)
+        return self._kept.done() and self._kept.result()
 
-    def keep(self) -> None:
-        """Called in the writer's thread once it is true."""
+    def resolve(self, kept: bool) -> None:
+        """Called in any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._resolve)
+            self._loop.call_soon_threadsafe(self._resolve, kept)
         except RuntimeError:
             # The loop is closed, so nobody waits any more.
             return
 
-    def _resolve(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+    def _resolve(self, kept: bool) -> None:
+        if not self._kept.done():
+            self._kept.set_result(kept)
+
+
+@dataclass(slots=True)
+class _Note:
+    """One record to be written, and who waits for it. `frames`: the text, until the writer gets to it."""
+
+    values: dict[str, Any]
+    frames: list[bytes] | None
+    promises: list[Promise]
+
+    def resolve(self, kept: bool) -> None:
+        for promise in self.promises:
+            promise.resolve(kept)
+
+
+_Notes = OrderedDict[str, _Note]
+_Refusals = Counter[tuple[datetime, str, str]]
 
 
 class DatabaseRecorder:
@@ -82,9 +81,9 @@ class DatabaseRecorder:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._lock = threading.Condition()
-        self._notes: OrderedDict[str, _Note] = OrderedDict()
-        self._refusals: Counter[tuple[datetime, str, str]] = Counter()
-        self._promises: list[Promise] = []
+        self._notes: _Notes = OrderedDict()
+        self._refusals: _Refusals = Counter()
+        self._flushes: list[Promise] = []
         self._thread: threading.Thread | None = None
         self._closing = self._urgent = self._writing = False
         self._loud_until = 0.0
@@ -125,9 +124,9 @@ class DatabaseRecorder:
         promise = Promise(asyncio.get_running_loop())
         with self._lock:
             if not self._notes and not self._refusals and not self._writing:
-                promise.keep()
+                promise.resolve(True)
             else:
-                self._promises.append(promise)
+                self._flushes.append(promise)
                 self._wake_writer(urgent=True)
         return promise
 
@@ -146,15 +145,20 @@ class DatabaseRecorder:
 
     def _note(self, task: Task, *, urgent: bool, frames: list[bytes] | None = None) -> Promise:
         promise = Promise(asyncio.get_running_loop())
+        values = row_values(task)
         with self._lock:
-            self._notes[task.id] = _Note(_values(task), frames)
-            self._notes.move_to_end(task.id)
-            if len(self._notes) > MAX_PENDING:
-                self._notes.popitem(last=False)
-                self.dropped += 1
-            self._promises.append(promise)
+            older = self._notes.pop(task.id, None)
+            waiting = [] if older is None else older.promises
+            self._notes[task.id] = _Note(values, frames, [*waiting, promise])
+            self._drop_beyond_bound()
             self._wake_writer(urgent=urgent)
         return promise
+
+    def _drop_beyond_bound(self) -> None:
+        while len(self._notes) > MAX_PENDING:
+            _, oldest = self._notes.popitem(last=False)
+            oldest.resolve(False)
+            self.dropped += 1
 
     def _wake_writer(self, *, urgent: bool) -> None:
         if self._thread is None:
@@ -177,68 +181,79 @@ class DatabaseRecorder:
     def _wait_for_work(self) -> bool:
         """Whether there is work; False when closing and all is written."""
         with self._lock:
-            # A promise without notes stands for those that are being written when it is made.
+            # A flush without notes stands for those that are being written when it is asked for.
             self._writing = False
-            self._lock.wait_for(lambda: self._notes or self._refusals or self._promises or self._closing)
+            self._lock.wait_for(lambda: self._notes or self._refusals or self._flushes or self._closing)
             self._lock.wait_for(lambda: self._urgent or self._closing, timeout=self._interval)
             self._urgent = False
-            self._writing = bool(self._notes or self._refusals or self._promises)
+            self._writing = bool(self._notes or self._refusals or self._flushes)
             return self._writing
 
     def _write_batch(self) -> bool:
         with self._lock:
             notes, self._notes = self._notes, OrderedDict()
             refusals, self._refusals = self._refusals, Counter()
-            promises, self._promises = self._promises, []
+            flushes, self._flushes = self._flushes, []
         try:
-            self._write(notes, refusals)
+            unwritable = self._write(notes, refusals)
         except (DatabaseError, InterfaceError):
             self.failed_writes += 1
             logger.exception("could not write %d records; trying again", len(notes))
-            self._put_back(notes, refusals, promises)
+            self._put_back(notes, refusals, flushes)
             connection.close()
             if not self._closing:
                 time.sleep(RETRY_PAUSE)
             return False
-        for promise in promises:
-            promise.keep()
+        for task_id, note in notes.items():
+            note.resolve(task_id not in unwritable)
+        for flush in flushes:
+            flush.resolve(True)
         return True
 
-    def _write(self, notes: OrderedDict[str, _Note], refusals: Counter[tuple[datetime, str, str]]) -> None:
-        """All in one transaction; one by one if some can never be written. Raises what may pass."""
+    def _write(self, notes: _Notes, refusals: _Refusals) -> set[str]:
+        """All in one transaction; one by one if some can never be written, whose ids are returned.
+
+        Raises what may pass.
+        """
+        unwritable: set[str] = set()
         try:
             with transaction.atomic():
-                _write_tasks([_row(task_id, note) for task_id, note in notes.items()])
-                _write_refusals(refusals)
+                write_tasks([task_row(task_id, note.values, note.frames) for task_id, note in notes.items()])
+                write_refusals(refusals)
         except Exception as error:
             if _may_pass(error):
                 raise
-            self._write_singly(notes)
+            unwritable = self._write_singly(notes)
             with transaction.atomic():
-                _write_refusals(refusals)
+                write_refusals(refusals)
+        return unwritable
 
-    def _write_singly(self, notes: OrderedDict[str, _Note]) -> None:
+    def _write_singly(self, notes: _Notes) -> set[str]:
+        unwritable = set()
         for task_id, note in notes.items():
             try:
                 with transaction.atomic():
-                    _write_tasks([_row(task_id, note)])
+                    write_tasks([task_row(task_id, note.values, note.frames)])
             except Exception as error:
                 if _may_pass(error):
                     raise
+                unwritable.add(task_id)
                 self.dropped += 1
                 logger.exception("task %s: no database takes its record; dropped", task_id)
+        return unwritable
 
-    def _put_back(
-        self,
-        notes: OrderedDict[str, _Note],
-        refusals: Counter[tuple[datetime, str, str]],
-        promises: list[Promise],
-    ) -> None:
+    def _put_back(self, notes: _Notes, refusals: _Refusals, flushes: list[Promise]) -> None:
+        """Before what was noted meanwhile; of one task the newer note counts, for all who wait."""
         with self._lock:
-            for task_id, note in notes.items():
-                self._notes.setdefault(task_id, note)
+            for task_id, newer in self._notes.items():
+                older = notes.pop(task_id, None)
+                if older is not None:
+                    newer.promises[:0] = older.promises
+                notes[task_id] = newer
+            self._notes = notes
             self._refusals.update(refusals)
-            self._promises = promises + self._promises
+            self._flushes[:0] = flushes
+            self._drop_beyond_bound()
 
 
 def _may_pass(error: Exception) -> bool:
@@ -247,68 +262,3 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, IntegrityError | DataError):
         return False
     return isinstance(error, DatabaseError | InterfaceError)
-
-
-def _write_tasks(rows: list[StreamTask]) -> None:
-    StreamTask.objects.bulk_create(
-        rows, batch_size=BATCH, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN
-    )
-
-
-def _write_refusals(refusals: Counter[tuple[datetime, str, str]]) -> None:
-    for (minute, pool, reason), count in refusals.items():
-        row, _ = Refusal.objects.get_or_create(minute=minute, pool=pool, reason=reason)
-        Refusal.objects.filter(pk=row.pk).update(count=F("count") + count)
-
-
-def _row(task_id: str, note: _Note) -> StreamTask:
-    row = StreamTask(id=task_id, **note.values)
-    if note.frames is not None:
-        # PostgreSQL cannot store NUL in text.
-        row.text = main_text(note.frames).replace("\x00", "\ufffd")
-    return row
-
-
-def _values(task: Task) -> dict[str, Any]:
-    spec, final, counts = task.spec, task.final, task.counts
-    values: dict[str, Any] = {
-        "owner_id": spec.owner,
-        "end_user": spec.end_user,
-        "kind": spec.kind,
-        "pool": spec.pool,
-        "priority": spec.priority,
-        "state": task.state.value if final is None else final.name,
-        "route": task.route,
-        "reason": task.reason,
-        "snapshot": msgspec.to_builtins(task.ticket.snapshot),
-        "arguments": spec.arguments,
-        "language": spec.language,
-        "created_at": task.created_at,
-        "started_at": task.started_at,
-        "finished_at": task.finished_at,
-        "last_event_id": task.journal.last_id,
-        "chunks": counts.chunks,
-        "content_length": counts.content_length,
-        "status_messages": counts.status_messages,
-        "resumes": counts.resumes,
-    }
-    timing = task.receipt
-    if timing is not None:
-        values["timing"] = msgspec.to_builtins(timing)
-        values["queued_ms"] = timing.queued_ms
-        values["first_content_ms"] = timing.first_content_ms
-        values["total_ms"] = timing.total_ms
-        # The terminal event itself comes right after this record.
-        values["last_event_id"] += 1
-    match final:
-        case Complete():
-            values |= {
-                "finish_reason": final.finish_reason,
-                "model": final.model or "",
-                "usage": final.usage,
-            }
-        case Error():
-            values |= {"error_code": final.code, "error_message": final.message}
-        case Cancelled():
-            values["cancel_reason"] = final.reason
-    return values

@@ -9,13 +9,15 @@ from typing import Any, Concatenate, Final, ParamSpec, cast
 from urllib.parse import parse_qsl
 
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
+from django.http.request import MediaType
 from django.http.response import HttpResponseBase
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
 from streaming.core import cursor, strict_json
-from streaming.core.errors import StreamError
+from streaming.core.errors import StorageUnavailable, StreamError
 from streaming.core.framing import NDJSON, SSE, Framing
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
@@ -68,6 +70,9 @@ def problem_of(error: Exception) -> Problem:
             return of_refusal(error)
         case StreamError():
             return of_error(error)
+        case OperationalError() | InterfaceError():
+            logger.error("the database is away", exc_info=error)
+            return of_error(StorageUnavailable())
     logger.error("a view failed", exc_info=error)
     return Problem(500, "server_error")
 
@@ -137,12 +142,19 @@ def require_json_accepted(request: HttpRequest) -> None:
 def _preferred(request: HttpRequest, *types: str) -> str | None:
     """Which of `types` the client likes best, the first one in doubt; None if it takes none of them.
 
-    An empty `Accept` is as good as none, and `charset=utf-8`, which all of ours are, narrows nothing.
+    An empty `Accept` is as good as none. The most specific range that matches decides about a type, and
+    quality 0 excludes it; parameters such as `charset=utf-8`, which all of ours are, narrow nothing.
     """
-    if not request.headers.get("accept", "*/*").strip():
-        return types[0]
-    chosen = request.get_preferred_type([*types, *(f"{each}; charset=utf-8" for each in types)])
-    return None if chosen is None else chosen.partition(";")[0]
+    header = request.headers.get("accept", "").strip() or "*/*"
+    ranges = [MediaType(each) for each in header.split(",") if each.strip()]
+
+    def quality(wanted: str) -> float:
+        main, sub = wanted.split("/")
+        matching = [each for each in ranges if each.main_type in ("*", main) and each.sub_type in ("*", sub)]
+        return max(matching, key=lambda each: each.specificity).quality if matching else 0.0
+
+    best = max(types, key=quality)
+    return best if quality(best) > 0 else None
 
 
 def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:

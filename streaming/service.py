@@ -17,7 +17,7 @@ import msgspec
 from django.db import connections
 from django.utils import timezone
 
-from streaming.core.errors import EventsPruned, TaskNotFound, generation_errors
+from streaming.core.errors import EventsPruned, StorageUnavailable, TaskNotFound, generation_errors
 from streaming.core.events import Error
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions
@@ -44,8 +44,8 @@ CANCEL_WAIT: Final = 2.0
 """Seconds that a cancel call waits for the terminal event, which comes within one."""
 
 
-class StorageUnavailable(Exception):
-    """The database did not take the record in time; the task was cancelled."""
+LONG_TEXT: Final = 262_144
+"""Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
 
 
 class Service:
@@ -111,7 +111,7 @@ class Service:
             await asyncio.shield(task.ended)
         finally:
             self.supervisor.leave(task)
-        return task, _text(task)
+        return task, await _text(task)
 
     # Tasks by id
 
@@ -132,7 +132,7 @@ class Service:
 
     async def describe(self, task_id: str, caller: Caller) -> dict[str, Any]:
         """The task's public record. Raises `TaskNotFound`."""
-        return describe(await self.find(task_id, caller))
+        return await describe(await self.find(task_id, caller))
 
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
         """A reader from `options.after` on; None when it has seen the terminal event already.
@@ -154,12 +154,17 @@ class Service:
         if isinstance(found, Task) and not found.state.terminal:
             self.supervisor.cancel(found, CancelReason.CLIENT)
             await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
-        return describe(found)
+        return await describe(found)
 
     async def purge(self, task_id: str, caller: Caller) -> None:
-        """Cancel if need be, then delete brief, text and events; the numbers stay. Raises `TaskNotFound`."""
+        """Cancel if need be, then delete brief, text and events; the numbers stay.
+
+        Raises `TaskNotFound`, and `StorageUnavailable` when nothing could be deleted for certain.
+        """
         await self.cancel(task_id, caller)
-        await self.recorder.flush().wait(RECORD_PATIENCE)
+        if not await self.recorder.flush().wait(RECORD_PATIENCE):
+            # A record that is still to be written would bring the text back.
+            raise StorageUnavailable(task_id)
         found = await self.find(task_id, caller)
         if isinstance(found, Task):
             self.supervisor.forget(found)
@@ -181,7 +186,7 @@ class Service:
                 created_at=mark.created_at, id__gte=mark.id
             )
         found = [row async for row in rows[: limit + 1]]
-        items = [describe(row) for row in found[:limit]]
+        items = [_describe_row(row) for row in found[:limit]]
         return {"items": items, "next": items[-1]["id"] if len(found) > limit else None}
 
     # The whole
@@ -236,12 +241,14 @@ async def close_service(grace: float) -> int:
     return 0 if found is None else await found.close(grace)
 
 
-def describe(found: Task | StreamTask) -> dict[str, Any]:
+async def describe(found: Task | StreamTask) -> dict[str, Any]:
     """The public record of a task, from memory or from the database: the body of `GET /streams/<id>`."""
-    return _describe_task(found) if isinstance(found, Task) else _describe_row(found)
+    if isinstance(found, StreamTask):
+        return _describe_row(found)
+    return _describe_task(found, await _text(found))
 
 
-def _describe_task(task: Task) -> dict[str, Any]:
+def _describe_task(task: Task, text: str) -> dict[str, Any]:
     final = task.final if task.state.terminal else None
     error = None
     if isinstance(final, Error):
@@ -257,7 +264,7 @@ def _describe_task(task: Task) -> dict[str, Any]:
         "started_at": _rfc3339(task.started_at),
         "finished_at": _rfc3339(task.finished_at) if ended else None,
         "last_event_id": task.journal.last_id,
-        "text": _text(task),
+        "text": text,
         "error": error,
         "timing": msgspec.to_builtins(task.receipt) if ended else None,
     }
@@ -287,8 +294,11 @@ def _describe_row(row: StreamTask) -> dict[str, Any]:
     }
 
 
-def _text(task: Task) -> str:
-    return main_text(task.journal.read(0, task.journal.last_id))
+async def _text(task: Task) -> str:
+    frames = task.journal.read(0, task.journal.last_id)
+    if task.journal.size < LONG_TEXT:
+        return main_text(frames)
+    return await asyncio.to_thread(main_text, frames)
 
 
 def _rfc3339(moment: datetime | None) -> str | None:

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import translation
 
-from streaming.core.events import Cancelled, Complete, Error
+from streaming.core.events import Cancelled, Complete, Error, clean_text
 from streaming.runtime.task import Task, TaskSpec
 
 from . import conf
@@ -28,7 +28,7 @@ from .problems import Problem, of_failed_task
 from .producers import open_producer
 from .requests import follow_options, problem_of, require_json_accepted
 from .responses import EventStream, place_of
-from .service import StorageUnavailable, service
+from .service import service
 
 P = ParamSpec("P")
 
@@ -115,10 +115,7 @@ async def start_in_background(
     defaults: dict[str, Any] = {"kind": name, "priority": "batch", "on_disconnect": "continue"}
     wishes = Options(**defaults | options)
     opens = partial(open_producer, name, arguments)
-    try:
-        task = await service().accept(await _spec(request, opens, dict(arguments), wishes))
-    except StorageUnavailable as error:
-        raise Problem(503, "storage_unavailable", retry_after=5) from error
+    task = await service().accept(await _spec(request, opens, dict(arguments), wishes))
     return _promise(task)
 
 
@@ -135,6 +132,9 @@ async def _spec(
     request: HttpRequest, opens: Callable[[], Any], arguments: dict[str, Any] | None, options: Options
 ) -> TaskSpec:
     caller = await identify(request)
+    if arguments is not None:
+        # What cannot be kept in the record is refused before anything starts.
+        arguments = msgspec.to_builtins(arguments, str_keys=True)
     language = language_of(request, options.language)
     # A context of its own: a pump that inherited the request's would run in the request's thread.
     context = contextvars.Context()
@@ -145,7 +145,7 @@ async def _spec(
         priority=conf.priorities()[options.priority],
         owner=caller.account,
         share_key=caller.share_key(options.end_user),
-        end_user=options.end_user,
+        end_user=clean_text(options.end_user),
         grace=_grace(options.on_disconnect),
         language=language,
         open_source=opens,

@@ -132,6 +132,13 @@ class TaskNotFound(StreamError):
     code = "not_found"
 
 
+class StorageUnavailable(StreamError):
+    """The database did not answer in time; nothing was promised."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
 class TooManyFollowers(StreamError):
     """`max_followers` readers follow this task already."""
 

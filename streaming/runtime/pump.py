@@ -14,6 +14,8 @@ from collections.abc import AsyncIterable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
+import msgspec
+
 from streaming.core.coalescer import Chunk, Coalescer
 from streaming.core.errors import GenerationError, Interrupted, ProducerFailed
 from streaming.core.events import Content, Finish, Output, Restart, Result, Truncated
@@ -158,7 +160,8 @@ class Pump:
 
     def _accept(self, part: Any, now: float) -> None:
         if isinstance(part, Finish):
-            self._finish = part
+            # What cannot be told in `complete` fails here, where it can still be told as an error.
+            self._finish = msgspec.convert(msgspec.to_builtins(part), Finish)
             return
         self._task.counts.parts += 1
         if isinstance(part, str):

@@ -25,7 +25,7 @@ from streaming.core.errors import (
     TaskNotFound,
     TooManyFollowers,
 )
-from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Timing
+from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Timing, encode
 from streaming.core.states import State
 
 from .executor import WorkerPool
@@ -211,6 +211,11 @@ class Supervisor:
         task.finished_at = datetime.now(UTC)
         task.receipt = task.timing(now)
         task.final = self._terminal_event(task, outcome, task.receipt)
+        try:
+            encode(task.final)
+        except Exception:
+            logger.exception("task %s: its end cannot be told", task.id)
+            task.final = self._terminal_event(task, ProducerFailed(), task.receipt)
         try:
             if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1

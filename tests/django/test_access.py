@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.test import AsyncClient, AsyncRequestFactory, override_settings
 
-from streaming.access import FORWARDING_HEADERS, Caller, identify, require_operator
+from streaming.access import Caller, identify, require_operator
 from streaming.problems import Problem
 
 FACTORY = AsyncRequestFactory()
@@ -59,6 +59,27 @@ async def test_no_other_machine_is(address: str | None):
     problem = await _refusal(_request(address))
     assert (problem.status, problem.code) == (401, "not_authenticated")
     assert "WWW-Authenticate" in problem.headers
+
+
+FORWARDING_HEADERS = [
+    "Forwarded",
+    "Via",
+    "X-Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Forwarded-Server",
+    "X-Original-Forwarded-For",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "Fly-Client-IP",
+    "Fastly-Client-IP",
+    "X-Cluster-Client-IP",
+    "CF-Connecting-IP",
+    "X-Envoy-External-Address",
+]
 
 
 @override_settings(ALLOW_ANONYMOUS="loopback")

@@ -229,8 +229,18 @@ async def test_lifespan_is_answered():
 
 
 async def test_an_unknown_protocol_is_an_error():
-    with pytest.raises(ValueError, match="websocket"):
-        await StreamingHandler()({"type": "websocket"}, None, None)
+    with pytest.raises(ValueError, match="gopher"):
+        await StreamingHandler()({"type": "gopher"}, None, None)
+
+
+async def test_a_web_socket_is_refused_without_noise():
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await StreamingHandler()({"type": "websocket"}, None, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 async def test_responses_leave_no_cycle():

@@ -14,7 +14,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connections
 
-from streaming import records
+from streaming import records, rows
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
 from streaming.models import Refusal, StreamTask
@@ -107,14 +107,14 @@ async def test_nul_in_text_is_storable_everywhere(house: House):
 async def test_many_records_are_one_transaction(house: House):
     """Written behind, and the newest state only: far fewer statements than events of tasks."""
     calls = []
-    write = records._write_tasks
+    write = rows.write_tasks
 
     def counted(rows: list[StreamTask]) -> None:
         calls.append(len(rows))
         write(rows)
 
     house.recorder._interval = 5
-    with mock.patch.object(records, "_write_tasks", counted):
+    with mock.patch.object(records, "write_tasks", counted):
         tasks = await asyncio.gather(*(house.run(f"text {number}") for number in range(100)))
         await house.written()
     assert await StreamTask.objects.acount() == 100
@@ -143,13 +143,13 @@ async def test_a_row_is_updated_not_doubled(house: House):
 
 async def test_the_loop_never_writes(house: House):
     threads = []
-    write = records._write_tasks
+    write = rows.write_tasks
 
     def noted(rows: list[StreamTask]) -> None:
         threads.append(threading.current_thread().name)
         write(rows)
 
-    with mock.patch.object(records, "_write_tasks", noted):
+    with mock.patch.object(records, "write_tasks", noted):
         await house.run("x")
         await house.written()
     assert set(threads) == {"sluice-records"}
@@ -159,7 +159,7 @@ async def test_the_loop_never_writes(house: House):
 
 
 def _failing(times: int, error: Callable[[], Exception]) -> Callable[[list[StreamTask]], None]:
-    write, left = records._write_tasks, [times]
+    write, left = rows.write_tasks, [times]
 
     def attempt(rows: list[StreamTask]) -> None:
         if left[0] > 0:
@@ -174,7 +174,7 @@ async def test_a_database_that_was_away_gets_everything_later(house: House):
     away = _failing(3, lambda: OperationalError("away"))
     with (
         mock.patch.object(records, "RETRY_PAUSE", 0.05),
-        mock.patch.object(records, "_write_tasks", away),
+        mock.patch.object(records, "write_tasks", away),
     ):
         task = await house.run("kept")
         promise = house.recorder.flush()
@@ -187,7 +187,7 @@ async def test_a_database_that_was_away_gets_everything_later(house: House):
 
 async def test_a_reader_waits_only_briefly_for_a_database_that_is_away(house: House):
     away = _failing(1_000, lambda: OperationalError("away"))
-    with mock.patch.object(records, "RETRY_PAUSE", 0.05), mock.patch.object(records, "_write_tasks", away):
+    with mock.patch.object(records, "RETRY_PAUSE", 0.05), mock.patch.object(records, "write_tasks", away):
         async with asyncio.timeout(5):
             await house.run("x")
         promise = house.recorder.flush()
@@ -201,7 +201,7 @@ async def test_what_does_not_fit_is_dropped_and_counted(house: House):
     with (
         mock.patch.object(records, "MAX_PENDING", 10),
         mock.patch.object(records, "RETRY_PAUSE", 0.05),
-        mock.patch.object(records, "_write_tasks", away),
+        mock.patch.object(records, "write_tasks", away),
     ):
         await asyncio.gather(*(house.run("x") for _ in range(15)))
         assert house.recorder.dropped >= 5
@@ -211,14 +211,14 @@ async def test_what_does_not_fit_is_dropped_and_counted(house: House):
 
 async def test_a_flush_waits_for_the_batch_that_is_just_written(house: House):
     """Nothing is noted any more, but what was is not committed yet: the promise must not be kept early."""
-    write, begun, go_on = records._write_refusals, threading.Event(), threading.Event()
+    write, begun, go_on = rows.write_refusals, threading.Event(), threading.Event()
 
     def slow(refusals: Counter[Any]) -> None:
         begun.set()
         go_on.wait(PATIENCE)
         write(refusals)
 
-    with mock.patch.object(records, "_write_refusals", slow):
+    with mock.patch.object(records, "write_refusals", slow):
         house.recorder.refused(_snapshot(), "queue_full")
         assert await asyncio.to_thread(begun.wait, PATIENCE)
         promise = house.recorder.flush()
@@ -230,11 +230,50 @@ async def test_a_flush_waits_for_the_batch_that_is_just_written(house: House):
 
 async def test_a_record_that_cannot_be_written_does_not_block_the_others(house: House):
     """JSON cannot hold it, so no database ever takes it: it is given up, logged and counted."""
-    await house.run("x", Finish(usage={"tokens": {1, 2}}))
+    await house.run("x", arguments={"when": object()})
     good = await house.run("good")
     await house.written()
     assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
     assert house.recorder.dropped == 1
+
+
+async def test_a_promise_is_broken_with_its_record_and_no_other(house: House):
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        await gate.wait()
+        yield "x"
+
+    bad = house.supervisor.open(spec(source, arguments={"when": object()}))
+    good = house.supervisor.open(spec(source))
+    promises = [house.supervisor.record(task) for task in (bad, good)]
+    assert [await promise.wait(PATIENCE) for promise in promises] == [False, True]
+    gate.set()
+    await ended(bad)
+    await ended(good)
+
+
+async def test_what_waits_for_a_database_that_is_away_is_bounded_and_the_oldest_go(house: House):
+    """However often the write fails; who waited for a dropped record is told at once."""
+    first = None
+    with (
+        mock.patch.object(records, "MAX_PENDING", 3),
+        mock.patch.object(records, "RETRY_PAUSE", 0.01),
+        mock.patch.object(records, "write_tasks", side_effect=OperationalError("away")),
+    ):
+        for number in range(10):
+            task = await house.run(str(number))
+            first = first or house.recorder.accepted(task)
+            failures = house.recorder.failed_writes
+            while house.recorder.failed_writes == failures:  # noqa: ASYNC110 (a thread counts)
+                await asyncio.sleep(0.01)
+            assert house.recorder.pending <= 3
+        assert first is not None
+        assert not await first.wait(PATIENCE)
+    await house.written()
+    assert await StreamTask.objects.acount() == 3
+    assert {row.text async for row in StreamTask.objects.all()} == {"7", "8", "9"}
+    assert house.recorder.dropped == 7
 
 
 async def test_the_record_of_a_deleted_owner_does_not_block_the_others(house: House):

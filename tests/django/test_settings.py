@@ -196,7 +196,7 @@ def _literals() -> dict[str, Any]:
                     assert isinstance(key, ast.Constant)
                     found[str(key.value)] = _defaults_of_call(value)
             elif name == "PRIORITIES":
-                found[name] = ast.literal_eval(node.value)
+                found[name] = _defaults_of_call(node.value)
     return found
 
 

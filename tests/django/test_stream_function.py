@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
+from django.db import OperationalError
 from django.test import override_settings
 
+from streaming import records
+from streaming import service as service_module
 from streaming.models import StreamTask
 from streaming.service import close_service, service
 
@@ -129,3 +133,31 @@ async def test_memory_and_database_describe_a_task_alike():
 
 def _last_id(body: bytes) -> int:
     return max(int(line[4:]) for line in body.decode().splitlines() if line.startswith("id: "))
+
+
+async def test_an_end_that_cannot_be_told_is_an_error_and_leaves_nothing_behind():
+    call = await Call("/source/untellable").end()
+    assert _text(call.body) == "a"
+    assert (_events(call.body)[-1]["type"], _events(call.body)[-1]["code"]) == ("error", "producer_failed")
+    assert service().statistics()["tasks"]["active"] == 0
+
+
+async def test_arguments_that_no_record_can_keep_start_nothing():
+    call = await Call("/unkeepable").end()
+    assert call.status == 500
+    assert service().statistics()["routes"] == {"direct": 0, "queued": 0, "rejected": 0}
+
+
+async def test_a_purge_that_cannot_be_durable_is_refused_and_the_text_is_told_to_be_there():
+    """A record that is still to be written would bring the text back after the purge."""
+    away = mock.patch.object(records, "write_tasks", side_effect=OperationalError("away"))
+    patience = mock.patch.object(service_module, "RECORD_PATIENCE", 0.2)
+    quick = mock.patch.object(records, "RETRY_PAUSE", 0.01)
+    with quick, patience, away:
+        another = await Call("/summarise").end()
+        place = f"/streams/{another.headers['x-stream-id']}"
+        refused = await Call(f"{place}?purge=true", method="DELETE").end()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+    assert (await Call(f"{place}?purge=true", method="DELETE").end()).status == 204
+    row = await StreamTask.objects.aget(pk=another.headers["x-stream-id"])
+    assert (row.text, row.arguments, row.purged_at is None) == ("", None, False)

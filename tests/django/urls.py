@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import include, path
 
-from streaming import stream
+from streaming import Finish, start_in_background, stream
 
 
 async def letters() -> AsyncIterator[str]:
@@ -29,7 +29,17 @@ async def summarise(request: HttpRequest) -> HttpResponseBase:
     return await stream(request, letters(), kind="summary")
 
 
+async def with_an_untellable_end() -> AsyncIterator[Any]:
+    yield "a"
+    yield Finish(usage={"tokens": object()})
+
+
+async def unkeepable(request: HttpRequest) -> HttpResponseBase:
+    return await start_in_background(request, "content", {"when": object()})
+
+
 SOURCES: dict[str, Any] = {
+    "untellable": with_an_untellable_end,
     "async": letters,
     "sync": blocking_letters,
     "list": lambda: ["a", "b", "c"],
@@ -84,6 +94,7 @@ async def chunks(request: HttpRequest) -> StreamingHttpResponse:
 
 
 urlpatterns = [
+    path("unkeepable", unkeepable),
     path("summarise", summarise),
     path("source/<str:name>", any_source),
     path("forever", forever),

@@ -27,6 +27,7 @@ REFUSALS = {
     "bad_event_id": False,
     "ahead_of_stream": False,
     "events_pruned": False,
+    "storage_unavailable": True,
     "not_found": False,
     "too_many_followers": True,
 }

@@ -1,0 +1,92 @@
+"""From a task to its row, and rows into the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from django.db.models import F
+
+from streaming.core.events import Cancelled, Complete, Error
+from streaming.runtime.task import Task
+
+from .models import Refusal, StreamTask
+from .transcript import main_text
+
+BATCH: Final = 200
+"""Rows in one statement: below every database's limit of parameters."""
+
+_WRITTEN: Final = [
+    field.name for field in StreamTask._meta.concrete_fields if field.name not in ("id", "purged_at")
+]
+
+
+def write_tasks(rows: list[StreamTask]) -> None:
+    """Insert them, or update those that are there."""
+    StreamTask.objects.bulk_create(
+        rows, batch_size=BATCH, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN
+    )
+
+
+def write_refusals(refusals: Mapping[tuple[datetime, str, str], int]) -> None:
+    """Add to the counts by (minute, pool, reason)."""
+    for (minute, pool, reason), count in refusals.items():
+        row, _ = Refusal.objects.get_or_create(minute=minute, pool=pool, reason=reason)
+        Refusal.objects.filter(pk=row.pk).update(count=F("count") + count)
+
+
+def task_row(task_id: str, values: dict[str, Any], frames: list[bytes] | None) -> StreamTask:
+    """The row with `values`; its text is put together from the journal's `frames`, where there are any."""
+    row = StreamTask(id=task_id, **values)
+    if frames is not None:
+        # PostgreSQL cannot store NUL in text.
+        row.text = main_text(frames).replace("\x00", "\ufffd")
+    return row
+
+
+def row_values(task: Task) -> dict[str, Any]:
+    """The row's columns but id and text, as they stand now."""
+    spec, final, counts = task.spec, task.final, task.counts
+    values: dict[str, Any] = {
+        "owner_id": spec.owner,
+        "end_user": spec.end_user,
+        "kind": spec.kind,
+        "pool": spec.pool,
+        "priority": spec.priority,
+        "state": task.state.value if final is None else final.name,
+        "route": task.route,
+        "reason": task.reason,
+        "snapshot": msgspec.to_builtins(task.ticket.snapshot),
+        "arguments": spec.arguments,
+        "language": spec.language,
+        "created_at": task.created_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "last_event_id": task.journal.last_id,
+        "chunks": counts.chunks,
+        "content_length": counts.content_length,
+        "status_messages": counts.status_messages,
+        "resumes": counts.resumes,
+    }
+    timing = task.receipt
+    if timing is not None:
+        values["timing"] = msgspec.to_builtins(timing)
+        values["queued_ms"] = timing.queued_ms
+        values["first_content_ms"] = timing.first_content_ms
+        values["total_ms"] = timing.total_ms
+        # The terminal event itself comes right after this record.
+        values["last_event_id"] += 1
+    match final:
+        case Complete():
+            values |= {
+                "finish_reason": final.finish_reason,
+                "model": final.model or "",
+                "usage": final.usage,
+            }
+        case Error():
+            values |= {"error_code": final.code, "error_message": final.message}
+        case Cancelled():
+            values["cancel_reason"] = final.reason
+    return values
