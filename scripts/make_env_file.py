@@ -13,7 +13,7 @@ TEMPLATE = """\
 SECRET_KEY={secret_key}
 # Pages explain errors and static files are served. Never on a public machine.
 DEBUG=true
-# Who may call without an API key: callers from this machine only.
+# Who may call without signing in: callers from this machine only.
 ALLOW_ANONYMOUS=loopback
 """
 

@@ -294,6 +294,7 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LANGUAGE_CODE = _one_of("LANGUAGE_CODE", "en", dict(LANGUAGES))
 TIME_ZONE = _one_of("TIME_ZONE", "UTC", available_timezones())
 USE_I18N = True
+LOCALE_PATHS = [BASE_DIR / "locale"]
 USE_TZ = True
 
 STATIC_URL = "static/"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Query
 from ninja.errors import ValidationError
@@ -17,7 +18,7 @@ from ninja.openapi.schema import OpenAPISchema
 
 from . import schema
 from .access import identify, require_operator
-from .problems import FieldError, Problem
+from .problems import CONTENT_TYPE, FieldError, Problem
 from .requests import problem_of, query
 from .service import service
 
@@ -49,7 +50,21 @@ class DocumentedAPI(NinjaAPI):
         for path, operations in self._documented.items():
             described["paths"].setdefault(path, {}).update(operations)
         described["components"].setdefault("schemas", {}).update(self._components)
+        _as_problem_documents(described["paths"])
+        # A session, or nobody in particular where ALLOW_ANONYMOUS allows that.
+        cookie = {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
+        described["components"]["securitySchemes"] = {"session": cookie}
+        described["security"] = [{"session": []}, {}]
         return described
+
+
+def _as_problem_documents(paths: dict[str, Any]) -> None:
+    """ninja describes every answer as JSON; refusals are problem documents."""
+    for operations in paths.values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400 and "application/json" in response.get("content", {}):
+                    response["content"] = {CONTENT_TYPE: response["content"]["application/json"]}
 
 
 api = DocumentedAPI(
@@ -60,6 +75,10 @@ api = DocumentedAPI(
     openapi_url="/openapi.json",
     urls_namespace="sluice",
 )
+
+
+def _problems(*statuses: int) -> dict[int, type[schema.ProblemInfo]]:
+    return dict.fromkeys(statuses, schema.ProblemInfo)
 
 
 @api.exception_handler(Exception)
@@ -76,7 +95,7 @@ def _bad_parameters(request: HttpRequest, error: ValidationError) -> HttpRespons
     return Problem(400, "bad_query", fields=fields).response()
 
 
-@api.get("/streams", response={200: schema.TaskPage, 401: schema.ProblemInfo}, tags=["streams"])
+@api.get("/streams", response={200: schema.TaskPage, **_problems(400, 401, 404, 503)}, tags=["streams"])
 async def list_streams(
     request: HttpRequest, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20, before: str | None = None
 ) -> HttpResponse:
@@ -86,7 +105,11 @@ async def list_streams(
     return _json(await service().recent(caller, limit, before))
 
 
-@api.get("/streams/{task_id}", response={200: schema.TaskRecord, 404: schema.ProblemInfo}, tags=["streams"])
+@api.get(
+    "/streams/{task_id}",
+    response={200: schema.TaskRecord, **_problems(400, 401, 404, 503)},
+    tags=["streams"],
+)
 async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
     """One task: its state, its text so far, its timing."""
     query(request)
@@ -96,7 +119,7 @@ async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
 
 @api.delete(
     "/streams/{task_id}",
-    response={200: schema.TaskRecord, 204: None, 404: schema.ProblemInfo},
+    response={200: schema.TaskRecord, 204: None, **_problems(400, 401, 403, 404, 503)},
     tags=["streams"],
 )
 async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False) -> HttpResponse:
@@ -109,7 +132,7 @@ async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False)
     return _json(await service().cancel(task_id, caller))
 
 
-@api.get("/stats", response={200: schema.Statistics, 403: schema.ProblemInfo}, tags=["operations"])
+@api.get("/stats", response={200: schema.Statistics, **_problems(400, 401, 403)}, tags=["operations"])
 async def statistics(request: HttpRequest) -> HttpResponse:
     """Pools, routes and totals of this process. For staff, and for this machine where anonymous use is on."""
     query(request)

@@ -143,18 +143,27 @@ def _preferred(request: HttpRequest, *types: str) -> str | None:
     """Which of `types` the client likes best, the first one in doubt; None if it takes none of them.
 
     An empty `Accept` is as good as none. The most specific range that matches decides about a type, and
-    quality 0 excludes it; parameters such as `charset=utf-8`, which all of ours are, narrow nothing.
+    quality 0 excludes it. `charset=utf-8`, which all of ours are, narrows nothing.
     """
     header = request.headers.get("accept", "").strip() or "*/*"
     ranges = [MediaType(each) for each in header.split(",") if each.strip()]
 
     def quality(wanted: str) -> float:
-        main, sub = wanted.split("/")
-        matching = [each for each in ranges if each.main_type in ("*", main) and each.sub_type in ("*", sub)]
+        matching = [each for each in ranges if _matches(each, *wanted.split("/"))]
         return max(matching, key=lambda each: each.specificity).quality if matching else 0.0
 
     best = max(types, key=quality)
     return best if quality(best) > 0 else None
+
+
+def _matches(accepted: MediaType, main: str, sub: str) -> bool:
+    charset = accepted.range_params.get("charset", "utf-8").lower()
+    return (
+        accepted.main_type in ("*", main)
+        and accepted.sub_type in ("*", sub)
+        and charset in ("utf-8", "utf8")
+        and set(accepted.range_params) <= {"charset"}
+    )
 
 
 def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:

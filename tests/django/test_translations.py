@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MARKERS = {"gettext", "gettext_lazy", "gettext_noop"}
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[a-z]|\{\w*\}")
 
-both_apps = pytest.mark.parametrize("app", ["streaming", "contentgen"])
+TEMPLATES = "."
+"""The project's own catalogue, beside its templates."""
+
+every_catalogue = pytest.mark.parametrize("app", ["streaming", "contentgen", TEMPLATES])
 
 
 def catalogue(app: str, kind: str) -> Path:
@@ -58,26 +61,30 @@ def marked_strings(path: Path) -> set[str]:
     }
 
 
-@both_apps
+@every_catalogue
 def test_the_catalogue_holds_the_strings_of_the_source(app: str) -> None:
-    marked = set().union(*map(marked_strings, (ROOT / app).rglob("*.py")))
+    if app == TEMPLATES:
+        pages = [path.read_text(encoding="utf-8") for path in (ROOT / "templates").rglob("*.html")]
+        marked = {text for page in pages for text in re.findall(r'{% translate "(.*?)" %}', page)}
+    else:
+        marked = set().union(*map(marked_strings, (ROOT / app).rglob("*.py")))
     assert marked
     assert set(translations(app)) == marked  # else: run makemessages
 
 
-@both_apps
+@every_catalogue
 def test_every_string_is_translated(app: str) -> None:
     assert "fuzzy" not in catalogue(app, "po").read_text(encoding="utf-8")
     assert [msgid for msgid, msgstr in translations(app).items() if not msgstr.strip()] == []
 
 
-@both_apps
+@every_catalogue
 def test_placeholders_survive_translation(app: str) -> None:
     for msgid, msgstr in translations(app).items():
         assert sorted(PLACEHOLDER.findall(msgstr)) == sorted(PLACEHOLDER.findall(msgid)), msgid
 
 
-@both_apps
+@every_catalogue
 def test_the_header_is_filled_in(app: str) -> None:
     header = entries(app)[""]
     assert "Language: zh_Hans\n" in header
@@ -86,14 +93,14 @@ def test_the_header_is_filled_in(app: str) -> None:
     assert "@" not in header
 
 
-@both_apps
+@every_catalogue
 def test_the_compiled_catalogue_is_up_to_date(app: str) -> None:
     with catalogue(app, "mo").open("rb") as file:
         compiled = vars(gettext.GNUTranslations(file))["_catalog"]
     assert {msgid: msgstr for msgid, msgstr in compiled.items() if msgid} == translations(app)
 
 
-@both_apps
+@every_catalogue
 def test_django_finds_the_translations(app: str) -> None:
     """Catalogues of all apps share one table: nobody else's entry may hide ours."""
     with translation.override("zh-hans"):

@@ -38,6 +38,8 @@ async def test_event_stream_is_the_default(http: httpx2.AsyncClient, accept: str
     [
         "application/x-ndjson",
         "application/*",
+        "text/event-stream;q=0, */*",
+        "*/*;q=0.1, text/event-stream;q=0",
         "text/event-stream;q=0.5, application/x-ndjson",
         "application/x-ndjson; charset=utf-8",
     ],
