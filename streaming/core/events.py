@@ -180,9 +180,9 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float | None = None
 
 
-Durable = Content | Output | Result | Restart | Truncated | Complete | Error | Cancelled
-Ephemeral = Status | Gap | Reconnect | Ping
 Terminal = Complete | Error | Cancelled
+"""One of these ends every stream."""
+
 ALL: Final[tuple[type[Event], ...]] = (
     Content,
     Output,
@@ -197,7 +197,6 @@ ALL: Final[tuple[type[Event], ...]] = (
     Reconnect,
     Ping,
 )
-TERMINAL_NAMES: Final = frozenset({"complete", "error", "cancelled"})
 
 _decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(
     Content

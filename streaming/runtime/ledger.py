@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from streaming.core.errors import Refused
 from streaming.core.estimate import ServiceTime, wait
 from streaming.core.priority import FairQueue, Place
 from streaming.core.routing import Decision, Reason, Route, Snapshot, decide
@@ -55,7 +56,7 @@ class Ticket:
         self._since = now
 
 
-class PoolRefused(Exception):
+class PoolRefused(Refused):
     """Nothing was taken. `retry_after`: seconds after which a try makes sense, from the real queue."""
 
     def __init__(self, decision: Decision, snapshot: Snapshot, retry_after: float) -> None:

@@ -25,7 +25,7 @@ from streaming.core.errors import (
     TaskNotFound,
     TooManyFollowers,
 )
-from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Timing, encode
+from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing, encode
 from streaming.core.states import State
 
 from .executor import WorkerPool
@@ -348,7 +348,7 @@ class Supervisor:
         self._background.add(ending)
         ending.add_done_callback(self._background.discard)
 
-    def _terminal_event(self, task: Task, outcome: Outcome, receipt: Timing) -> Complete | Error | Cancelled:
+    def _terminal_event(self, task: Task, outcome: Outcome, receipt: Timing) -> Terminal:
         if isinstance(outcome, CancelReason):
             return Cancelled(reason=outcome.value)
         if isinstance(outcome, GenerationError):

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from streaming.core.errors import GenerationError
-from streaming.core.events import Cancelled, Complete, Error, Finish, Restart, Timing, clean_text
+from streaming.core.events import Finish, Restart, Terminal, Timing, clean_text
 from streaming.core.states import State, advance
 
 from .journals.base import Journal
@@ -106,7 +106,7 @@ class Task:
     followers: set[Reader] = field(default_factory=set)
     waiters: int = 0
     ending: Outcome | None = None
-    final: Complete | Error | Cancelled | None = None
+    final: Terminal | None = None
     receipt: Timing | None = None
     pump: asyncio.Task[None] | None = None
     stuck: bool = False
