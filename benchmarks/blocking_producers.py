@@ -52,7 +52,7 @@ DEFAULT_SWITCH: Final = (
 )
 
 SERVERS: Final = {
-    "as shipped (0.5 ms)": "serve",
+    "as shipped (0.5 ms, shared)": "serve",
     "CPython's default (5 ms)": "serve, default switch interval",
 }
 
@@ -95,7 +95,7 @@ async def _measure(repetitions: int, tokens: int) -> dict[str, dict[str, list[li
         env = environment(Path(folder), AGENT_POOL_MAX_WORKERS="10", BUFFER_FLUSH_CHARS="1")
         migrate(env)
         with (
-            started(SERVERS["as shipped (0.5 ms)"], Path(folder), env) as shipped,
+            started(SERVERS["as shipped (0.5 ms, shared)"], Path(folder), env) as shipped,
             started(SERVERS["CPython's default (5 ms)"], Path(folder), env) as contrast,
         ):
             servers = dict(zip(SERVERS, (shipped, contrast), strict=True))
