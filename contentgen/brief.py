@@ -35,9 +35,23 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What to write, for whom, and how to run it."""
 
     user_id: Annotated[
-        str, Meta(min_length=1, max_length=255, description="The end user on whose behalf the caller acts")
+        str,
+        Meta(
+            min_length=1,
+            max_length=255,
+            description="The end user on whose behalf the caller acts; no control characters",
+            extra_json_schema={"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$"},
+        ),
     ]
-    topic: Annotated[str, Meta(min_length=1, max_length=20_000, description="What it is about")]
+    topic: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=20_000,
+            description="What it is about; not blank",
+            extra_json_schema={"pattern": "\\S"},
+        ),
+    ]
     category: FreeText = ""
     tone: FreeText = ""
     length: Annotated[

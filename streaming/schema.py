@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from ninja import Field, Schema
 
-from streaming.core import events
+from streaming.core import cursor, events
 from streaming.core.states import State
 
 REF: Final = "#/components/schemas/{name}"
@@ -124,7 +124,8 @@ def problem_response(description: str) -> dict[str, Any]:
 def stream_response() -> dict[str, Any]:
     """The response object of an event stream: per event on SSE, per line on NDJSON.
 
-    The `data` of an SSE event is a string that holds JSON, and is described as such.
+    A stream is described as the list of its items. The `data` of an SSE event is a string that holds JSON,
+    and is described as such.
     """
     event = {"oneOf": [{"$ref": REF.format(name=kind.__name__)} for kind in events.ALL]}
     frame = {
@@ -144,8 +145,8 @@ def stream_response() -> dict[str, Any]:
             "Location": {"schema": {"type": "string"}, "description": "The task's record"},
         },
         "content": {
-            "text/event-stream": {"schema": frame, "itemSchema": frame},
-            "application/x-ndjson": {"schema": event, "itemSchema": event},
+            "text/event-stream": {"schema": {"type": "array", "items": frame}, "itemSchema": frame},
+            "application/x-ndjson": {"schema": {"type": "array", "items": event}, "itemSchema": event},
         },
     }
 
@@ -176,12 +177,12 @@ RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
         "name": "after",
         "in": "query",
         "description": "The last event id that the reader has; the Last-Event-ID header wins",
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": cursor.MAX},
     },
     {
         "name": "Last-Event-ID",
         "in": "header",
         "description": "What a browser's EventSource sends when it comes back",
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": cursor.MAX},
     },
 ]
