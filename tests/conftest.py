@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.db import connections
 
 from tests.support.servers import Server, running
 
@@ -15,3 +16,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     with running(request.param, folder, AGENT_POOL_PER_OWNER="50", AGENT_POOL_MAX_WORKERS="20") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In-process tests get a database in a file too: Django never closes a connection to one in memory, and
+    every thread that we lend has a connection of its own."""
+    database = connections["default"].settings_dict
+    database["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
