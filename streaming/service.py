@@ -7,7 +7,6 @@ database and translations. Nothing here knows HTTP.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import threading
 from datetime import datetime
@@ -31,8 +30,6 @@ from .models import StreamTask
 from .records import DatabaseRecorder
 from .transcript import main_text
 
-logger = logging.getLogger(__name__)
-
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 _RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
@@ -42,7 +39,6 @@ RECORD_PATIENCE: Final = 5.0
 
 CANCEL_WAIT: Final = 2.0
 """Seconds that a cancel call waits for the terminal event, which comes within one."""
-
 
 LONG_TEXT: Final = 262_144
 """Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
