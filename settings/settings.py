@@ -203,8 +203,34 @@ PORT = _number("PORT", 8000, 0, 65_535)
 
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
+# Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After"]
+CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
+
+# The model service: any that speaks OpenAI's chat completions. Without a key nothing leaves this machine.
+OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
+OPENAI_API_BASE = env.str("OPENAI_API_BASE", default="https://api.openai.com/v1")
+OPENAI_MODEL = env.str("OPENAI_MODEL", default="gpt-4o-mini")
+OPENAI_CONFIG = _overridden(
+    "OPENAI",
+    {
+        # s to open a connection
+        "connect_timeout": 5,
+        # s from the request to the first token, tries included
+        "first_token_timeout": 30,
+        # s between two tokens
+        "token_timeout": 30,
+        # connections at once; what is more waits for one
+        "max_connections": 100,
+        # s that an idle connection is kept for the next request
+        "keepalive": 60,
+        # tries after the first one, all before the first token
+        "retries": 2,
+    },
+)
 # Which provider writes when a brief names none.
-CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="offline")
+CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="openai" if OPENAI_API_KEY else "offline")
 # Exact tokens at an exact pace, for tests, demos and benchmarks; never on a public server.
 ALLOW_SCRIPTED_PROVIDER = _flag("ALLOW_SCRIPTED_PROVIDER", default=False)
 
@@ -226,6 +252,7 @@ SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [
     "daphne",  # an ASGI `runserver`; must come before staticfiles
+    "unfold",  # the admin's theme; must come before the admin
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -233,13 +260,16 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "servestatic",
+    "corsheaders",
     "ninja",  # its own copy of the API documentation page: nothing from a CDN
     "streaming",
     "contentgen",
+    "accounts",
 ]
 
 # Django's own, without the thread hops (see streaming/middleware.py).
 MIDDLEWARE = [
+    "corsheaders.middleware.CorsMiddleware",
     "streaming.middleware.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "streaming.middleware.SessionMiddleware",
@@ -282,6 +312,9 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},

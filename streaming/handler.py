@@ -33,6 +33,7 @@ from .checks import ensure_sound
 from .drain import DRAIN
 from .problems import Problem
 from .responses import EventStream
+from .signals import starting
 from .threads import ThreadLender
 
 logger = logging.getLogger(__name__)
@@ -245,10 +246,11 @@ def _only_djangos_receivers(signal: Signal) -> bool:
 
 
 async def _lifespan(receive: Any, send: Any) -> None:
-    """ASGI's lifespan protocol: pools start lazily, so only the end matters."""
+    """ASGI's lifespan protocol. Pools start lazily; who wants to be ready earlier listens to `starting`."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            await starting.asend(StreamingHandler)
             await send({"type": "lifespan.startup.complete"})
         else:
             await DRAIN.finish()

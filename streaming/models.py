@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from streaming.core.states import State
@@ -73,6 +74,11 @@ class StreamTask(models.Model):
             models.Index(fields=("owner", "-created_at", "-id"), name="streaming_task_owner"),
             models.Index(fields=("state", "-created_at"), name="streaming_task_state"),
         )
+        permissions = (
+            ("read_content", _("Can read prompts and texts")),
+            ("cancel_streamtask", _("Can cancel tasks")),
+            ("retry_streamtask", _("Can start tasks again")),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
@@ -96,3 +102,30 @@ class Refusal(models.Model):
 
     def __str__(self) -> str:
         return f"{self.minute:%Y-%m-%d %H:%M} {self.pool} {self.reason}: {self.count}"
+
+
+class ApiKey(models.Model):
+    """A key by which a program speaks for a user. The key itself is shown once and never stored."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
+        on_delete=models.CASCADE,
+        related_name="+",
+        help_text=_("Whose streams the key starts and reads."),
+    )
+    name = models.CharField(
+        _("name"), max_length=100, blank=True, help_text=_("What the key is for, in your own words.")
+    )
+    prefix = models.CharField(_("begins with"), max_length=16, editable=False)
+    digest = models.CharField(_("digest"), max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+        ordering = ("-created_at", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-APPS = ("contentgen", "notebooks")
+APPS = ("contentgen", "notebooks", "accounts")
 
 # Threads, clocks, chance and I/O of the standard library: to the core they come as arguments, if at all.
 IMPURE = {

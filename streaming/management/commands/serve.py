@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from streaming import conf
+from streaming.signals import serving
 
 GRACEFUL_TIMEOUT: Final = 2
 """Seconds for what is still open after the drain: requests that are no streams."""
@@ -74,6 +75,9 @@ class Command(BaseCommand):
             f"    curl -N -X POST {url}/content/generate/stream/async "
             f"-H 'Content-Type: application/json' -d '{EXAMPLE}'"
         )
+        for _, lines in serving.send(Command, url=url, host=host):
+            for line in lines:
+                self.stdout.write(f"  {line}")
         if settings.ALLOW_ANONYMOUS == "false":
             self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
 
