@@ -76,7 +76,7 @@ class Command(BaseCommand):
             f"-H 'Content-Type: application/json' -d '{EXAMPLE}'"
         )
         for _, lines in serving.send(Command, url=url, host=host):
-            for line in lines:
+            for line in lines or ():
                 self.stdout.write(f"  {line}")
         if settings.ALLOW_ANONYMOUS == "false":
             self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
