@@ -1,11 +1,19 @@
 """The app's URLs; hot routes first."""
 
 from django.urls import path
+from django.views.i18n import JavaScriptCatalog
 
 from .api import api
+from .pages import stream_page
 from .views import events
 
 urlpatterns = [
     path("streams/<str:task_id>/events", events, name="stream-events"),
+    path("streams/<str:task_id>/view", stream_page, name="stream-page"),
+    path(
+        "jsi18n/",
+        JavaScriptCatalog.as_view(packages=["streaming", "contentgen"]),
+        name="javascript-catalog",
+    ),
     path("", api.urls),
 ]

@@ -1,0 +1,135 @@
+/* The page at /: the brief's form, its stream, and the recent streams. */
+import { requestHeaders } from "../streaming/page/headers.js";
+import { Viewer } from "../streaming/page/viewer.js";
+import { Recent } from "./recent.js";
+
+const form = document.querySelector("[data-brief]");
+const errors = form.querySelector("[data-form-errors]");
+const generate = form.querySelector("[data-generate]");
+const headers = requestHeaders();
+let shown = null; // the id of the stream in the viewer
+const recent = new Recent(document, { headers, owned: Boolean(form.dataset.user) });
+const viewer = new Viewer(document.querySelector("[data-viewer]"), {
+  headers,
+  onAgain: () => write(),
+  onChange: (client) => changed(client),
+});
+
+function write() {
+  clearErrors();
+  if (form.elements.topic.value.trim() === "") {
+    fieldError("topic", gettext("Say what it shall be about."));
+    form.elements.topic.focus();
+    return;
+  }
+  viewer.start(form.action, briefOf(form));
+  if (matchMedia("(max-width: 60rem)").matches) viewer.root.scrollIntoView({ behavior: "smooth" });
+}
+
+/** What the fields say; empty ones are left to the server's defaults. */
+function briefOf({ elements, dataset }) {
+  const brief = { user_id: dataset.user || visitor(), length: elements.length.value };
+  for (const name of ["topic", "category", "tone", "language", "audience", "requirements"]) {
+    const value = elements[name].value.trim();
+    if (value) brief[name] = value;
+  }
+  if (elements.writer) [brief.provider, brief.model] = elements.writer.value.split(" ");
+  return brief;
+}
+
+/** Who this browser is for the fair share, where nobody is signed in. */
+function visitor() {
+  const key = "sluice.visitor";
+  try {
+    const known = localStorage.getItem(key) ?? `visitor-${Math.random().toString(36).slice(2, 12)}`;
+    localStorage.setItem(key, known);
+    return known;
+  } catch {
+    return "visitor";
+  }
+}
+
+function changed(client) {
+  generate.disabled = viewer.busy;
+  if (client.id === null) return;
+  if (client.id !== shown) {
+    shown = client.id;
+    // So that a reload, or the address sent to another window, shows the same stream.
+    history.replaceState(null, "", `#${shown}`);
+    recent.remember(shown, form.elements.topic.value.trim());
+  }
+  recent.refresh(shown);
+}
+
+/** Refusals that name fields are shown at the fields. */
+viewer.root.addEventListener("refusal", ({ detail: problem }) => {
+  for (const { field, message } of problem.errors ?? []) fieldError(field, message);
+});
+
+function fieldError(name, message) {
+  const field = form.elements[name];
+  if (!(field instanceof Element) || !field.labels?.length) {
+    errors.textContent = `${errors.textContent} ${name}: ${message}`.trim();
+    errors.hidden = false;
+    return;
+  }
+  const text = Object.assign(document.createElement("p"), {
+    id: `${name}-error`,
+    className: "field-error",
+    textContent: message,
+  });
+  field.setAttribute("aria-invalid", "true");
+  field.setAttribute("aria-describedby", text.id);
+  field.closest("details")?.setAttribute("open", "");
+  field.after(text);
+}
+
+function clearErrors() {
+  errors.hidden = true;
+  errors.textContent = "";
+  for (const text of form.querySelectorAll(".field-error")) text.remove();
+  for (const field of form.querySelectorAll("[aria-invalid]")) {
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
+  }
+}
+
+function showPresets() {
+  const chips = JSON.parse(document.getElementById("presets").textContent).map((preset) => {
+    const chip = Object.assign(document.createElement("button"), {
+      type: "button",
+      className: "chip",
+      textContent: preset.name,
+      disabled: form.querySelector("fieldset").disabled,
+    });
+    chip.addEventListener("click", () => {
+      for (const name of ["topic", "category", "tone"]) form.elements[name].value = preset[name];
+      clearErrors();
+      generate.focus();
+    });
+    return chip;
+  });
+  document.querySelector("[data-presets]").replaceChildren(...chips);
+}
+
+function showAddressed() {
+  const id = location.hash.slice(1);
+  if (!/^[0-9a-f]{32}$/.test(id) || id === shown) return;
+  shown = id;
+  viewer.follow(recent.place(id));
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  write();
+});
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    write();
+  }
+});
+addEventListener("hashchange", showAddressed);
+showPresets();
+showAddressed();
+recent.load();

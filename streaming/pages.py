@@ -1,0 +1,65 @@
+"""Pages for people: who reads them, and the page of one stream.
+
+Other apps use `page` for theirs. What a page shows of a stream it gets over the same API as everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.views import redirect_to_login
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from streaming.core.errors import TaskNotFound
+
+from . import conf
+from .access import Caller, identify
+from .problems import Problem
+from .service import service
+
+P = ParamSpec("P")
+PageView = Callable[Concatenate[HttpRequest, P], Coroutine[Any, Any, HttpResponseBase]]
+
+
+def page(view: PageView[P]) -> PageView[P]:
+    """A page: GET and HEAD only. Who must sign in is taken there and back; what is absent is a page, too."""
+
+    @require_safe
+    @wraps(view)
+    async def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            return await view(request, *args, **kwargs)
+        except TaskNotFound as error:
+            raise Http404 from error
+        except Problem as problem:
+            if problem.status == 401:
+                return redirect_to_login(request.get_full_path())
+            return problem.response()
+
+    return guarded
+
+
+async def show(request: HttpRequest, template: str, caller: Caller | None, **context: Any) -> HttpResponse:
+    """Render a page in a thread, where templates may ask the database. `caller`: None if unknown."""
+    common = {"caller": caller, "silence_limit": silence_limit()}
+    return await sync_to_async(render)(request, template, common | context)
+
+
+def silence_limit() -> float:
+    """Seconds without a byte after which a page takes its connection for dead; 0: never."""
+    interval = conf.sse().heartbeat_interval
+    return interval and interval * 1.5 + 1
+
+
+@page
+async def stream_page(request: HttpRequest, task_id: str) -> HttpResponse:
+    """`GET /streams/<id>/view`: a stream, live or from the record."""
+    caller = await identify(request)
+    await service().find(task_id, caller)
+    return await show(request, "streaming/stream_page.html", caller, task_id=task_id)

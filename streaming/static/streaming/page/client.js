@@ -1,0 +1,209 @@
+/*
+ * One stream over fetch: started by POST or followed by GET, resumed by itself after a cut, until its
+ * terminal event. Only that event proves the end; a stream that stops without it was cut.
+ */
+import { EventDecoder } from "./sse.js";
+
+export const TERMINAL = new Set(["complete", "error", "cancelled"]);
+const MAX_DELAY = 30_000;
+
+/**
+ * Dispatches, as CustomEvents with `detail`:
+ * `event` {type, data, id, at}: an event of the stream, `at` in milliseconds since the start;
+ * `comment` {text, at}: a heartbeat;
+ * `connection` {state}: `connecting`, `open`, `reconnected`, `waiting` (with `delay` in ms), `offline`;
+ * `started` {id, route}: the server took the task;
+ * `refused` {problem, retryAfter}: nothing was started, or the stream cannot be read (`retryAfter` in s);
+ * `over` {}: nothing more will come.
+ */
+export class StreamClient extends EventTarget {
+  id = null;
+  place = null; // the task's URL
+  reconnects = 0;
+  #lastId = 0;
+  #retry = 2_000;
+  #ended = false;
+  #abort = null;
+  #wake = null;
+  #alarm = null;
+
+  /** `headers`: for every request. `silenceLimit`: seconds without a byte before a resume; 0: never. */
+  constructor({ headers = {}, silenceLimit = 0 } = {}) {
+    super();
+    this.headers = headers;
+    this.silenceLimit = silenceLimit;
+    this.begun = performance.now();
+    addEventListener("online", this.#online);
+    addEventListener("offline", this.#offline);
+  }
+
+  /** Start a task: POST `body` (JSON) to `url`. */
+  start(url, body) {
+    const headers = { "Content-Type": "application/json" };
+    this.#run({ url, options: { method: "POST", headers, body: JSON.stringify(body) } });
+  }
+
+  /** Follow the task at `place` (`/streams/<id>`) from its first event. */
+  follow(place) {
+    this.#adopt(place);
+    this.#run(this.#resumption());
+  }
+
+  /** Ask the server to end the task; its `cancelled` event comes over the stream. */
+  async stop() {
+    if (this.place === null) return this.close();
+    const response = await fetch(this.place, { method: "DELETE", headers: this.headers });
+    if (!response.ok) throw await problemOf(response);
+  }
+
+  /** Read no more; the task goes on. */
+  close() {
+    this.#finish();
+    this.#abort?.abort();
+    this.#wake?.();
+  }
+
+  async #run(request) {
+    for (let attempt = 0; !this.#ended; ) {
+      this.#tell("connection", { state: "connecting" });
+      const before = this.#lastId;
+      const cut = await this.#read(request, attempt > 0).catch((error) => error);
+      if (this.#ended) return;
+      if (this.place === null) {
+        // Without an id there is nothing to resume.
+        return this.#refuse({ code: "unreachable", detail: cut?.message });
+      }
+      attempt = this.#lastId > before ? 1 : attempt + 1;
+      await this.#pause(attempt);
+      request = this.#resumption();
+    }
+  }
+
+  async #read({ url, options }, resumed) {
+    this.#abort = new AbortController();
+    this.#watch();
+    try {
+      const response = await fetch(url, {
+        ...options,
+        headers: { Accept: "text/event-stream", ...this.headers, ...options.headers },
+        cache: "no-store",
+        signal: this.#abort.signal,
+      });
+      if (await this.#refusedBy(response, resumed)) return;
+      this.#opened(response, resumed);
+      await this.#drain(response.body.getReader());
+    } finally {
+      clearTimeout(this.#alarm);
+    }
+  }
+
+  /** Whether the answer is no stream; one that may become one later is left to the next try. */
+  async #refusedBy(response, resumed) {
+    if (response.status === 204) {
+      this.#finish();
+      return true;
+    }
+    const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
+    if (response.ok && isStream) return false;
+    if (resumed && (response.status >= 500 || response.status === 429)) return true;
+    this.#refuse(await problemOf(response), retryAfter(response));
+    return true;
+  }
+
+  #opened(response, resumed) {
+    const place = response.headers.get("Location");
+    if (this.place === null && place) this.#adopt(place);
+    const route = response.headers.get("X-Stream-Route");
+    if (resumed) this.reconnects += 1;
+    else this.#tell("started", { id: this.id, route });
+    this.#tell("connection", { state: resumed ? "reconnected" : "open" });
+  }
+
+  async #drain(reader) {
+    const decoder = new EventDecoder({
+      onEvent: (event) => this.#receive(event),
+      onRetry: (milliseconds) => (this.#retry = milliseconds),
+      onComment: (text) => this.#tell("comment", { text, at: this.#now() }),
+    });
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done || this.#ended) return;
+      this.#watch();
+      decoder.feed(value);
+    }
+  }
+
+  #receive({ type, data, id }) {
+    const values = JSON.parse(data);
+    const durable = !["status", "gap", "reconnect", "ping"].includes(type);
+    if (durable) this.#lastId = Math.max(this.#lastId, Number(id));
+    this.#tell("event", { type, data: values, id: durable ? Number(id) : null, at: this.#now() });
+    if (TERMINAL.has(type)) this.#finish();
+  }
+
+  #resumption() {
+    const headers = this.#lastId ? { "Last-Event-ID": String(this.#lastId) } : {};
+    return { url: `${this.place}/events`, options: { headers } };
+  }
+
+  #adopt(place) {
+    this.place = place;
+    this.id = place.split("/").pop();
+  }
+
+  /** Wait before the next try: the server's delay, doubled each time, with jitter; less once online again. */
+  async #pause(attempt) {
+    const delay = Math.min(this.#retry * 2 ** (attempt - 1), MAX_DELAY) * (0.75 + Math.random() / 2);
+    if (navigator.onLine) this.#tell("connection", { state: "waiting", delay });
+    else this.#tell("connection", { state: "offline" });
+    await new Promise((resolve) => {
+      this.#wake = resolve;
+      setTimeout(resolve, delay);
+    });
+  }
+
+  /** A connection that says nothing for too long is dead, whatever the system believes. */
+  #watch() {
+    clearTimeout(this.#alarm);
+    if (this.silenceLimit) {
+      this.#alarm = setTimeout(() => this.#abort.abort(), this.silenceLimit * 1000);
+    }
+  }
+
+  #online = () => this.#wake?.();
+
+  #offline = () => this.#tell("connection", { state: "offline" });
+
+  #refuse(problem, seconds = null) {
+    this.#tell("refused", { problem, retryAfter: seconds });
+    this.#finish();
+  }
+
+  #finish() {
+    if (this.#ended) return;
+    this.#ended = true;
+    removeEventListener("online", this.#online);
+    removeEventListener("offline", this.#offline);
+    this.#tell("over", {});
+  }
+
+  #now() {
+    return performance.now() - this.begun;
+  }
+
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}
+
+/** The problem document (RFC 9457) of a refusal; of anything else what can be said about it. */
+export async function problemOf(response) {
+  const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
+  if (isProblem) return response.json();
+  return { code: "unexpected_answer", status: response.status };
+}
+
+function retryAfter(response) {
+  const seconds = Number(response.headers.get("Retry-After"));
+  return Number.isFinite(seconds) && seconds > 0 ? seconds : null;
+}

@@ -1,0 +1,57 @@
+"""What a person does and sees on the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+from playwright.async_api import Locator, Page, expect
+
+from tests.support.client import brief
+
+SCRIPT_TEXT = "".join(f"{k} " for k in range(200))
+"""What the scripted provider writes by default, in 4 seconds."""
+
+
+async def write(page: Page, topic: str = "a test", writer: str | None = None) -> None:
+    """Fill in the brief and send it off; `writer`: the name of a provider."""
+    await page.get_by_label("Topic").fill(topic)
+    if writer is not None:
+        await page.locator(".more").evaluate("element => element.open = true")
+        await page.locator("#writer").select_option(f"{writer} {writer}")
+    await page.locator("[data-generate]").click()
+
+
+def text(page: Page) -> Locator:
+    """The plain text."""
+    return page.locator("[data-text]")
+
+
+def part(page: Page, name: str) -> Locator:
+    """A part of the viewer."""
+    return page.locator(f"[data-{name}]")
+
+
+async def reaches(page: Page, state: str) -> None:
+    """The viewer gets into `state`."""
+    await expect(page.locator("[data-viewer]")).to_have_attribute("data-state", state, timeout=40_000)
+
+
+async def has_written(page: Page, piece: str) -> None:
+    """The text has got as far as `piece`."""
+    await expect(text(page)).to_contain_text(piece)
+
+
+async def started(url: str, **members: Any) -> str:
+    """Start a scripted task over the API; returns its id."""
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+        answer = await http.post("/content/generate/async", json=brief(**members))
+        assert answer.status_code == 202, answer.text
+        task_id: str = answer.json()["task_id"]
+        return task_id
+
+
+async def cancelled(url: str, task_id: str) -> None:
+    """End a task over the API."""
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+        await http.delete(f"/streams/{task_id}")

@@ -1,0 +1,181 @@
+"""What goes wrong, and what the reader sees of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from tests.browser.steps import SCRIPT_TEXT, cancelled, has_written, part, reaches, started, text, write
+from tests.support.browser import CuttingProxy, Visit, cutting, visit
+from tests.support.client import client, eventually
+from tests.support.servers import Server
+
+LOST = ("net::ERR_", "Failed to load resource")
+"""What Chromium says about a connection that is cut."""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def proxy(site: Server) -> AsyncIterator[CuttingProxy]:
+    """A proxy in front of the server."""
+    async with cutting(site.port) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cuttable(browser: Browser, proxy: CuttingProxy) -> AsyncIterator[Visit]:
+    """The page, seen through the proxy."""
+    async with visit(browser, proxy.url) as made:
+        made.allowed = LOST
+        yield made
+
+
+async def test_stop_ends_the_task(home: Visit, site: Server) -> None:
+    page = home.page
+    await write(page, writer="scripted")
+    await has_written(page, "5 ")
+    await page.get_by_role("button", name="Stop").click()
+    await reaches(page, "cancelled")
+    await expect(part(page, "state-text")).to_have_text("Stopped")
+    await expect(page.get_by_role("button", name="Again")).to_be_visible()
+    async with client(site.url) as http:
+        record = (await http.get(f"/streams/{page.url.split('#')[1]}")).json()
+    assert record["state"] == "cancelled"
+    assert await text(page).text_content() == record["text"]
+
+
+async def test_a_reload_goes_on_with_the_same_stream(home: Visit) -> None:
+    page = home.page
+    await write(page, writer="scripted")
+    await has_written(page, "20 ")
+    address = page.url
+    await page.reload()
+    await reaches(page, "finished")
+    assert page.url == address
+    assert await text(page).text_content() == SCRIPT_TEXT
+
+
+async def test_a_cut_connection_is_resumed_by_itself(cuttable: Visit, proxy: CuttingProxy) -> None:
+    page = cuttable.page
+    await write(page, writer="scripted")
+    await has_written(page, "20 ")
+    proxy.cut()
+    await expect(part(page, "connection")).to_have_text("Reconnected")
+    await has_written(page, "60 ")
+    proxy.cut()
+    await reaches(page, "finished")
+    assert await text(page).text_content() == SCRIPT_TEXT
+    await expect(page.locator("[data-receipt=reconnects]")).to_have_text("2")
+
+
+async def test_a_network_that_stays_away_is_waited_for(cuttable: Visit, proxy: CuttingProxy) -> None:
+    page = cuttable.page
+    await write(page, writer="scripted")
+    await has_written(page, "20 ")
+    proxy.refuse = True
+    proxy.cut()
+    await expect(part(page, "connection")).to_contain_text("Connection lost")
+    proxy.refuse = False
+    await reaches(page, "finished")
+    assert await text(page).text_content() == SCRIPT_TEXT
+
+
+async def test_offline_is_said_and_coming_back_resumes(home: Visit) -> None:
+    page = home.page
+    home.allowed = LOST
+    await write(page, writer="scripted")
+    await has_written(page, "20 ")
+    await home.context.set_offline(True)
+    await expect(part(page, "connection")).to_contain_text("You are offline")
+    await home.context.set_offline(False)
+    await reaches(page, "finished")
+    assert await text(page).text_content() == SCRIPT_TEXT
+
+
+async def test_a_server_that_is_away_is_said_and_nothing_is_lost(
+    cuttable: Visit, proxy: CuttingProxy
+) -> None:
+    page = cuttable.page
+    proxy.refuse = True
+    proxy.cut()
+    await write(page, "kept for later")
+    await reaches(page, "refused")
+    await expect(part(page, "notice")).to_contain_text("The server cannot be reached")
+    await expect(page.get_by_label("Topic")).to_have_value("kept for later")
+    proxy.refuse = False
+    await page.get_by_role("button", name="Try again").click()
+    await reaches(page, "finished")
+
+
+async def test_waiting_shows_the_place_in_the_queue(browser: Browser, small_site: Server) -> None:
+    running = await started(small_site.url, options={"tokens": 10_000})
+    async with visit(browser, small_site.url) as seen:
+        await write(seen.page)
+        await reaches(seen.page, "waiting")
+        await expect(part(seen.page, "place")).to_have_text("1")
+        await expect(part(seen.page, "wait-text")).to_contain_text("Waiting in the queue")
+        await expect(part(seen.page, "route")).to_have_text("queued")
+        await cancelled(small_site.url, running)
+        await reaches(seen.page, "finished")
+        await expect(part(seen.page, "rendered")).to_be_visible()
+
+
+async def test_a_full_queue_counts_down_what_the_server_says(browser: Browser, small_site: Server) -> None:
+    tasks = [await started(small_site.url, options={"tokens": 10_000}) for _ in range(2)]
+    async with visit(browser, small_site.url) as seen:
+        seen.allowed = ("503",)
+        async with seen.page.expect_response("**/content/generate/stream/async") as refusal:
+            await write(seen.page, "patience")
+        await reaches(seen.page, "refused")
+        promised = int((await (await refusal.value).all_headers())["retry-after"])
+        await expect(part(seen.page, "notice")).to_contain_text("The queue is full")
+        button = part(seen.page, "retry")
+        await expect(button).to_be_disabled()
+        shown = re.search(r"\d+", await button.inner_text())
+        assert shown is not None
+        assert promised - 3 <= int(shown[0]) <= promised
+        for task_id in tasks:
+            await cancelled(small_site.url, task_id)
+        await expect(button).to_be_enabled(timeout=(promised + 10) * 1000)
+        await expect(button).to_have_text("Try again")
+        await button.click()
+        await reaches(seen.page, "finished")
+
+
+async def test_a_failed_stream_keeps_its_text_and_says_why(home: Visit, site: Server) -> None:
+    task_id = await started(site.url, options={"tokens": 50, "interval": 0, "fail_after": 20})
+    await home.page.goto(f"{home.url}/#{task_id}")
+    await home.page.reload()
+    await reaches(home.page, "failed")
+    await expect(part(home.page, "notice")).to_contain_text("The generation failed.")
+    assert await text(home.page).text_content() == "".join(f"{k} " for k in range(20))
+
+
+async def test_an_empty_brief_is_explained_at_its_field(home: Visit) -> None:
+    page = home.page
+    await page.locator("[data-generate]").click()
+    await expect(page.get_by_label("Topic")).to_have_attribute("aria-invalid", "true")
+    await expect(page.get_by_label("Topic")).to_be_focused()
+    await expect(page.get_by_label("Topic")).to_have_accessible_description("Say what it shall be about.")
+
+
+async def test_what_the_server_refuses_is_shown_at_the_field(home: Visit) -> None:
+    page = home.page
+    home.allowed = ("422",)
+    await write(page, "\u200b")
+    await reaches(page, "refused")
+    await expect(page.get_by_label("Topic")).to_have_accessible_description("This field must not be blank.")
+
+
+async def test_a_reader_who_leaves_for_good_frees_the_server(browser: Browser, site: Server) -> None:
+    async with visit(browser, site.url) as seen:
+        await write(seen.page, writer="scripted")
+        await has_written(seen.page, "5 ")
+    async with client(site.url) as http:
+
+        async def nobody_reads() -> bool:
+            return bool((await http.get("/stats")).json()["followers"] == 0)
+
+        assert await eventually(nobody_reads)
