@@ -10,3 +10,11 @@ class AccountsConfig(AppConfig):
     name = "accounts"
     verbose_name = _("Sign-in")
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Listen for the start of a server."""
+        from streaming.signals import serving
+
+        from .receivers import announce
+
+        serving.connect(announce, dispatch_uid="accounts.announce")

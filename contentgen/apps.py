@@ -1,7 +1,13 @@
 """The Django app."""
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
+
+from streaming.signals import serving, starting, stopping
+
+from . import conf
 
 
 class ContentgenConfig(AppConfig):
@@ -11,5 +17,30 @@ class ContentgenConfig(AppConfig):
     verbose_name = _("Content")
 
     def ready(self) -> None:
-        """Register the producer and the system checks."""
+        """Register the producer and the system checks; take part in a server's start and end."""
         from . import checks, producers  # noqa: F401
+
+        serving.connect(_say_who_writes, dispatch_uid="contentgen")
+        starting.connect(_warm, dispatch_uid="contentgen")
+        stopping.connect(_close, dispatch_uid="contentgen")
+
+
+def _say_who_writes(**kwargs: Any) -> list[str]:
+    from .announcement import who_writes
+
+    return [who_writes()]
+
+
+async def _warm(**kwargs: Any) -> None:
+    # The client takes a quarter second to import, so who has no service does without.
+    if conf.service() is not None:
+        from .upstream import warm
+
+        warm()
+
+
+async def _close(**kwargs: Any) -> None:
+    if conf.service() is not None:
+        from .upstream import close_upstream
+
+        await close_upstream()

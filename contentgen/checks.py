@@ -1,14 +1,20 @@
-"""System checks of the providers."""
+"""System checks of the providers and of the model service."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 
+from streaming.conf import pools
+
+from . import conf
 from .providers import ProviderUnavailable, available_providers, find_provider
+
+TEXT_POOL: Final = "agent_pool"
 
 
 @register("contentgen")
@@ -34,3 +40,53 @@ def check_providers(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Ch
             )
         )
     return found
+
+
+@register("contentgen")
+def check_model_service(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E002-E004: a key, an address or a value that cannot be right; the provider is off until it is.
+    W002-W004: allowed, but unwise."""
+    found: list[CheckMessage] = [
+        *_errors(conf.key_faults, id="contentgen.E002"),
+        *_errors(conf.base_faults, id="contentgen.E003"),
+        *_errors(conf.value_faults, id="contentgen.E004"),
+    ]
+    if not found and conf.is_set_without_key():
+        found.append(
+            Warning(
+                "OPENAI_API_BASE is set, but OPENAI_API_KEY is not: the provider openai is off",
+                hint="A service that needs no key takes any word: OPENAI_API_KEY=none.",
+                id="contentgen.W002",
+            )
+        )
+    service = conf.service()
+    return [*found, *_unwise(service)] if service is not None else found
+
+
+def _errors(faults: Callable[[], Iterator[conf.Fault]], **options: Any) -> Iterator[Error]:
+    for fault in faults():
+        yield Error(fault.message, hint=fault.hint, obj=fault.setting, **options)
+
+
+def _unwise(service: conf.Service) -> Iterator[CheckMessage]:
+    if service.base.startswith("http:") and not service.is_local:
+        yield Warning(
+            "OPENAI_API_BASE is plain http:// to another machine",
+            hint="Key and texts can be read on the way; use https://.",
+            id="contentgen.W003",
+        )
+    workers = _workers()
+    if service.config.max_connections < workers:
+        yield Warning(
+            f"OPENAI_MAX_CONNECTIONS is below AGENT_POOL_MAX_WORKERS, which is {workers}",
+            hint="Tasks that run would wait for a connection; let the pool be the smaller one.",
+            id="contentgen.W004",
+        )
+
+
+def _workers() -> int:
+    """Tasks that may write at once; 0 while nobody knows, for then another check speaks."""
+    try:
+        return pools()[TEXT_POOL].max_workers
+    except (ImproperlyConfigured, LookupError):
+        return 0

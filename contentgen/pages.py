@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
-from django.utils.translation import get_language, gettext_lazy, pgettext_lazy
+from django.utils.translation import get_language, gettext_lazy
 
 from streaming.access import Caller, identify
 from streaming.pages import page, show
@@ -106,8 +106,8 @@ class Writer:
 
 
 _LABELS: Final = {
-    "offline": pgettext_lazy("writer", "The offline writer"),
-    "scripted": pgettext_lazy("writer", "The script for tests"),
+    "offline": gettext_lazy("The offline writer"),
+    "scripted": gettext_lazy("The script for tests"),
 }
 _EXPLANATIONS: Final = {
     "offline": gettext_lazy("templates and word banks: no model, no key, no network"),

@@ -1,6 +1,7 @@
 """The app's URLs, and their description."""
 
 from django.urls import path
+from django.views.i18n import JavaScriptCatalog
 
 from . import openapi, pages, views
 
@@ -9,6 +10,11 @@ urlpatterns = [
     path("content/generate", views.generate, name="content-whole"),
     path("content/generate/async", views.generate_later, name="content-later"),
     path("", pages.home, name="home"),
+    path(
+        "content/jsi18n/",
+        JavaScriptCatalog.as_view(packages=["contentgen"]),
+        name="content-javascript-catalog",
+    ),
 ]
 
 openapi.describe()

@@ -7,6 +7,7 @@ Every value is checked by `manage.py check`; no server starts with a wrong one.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 from zoneinfo import available_timezones
 
 import environ
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -73,6 +77,20 @@ def _one_of(name: str, default: str, choices: Collection[str]) -> str:
     known = ", ".join(sorted(choices)) if len(choices) < 10 else "a name of the IANA time zone database"
     ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected {known}"))
     return default
+
+
+def _origins(name: str) -> list[str]:
+    """Origins as browsers write them, separated by commas."""
+    origins = [origin.strip() for origin in env.str(name, default="").split(",") if origin.strip()]
+    wrong = [each for each in origins if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#@*]+", each)]
+    if wrong:
+        ENVIRONMENT_PROBLEMS.append(
+            (
+                name,
+                f"{name} has {', '.join(wrong)}: expected scheme://host[:port] in lower case, without a path",
+            )
+        )
+    return [each for each in origins if each not in wrong]
 
 
 def _database(name: str, default: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +222,7 @@ PORT = _number("PORT", 8000, 0, 65_535)
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
-CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_ALLOWED_ORIGINS = _origins("CORS_ALLOWED_ORIGINS")
 CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After"]
 CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
 
@@ -212,6 +230,8 @@ CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id"
 OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
 OPENAI_API_BASE = env.str("OPENAI_API_BASE", default="https://api.openai.com/v1")
 OPENAI_MODEL = env.str("OPENAI_MODEL", default="gpt-4o-mini")
+# Further models that a brief may ask for by name.
+OPENAI_MODELS = env.list("OPENAI_MODELS", default=[])
 OPENAI_CONFIG = _overridden(
     "OPENAI",
     {
@@ -253,6 +273,7 @@ SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 INSTALLED_APPS = [
     "daphne",  # an ASGI `runserver`; must come before staticfiles
     "unfold",  # the admin's theme; must come before the admin
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -337,6 +358,91 @@ SERVESTATIC_USE_FINDERS = True
 # Looked up once at the start, not for each request (that costs a thread hop each).
 SERVESTATIC_AUTOREFRESH = False
 
+# --- The admin's theme ---------------------------------------------------------------------------------
+
+
+def _link(title: Any, icon: str, place: str, permission: str = "") -> dict[str, Any]:
+    """A line of the admin's navigation: an icon of Material Symbols, the name of a URL, who sees it."""
+    line = {"title": title, "icon": icon, "link": reverse_lazy(place)}
+    if not permission:
+        # A way out of the admin is never where one is, though its URL may begin that of every page.
+        return line | {"active": False}
+    return line | {"permission": lambda request: request.user.has_perm(permission)}
+
+
+UNFOLD = {
+    "SITE_TITLE": "Sluice",
+    "SITE_HEADER": "Sluice",
+    "SITE_SUBHEADER": gettext_lazy("Streams of generated text"),
+    "SITE_SYMBOL": "water",
+    "SITE_URL": reverse_lazy("home"),
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("streaming/page/icon.svg")}
+    ],
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_LANGUAGES": True,
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        # The blue-green of deep water; 600 on white and 500 on dark grounds are readable.
+        "primary": {
+            "50": "oklch(97.7% .013 225)",
+            "100": "oklch(94.8% .028 225)",
+            "200": "oklch(89.6% .055 226)",
+            "300": "oklch(82.2% .093 228)",
+            "400": "oklch(74.0% .118 230)",
+            "500": "oklch(65.5% .125 232)",
+            "600": "oklch(51.5% .110 234)",
+            "700": "oklch(45.5% .098 236)",
+            "800": "oklch(39.8% .083 237)",
+            "900": "oklch(34.5% .068 238)",
+            "950": "oklch(26.0% .052 240)",
+        },
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "title": gettext_lazy("Streams"),
+                "items": [
+                    _link(
+                        gettext_lazy("Tasks"),
+                        "stream",
+                        "admin:streaming_streamtask_changelist",
+                        "streaming.view_streamtask",
+                    ),
+                    _link(
+                        gettext_lazy("Refusals"),
+                        "block",
+                        "admin:streaming_refusal_changelist",
+                        "streaming.view_refusal",
+                    ),
+                    _link(
+                        gettext_lazy("API keys"),
+                        "key",
+                        "admin:streaming_apikey_changelist",
+                        "streaming.view_apikey",
+                    ),
+                ],
+            },
+            {
+                "title": gettext_lazy("People"),
+                "items": [
+                    _link(gettext_lazy("Users"), "person", "admin:auth_user_changelist", "auth.view_user"),
+                    _link(gettext_lazy("Groups"), "group", "admin:auth_group_changelist", "auth.view_group"),
+                ],
+            },
+            {
+                "title": gettext_lazy("Service"),
+                "items": [
+                    _link(gettext_lazy("The page"), "home", "home"),
+                    _link(gettext_lazy("API documentation"), "description", "sluice:openapi-view"),
+                ],
+            },
+        ],
+    },
+}
+
 LOG_LEVEL = _one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 LOGGING = {
@@ -346,11 +452,15 @@ LOGGING = {
     "filters": {
         "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
         "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
+        "without_tokens": {"()": "accounts.logs.WithoutTokens"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_tokens"]}
+    },
     "loggers": {
         "streaming": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "contentgen": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
+        "accounts": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},
         "django.security.DisallowedHost": {"filters": ["without_traceback"]},

@@ -2,7 +2,6 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from django.views.generic import RedirectView
 
 admin.site.site_header = admin.site.site_title = "Sluice"
 
@@ -13,7 +12,8 @@ handler500 = "streaming.error_views.server_error"
 
 urlpatterns = [
     path("", include("contentgen.urls")),
-    path("", RedirectView.as_view(url="docs"), name="home"),
     path("", include("streaming.urls")),
+    path("accounts/", include("accounts.urls")),
+    path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),
 ]

@@ -1,17 +1,17 @@
 """Who calls, and what that caller may do.
 
-Every view asks here by itself, so that no list of middleware decides about access. A signed-in caller is
-known by the session (with a CSRF token for anything that changes something); an anonymous one may come
-where ALLOW_ANONYMOUS says so.
+Every view asks here by itself, so that no list of middleware decides about access. A program is known by
+its API key (RFC 6750), a signed-in person by the session (with a CSRF token for anything that changes
+something); an anonymous caller may come where ALLOW_ANONYMOUS says so. Who sends an `Authorization` header
+is judged by it alone: a wrong key is refused, also where a session or nobody in particular would do.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import aget_user
@@ -20,7 +20,8 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.translation import gettext as _
 
-from . import conf
+from . import conf, keys
+from .addresses import is_loopback
 from .problems import Problem
 
 _FORWARDING: Final = re.compile(
@@ -30,9 +31,14 @@ _FORWARDING: Final = re.compile(
 """Headers by which a proxy speaks for somebody else: a loopback peer is then no proof of a local user."""
 
 
+CHALLENGE: Final = 'Bearer realm="sluice"'
+"""`WWW-Authenticate` of every 401."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: `account` is the primary key of the signed-in user as text, None for anonymous callers."""
+    """Who calls: `account` is the primary key of the user who is signed in, or for whom an API key speaks, as
+    text; None for anonymous callers."""
 
     account: str | None
     address: str
@@ -53,12 +59,15 @@ class Caller:
 
 
 async def identify(request: HttpRequest) -> Caller:
-    """The caller. Raises `Problem` 400 (host), 401 (not signed in) or 403 (CSRF)."""
+    """The caller. Raises `Problem` 400 (host), 401 (nobody, or a key that is not valid) or 403 (CSRF)."""
     try:
         request.get_host()
     except DisallowedHost as error:
         raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
     address = request.META.get("REMOTE_ADDR") or ""
+    credentials = request.META.get("HTTP_AUTHORIZATION")
+    if credentials is not None:
+        return await _by_key(credentials, address)
     caller = await _signed_in(request, address)
     if caller is not None:
         _check_csrf(request)
@@ -68,8 +77,8 @@ async def identify(request: HttpRequest) -> Caller:
     raise Problem(
         401,
         "not_authenticated",
-        _("Anonymous use is not allowed here (ALLOW_ANONYMOUS); sign in."),
-        headers={"WWW-Authenticate": 'Session realm="sluice"'},
+        _("Anonymous use is not allowed here (ALLOW_ANONYMOUS); sign in, or send an API key."),
+        headers={"WWW-Authenticate": CHALLENGE},
     )
 
 
@@ -81,6 +90,19 @@ async def require_operator(request: HttpRequest) -> Caller:
     raise Problem(403, "permission_denied", _("These numbers are for operators."))
 
 
+async def _by_key(credentials: str, address: str) -> Caller:
+    scheme, _space, text = credentials.partition(" ")
+    if scheme.lower() != "bearer":
+        detail = _("The Authorization header takes an API key: Bearer <key>.")
+        raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
+    key = await keys.find(text)
+    if key is None:
+        challenge = f'{CHALLENGE}, error="invalid_token"'
+        detail = _("No such key, or it was revoked, or its user may not sign in.")
+        raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
+    return _speaking_for(key.user, address)
+
+
 async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
     # Without a cookie there is no session to read, so no visit to the database.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES or not hasattr(request, "session"):
@@ -88,6 +110,10 @@ async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
     user = await aget_user(request)
     if not user.is_authenticated or user.pk is None:
         return None
+    return _speaking_for(user, address)
+
+
+def _speaking_for(user: Any, address: str) -> Caller:
     return Caller(str(user.pk), address, staff=user.is_active and getattr(user, "is_staff", False))
 
 
@@ -108,13 +134,4 @@ def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
 
 
 def _local(request: HttpRequest, address: str) -> bool:
-    return _is_loopback(address) and not any(_FORWARDING.fullmatch(name) for name in request.headers)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
+    return is_loopback(address) and not any(_FORWARDING.fullmatch(name) for name in request.headers)

@@ -51,10 +51,9 @@ class DocumentedAPI(NinjaAPI):
             described["paths"].setdefault(path, {}).update(operations)
         described["components"].setdefault("schemas", {}).update(self._components)
         _as_problem_documents(described["paths"])
-        # A session, or nobody in particular where ALLOW_ANONYMOUS allows that.
-        cookie = {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
-        described["components"]["securitySchemes"] = {"session": cookie}
-        described["security"] = [{"session": []}, {}]
+        # A key, a session, or nobody in particular where ALLOW_ANONYMOUS allows that.
+        described["components"]["securitySchemes"] = schema.security_schemes(settings.SESSION_COOKIE_NAME)
+        described["security"] = [{"key": []}, {"session": []}, {}]
         return described
 
 
@@ -132,6 +131,18 @@ async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False)
     return _json(await service().cancel(task_id, caller))
 
 
+@api.get(
+    "/streams/{task_id}/rendered",
+    response={200: schema.RenderedText, **_problems(400, 401, 404, 409, 503)},
+    tags=["streams"],
+)
+async def get_rendered(request: HttpRequest, task_id: str) -> HttpResponse:
+    """An ended task's text, read as Markdown, as clean HTML; null if it is too long for that."""
+    query(request)
+    caller = await identify(request)
+    return _json({"id": task_id, "html": await service().rendered(task_id, caller)})
+
+
 @api.get("/stats", response={200: schema.Statistics, **_problems(400, 401, 403)}, tags=["operations"])
 async def statistics(request: HttpRequest) -> HttpResponse:
     """Pools, routes and totals of this process. For staff, and for this machine where anonymous use is on."""
@@ -173,6 +184,11 @@ async def refuse_on_list(request: HttpRequest) -> HttpResponse:
 @api.api_operation(path="/streams/{task_id}", **_refusal_of_other_methods("GET", "DELETE"))
 async def refuse_on_stream(request: HttpRequest, task_id: str) -> HttpResponse:
     return _refuse(request, "GET", "DELETE")
+
+
+@api.api_operation(path="/streams/{task_id}/rendered", **_refusal_of_other_methods("GET"))
+async def refuse_on_rendered(request: HttpRequest, task_id: str) -> HttpResponse:
+    return _refuse(request, "GET")
 
 
 @api.api_operation(path="/stats", **_refusal_of_other_methods("GET"))

@@ -169,11 +169,11 @@ def problems() -> Iterator[tuple[str, str]]:
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
     ):
-        yield from _problems(setting, prefix, kind, getattr(settings, setting, {}))
+        yield from problems_of(setting, prefix, kind, getattr(settings, setting, {}))
     values_by_pool = _pool_values()
     if isinstance(values_by_pool, Mapping):
         for name, values in values_by_pool.items():
-            yield from _problems(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
+            yield from problems_of(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
     else:
         yield "THREAD_CONFIG", "THREAD_CONFIG must be a dictionary"
     yield from _priority_problems()
@@ -193,14 +193,15 @@ def _load(setting: str, prefix: str, kind: type[Config]) -> Config:
 
 
 def _convert(setting: str, prefix: str, kind: type[Config], values: Any) -> Config:
-    for _, text in _problems(setting, prefix, kind, values):
+    for _, text in problems_of(setting, prefix, kind, values):
         raise ImproperlyConfigured(text)
     return msgspec.convert(values, kind)
 
 
-def _problems(
+def problems_of(
     setting: str, prefix: str, kind: type[msgspec.Struct], values: Any
 ) -> Iterator[tuple[str, str]]:
+    """What is wrong with a dictionary of settings: its name, and a sentence that names the variable."""
     if not isinstance(values, Mapping):
         yield setting, f"{setting} must be a dictionary"
         return

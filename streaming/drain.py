@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 from . import conf
+from .signals import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,8 @@ class Drain:
 
     async def finish(self) -> int:
         """Drain now, or wait for the drain that runs; returns how many blocking producers do not end."""
-        # Not before Django is set up: the service needs its models.
-        from .service import close_service
-
         if self._task is None:
-            self._task = asyncio.ensure_future(close_service(conf.sse().drain_grace))
+            self._task = asyncio.ensure_future(_close())
         return await asyncio.shield(self._task)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -89,6 +87,16 @@ class Drain:
         elif previous is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+async def _close() -> int:
+    """End the streams, then let go of what served them."""
+    # Not before Django is set up: the service needs its models.
+    from .service import close_service
+
+    stuck = await close_service(conf.sse().drain_grace)
+    await stopping.asend(Drain)
+    return stuck
 
 
 DRAIN: Final = Drain()

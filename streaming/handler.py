@@ -9,6 +9,7 @@ and response.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import tempfile
 from contextlib import suppress
@@ -24,7 +25,6 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
-from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
@@ -32,6 +32,7 @@ from . import conf
 from .checks import ensure_sound
 from .drain import DRAIN
 from .problems import Problem
+from .refusals import refuse
 from .responses import EventStream
 from .signals import starting
 from .threads import ThreadLender
@@ -80,7 +81,7 @@ class StreamingHandler(ASGIHandler):
         except RequestAborted:
             return
         except Problem as problem:
-            await self._refuse(problem.response(), receive, send)
+            await self._refuse(problem, scope, receive, send)
             return
         set_script_prefix(get_script_prefix(scope))
         response: HttpResponseBase | None = None
@@ -100,7 +101,9 @@ class StreamingHandler(ASGIHandler):
             else:
                 await sync_to_async(response.close)()
 
-    async def _respond(self, scope: Scope, body_file: IO[bytes]) -> HttpResponseBase:
+    async def _respond(
+        self, scope: Scope, body_file: IO[bytes], refusal: Problem | None = None
+    ) -> HttpResponseBase:
         """The response object; what the request borrowed is given back before it is sent."""
         with self._lender().lend() as thread:
             async with ThreadSensitiveContext(executor=thread):
@@ -109,12 +112,16 @@ class StreamingHandler(ASGIHandler):
                 if request is None:
                     assert error_response is not None
                     return error_response
+                if refusal is not None:
+                    refuse(request, refusal)
                 response: HttpResponseBase = await self.run_get_response(request)
                 return response
 
-    async def _refuse(self, response: HttpResponse, receive: Any, send: Any) -> None:
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Any, send: Any) -> None:
         """Answer although the body is still on its way, and take that in for a moment: a server that closed
         at once would reset the connection, and many a client would lose the answer."""
+        set_script_prefix(get_script_prefix(scope))
+        response = await self._respond(scope, io.BytesIO(), problem)
 
         async def lingering(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -123,9 +130,10 @@ class StreamingHandler(ASGIHandler):
                 message = {"type": "http.response.body"}
             await send(message)
 
-        # With its length the client knows the answer's end before the connection's.
-        response["Content-Length"] = str(len(response.content))
-        await self.send_response(response, lingering)
+        try:
+            await self.send_response(response, lingering)
+        finally:
+            await sync_to_async(response.close)()
 
     def _lender(self) -> ThreadLender:
         loop = asyncio.get_running_loop()

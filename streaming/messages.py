@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from functools import lru_cache
 from typing import Final
@@ -27,6 +28,7 @@ ERRORS: Final = {
     "run_timeout": gettext_noop("The generation took too long and was stopped."),
     "upstream_failed": gettext_noop("The model service failed. Please try again."),
     "upstream_auth": gettext_noop("The model service refused this server's credentials."),
+    "upstream_rejected": gettext_noop("The model service does not accept this request."),
     "upstream_rate_limited": gettext_noop("The model service is over its limit. Please try again later."),
     "upstream_timeout": gettext_noop("The model service did not answer in time. Please try again."),
     "upstream_truncated": gettext_noop("The model service broke off its answer. Please try again."),
@@ -71,6 +73,14 @@ def supported(code: str) -> str | None:
         return translation.get_supported_language_variant(code)
     except LookupError:
         return None
+
+
+def language_context(language: str) -> contextvars.Context:
+    """Context variables with the language only, for a producer to run in: with a request's it would run in
+    the request's thread."""
+    context = contextvars.Context()
+    context.run(translation.activate, language or settings.LANGUAGE_CODE)
+    return context
 
 
 @lru_cache(maxsize=512)

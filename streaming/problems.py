@@ -32,6 +32,7 @@ TITLES: Final = {
     "bad_query": gettext_lazy("The query string is not valid"),
     "bad_event_id": gettext_lazy("Not an event id"),
     "not_authenticated": gettext_lazy("Sign in first"),
+    "invalid_key": gettext_lazy("The API key is not valid"),
     "csrf_failed": gettext_lazy("The CSRF token is missing or wrong"),
     "permission_denied": gettext_lazy("Not allowed"),
     "bad_host": gettext_lazy("Unknown host"),
@@ -41,6 +42,7 @@ TITLES: Final = {
     "not_acceptable": gettext_lazy("Not an available format"),
     "body_timeout": gettext_lazy("The body came too slowly"),
     "ahead_of_stream": gettext_lazy("The event id is ahead of the stream"),
+    "not_finished": gettext_lazy("The task has not ended yet"),
     "task_cancelled": gettext_lazy("The task was cancelled"),
     "events_pruned": gettext_lazy("The events are no longer kept"),
     "body_too_large": gettext_lazy("The body is too large"),
@@ -127,7 +129,7 @@ def of_refusal(refusal: PoolRefused) -> Problem:
         )
     if refusal.decision.reason is Reason.DRAINING:
         return Problem(503, "draining", retry_after=refusal.retry_after)
-    detail = _("%(running)d tasks are running and %(waiting)d are waiting.") % {
+    detail = _("Running: %(running)d, waiting: %(waiting)d; there is no more room.") % {
         "running": load.running,
         "waiting": load.waiting,
     }
@@ -152,6 +154,8 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(410, error.code, _("The task's record is still at /streams/<id>."))
         case errors.TaskNotFound():
             return Problem(404, error.code)
+        case errors.NotFinished():
+            return Problem(409, error.code, _("Ask again after its terminal event."))
         case errors.StorageUnavailable():
             return Problem(503, error.code, retry_after=STORAGE_RETRY)
     return Problem(500, "server_error")

@@ -29,6 +29,16 @@ def producer(name: str) -> Callable[[Producer], Producer]:
     return register
 
 
+def is_registered(name: str) -> bool:
+    """Whether there is a producer of that name."""
+    return name in _registry
+
+
+def registered() -> list[str]:
+    """The names of all producers, in alphabetical order."""
+    return sorted(_registry)
+
+
 def open_producer(name: str, arguments: Mapping[str, Any]) -> Source | Awaitable[Source]:
     """Call the producer `name`. Raises `LookupError` if there is none."""
     try:

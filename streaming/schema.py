@@ -51,6 +51,13 @@ class TaskRecord(Schema):
     timing: TimingInfo | None
 
 
+class RenderedText(Schema):
+    """A finished text for people."""
+
+    id: str = Field(description="Task id")
+    html: str | None = Field(description="Clean HTML: no scripts, handlers, styles, images or frames")
+
+
 class TaskPage(Schema):
     """A page of the caller's own tasks, newest first."""
 
@@ -105,6 +112,19 @@ class Statistics(Schema):
     trimmed_journals: int
     draining: bool
     records: dict[str, int]
+
+
+def security_schemes(session_cookie: str) -> dict[str, Any]:
+    """How callers say who they are, by the names that `security` uses."""
+    return {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key: sluice_…"},
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": session_cookie,
+            "description": "Signing in; calls that change something need X-CSRFToken, too",
+        },
+    }
 
 
 def event_components() -> dict[str, Any]:

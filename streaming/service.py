@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,8 +17,14 @@ import msgspec
 from django.db import connections
 from django.utils import timezone
 
-from streaming.core.errors import EventsPruned, StorageUnavailable, TaskNotFound, generation_errors
-from streaming.core.events import Error
+from streaming.core.errors import (
+    EventsPruned,
+    NotFinished,
+    StorageUnavailable,
+    TaskNotFound,
+    generation_errors,
+)
+from streaming.core.events import Cancelled, Error
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
@@ -28,6 +35,8 @@ from .access import Caller
 from .messages import DjangoMessages
 from .models import StreamTask
 from .records import DatabaseRecorder
+from .rendering import RenderedTexts
+from .retry import retry_spec
 from .transcript import main_text
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -56,6 +65,7 @@ class Service:
             DjangoMessages(),
             tidy_thread=connections.close_all,
         )
+        self._rendered = RenderedTexts()
 
     # Opening
 
@@ -130,6 +140,17 @@ class Service:
         """The task's public record. Raises `TaskNotFound`."""
         return await describe(await self.find(task_id, caller))
 
+    async def rendered(self, task_id: str, caller: Caller) -> str | None:
+        """The ended task's text as clean HTML; None if it is too long for that.
+
+        Raises `TaskNotFound`, and `NotFinished` while it may still grow.
+        """
+        found = await self.find(task_id, caller)
+        if not State(found.state).terminal:
+            raise NotFinished(task_id)
+        text = found.text if isinstance(found, StreamTask) else await _text(found)
+        return await self._rendered.html(task_id, text)
+
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
         """A reader from `options.after` on; None when it has seen the terminal event already.
 
@@ -152,6 +173,25 @@ class Service:
             await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
         return await describe(found)
 
+    async def cancel_for_operator(self, task_ids: Iterable[str]) -> set[str]:
+        """End tasks, whoever owns them; the ids of those that this ended. Ids that are not active in this
+        process are passed over. On return the records show it (the wait for them is bounded)."""
+        tasks = [task for task_id in task_ids if (task := self._active(task_id)) is not None]
+        for task in tasks:
+            self.supervisor.cancel(task, CancelReason.ADMIN)
+        if tasks:
+            await asyncio.wait([task.ended for task in tasks], timeout=CANCEL_WAIT)
+        await self.recorder.flush().wait(RECORD_PATIENCE)
+        by_operator = Cancelled(reason=CancelReason.ADMIN.value)
+        return {task.id for task in tasks if task.final == by_operator}
+
+    async def retry(self, row: StreamTask) -> Task:
+        """Start an ended task's work again, with an id of its own; durable on return.
+
+        Raises `NotRetryable`, `PoolRefused`, and `StorageUnavailable` when the database is away.
+        """
+        return await self.accept(retry_spec(row))
+
     async def purge(self, task_id: str, caller: Caller) -> None:
         """Cancel if need be, then delete brief, text and events; the numbers stay.
 
@@ -164,6 +204,7 @@ class Service:
         found = await self.find(task_id, caller)
         if isinstance(found, Task):
             self.supervisor.forget(found)
+        self._rendered.forget(task_id)
         await StreamTask.objects.filter(pk=task_id).aupdate(
             arguments=None, text="", error_message="", purged_at=timezone.now()
         )
@@ -207,6 +248,13 @@ class Service:
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         self.supervisor.close()
         return self.supervisor.lingering
+
+    def _active(self, task_id: str) -> Task | None:
+        try:
+            task = self.supervisor.get(task_id)
+        except TaskNotFound:
+            return None
+        return None if task.state.terminal else task
 
     async def _record(self, task_id: str) -> StreamTask:
         row = await StreamTask.objects.filter(pk=task_id).afirst()

@@ -6,7 +6,6 @@ asynchronous views.
 
 from __future__ import annotations
 
-import contextvars
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import Any, Literal, ParamSpec
 import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils import translation
 
 from streaming.core.events import Cancelled, Complete, Error, clean_text
 from streaming.runtime.task import Task, TaskSpec
 
 from . import conf
 from .access import identify
-from .messages import language_of
+from .messages import language_context, language_of
 from .problems import Problem, of_failed_task
 from .producers import open_producer
 from .requests import follow_options, problem_of, require_json_accepted
@@ -136,9 +134,6 @@ async def _spec(
         # What cannot be kept in the record is refused before anything starts.
         arguments = msgspec.to_builtins(arguments, str_keys=True)
     language = language_of(request, options.language)
-    # A context of its own: a pump that inherited the request's would run in the request's thread.
-    context = contextvars.Context()
-    context.run(translation.activate, language)
     return TaskSpec(
         kind=options.kind,
         pool=options.pool,
@@ -150,7 +145,7 @@ async def _spec(
         language=language,
         open_source=opens,
         arguments=arguments,
-        context=context,
+        context=language_context(language),
     )
 
 

@@ -10,10 +10,6 @@ from .views import events
 urlpatterns = [
     path("streams/<str:task_id>/events", events, name="stream-events"),
     path("streams/<str:task_id>/view", stream_page, name="stream-page"),
-    path(
-        "jsi18n/",
-        JavaScriptCatalog.as_view(packages=["streaming", "contentgen"]),
-        name="javascript-catalog",
-    ),
+    path("jsi18n/", JavaScriptCatalog.as_view(packages=["streaming"]), name="javascript-catalog"),
     path("", api.urls),
 ]

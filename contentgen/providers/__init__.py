@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
+from django.conf import settings
+
 from contentgen.brief import Brief
 
 Write = Callable[[Brief], AsyncIterator[Any] | Iterator[Any]]
@@ -22,17 +24,24 @@ class ProviderUnavailable(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A way to write. `models`: the names that a brief may ask for. `takes_options`: whether a brief may
+    """A way to write. `models`: the names that a brief may ask for; `default_model`: the one that writes when
+    it names none. `is_model`: whether a model writes, not a program. `takes_options`: whether a brief may
     carry `options`. `enabled`: whether the settings allow it."""
 
     name: str
     write: Write
     models: Callable[[], frozenset[str]]
+    default_model: Callable[[], str]
+    is_model: bool = False
     takes_options: bool = False
     enabled: Callable[[], bool] = lambda: True
 
 
-_MODULES: Final = {"offline": "contentgen.providers.offline", "scripted": "contentgen.providers.scripted"}
+_MODULES: Final = {
+    "offline": "contentgen.providers.offline",
+    "openai": "contentgen.providers.openai",
+    "scripted": "contentgen.providers.scripted",
+}
 
 
 def find_provider(name: str) -> Provider:
@@ -43,6 +52,11 @@ def find_provider(name: str) -> Provider:
     if not provider.enabled():
         raise ProviderUnavailable(name)
     return provider
+
+
+def default_provider() -> Provider:
+    """The provider of briefs that name none. Raises `ProviderUnavailable`."""
+    return find_provider(settings.CONTENT_PROVIDER)
 
 
 def available_providers() -> list[str]:

@@ -43,4 +43,6 @@ async def write(brief: Brief) -> AsyncIterator[str | Finish]:
     yield Finish(model=MODEL)
 
 
-PROVIDER: Final = Provider(name="offline", write=write, models=lambda: frozenset({MODEL}))
+PROVIDER: Final = Provider(
+    name="offline", write=write, models=lambda: frozenset({MODEL}), default_model=lambda: MODEL
+)

@@ -87,6 +87,7 @@ PROVIDER: Final = Provider(
     name="scripted",
     write=write,
     models=lambda: frozenset({MODEL}),
+    default_model=lambda: MODEL,
     takes_options=True,
     enabled=lambda: bool(settings.ALLOW_SCRIPTED_PROVIDER),
 )

@@ -71,6 +71,13 @@ class UpstreamRateLimited(UpstreamError):
     code = "upstream_rate_limited"
 
 
+class UpstreamRejected(UpstreamError):
+    """Upstream understood the request and will not do it: an unknown model, a text that is too long."""
+
+    code = "upstream_rejected"
+    retryable = False
+
+
 class UpstreamTimeout(UpstreamError):
     """Upstream did not answer, or stopped answering, in time."""
 
@@ -130,6 +137,13 @@ class TaskNotFound(StreamError):
     """No such task, or not the caller's."""
 
     code = "not_found"
+
+
+class NotFinished(StreamError):
+    """What was asked for exists only once the task has ended."""
+
+    code = "not_finished"
+    retryable = True
 
 
 class StorageUnavailable(StreamError):

@@ -88,7 +88,7 @@ async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Serve
         width = await page.evaluate("document.documentElement.scrollWidth")
         assert width == PHONE["viewport"]["width"]
         small = await page.evaluate(
-            """() => [...document.querySelectorAll("button, a.button, summary, select, input[list], textarea")]
+            """() => [...document.querySelectorAll("button, a.button, summary, select, textarea")]
                 .filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 24)
                 .map((each) => each.outerHTML)"""
         )

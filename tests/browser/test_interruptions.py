@@ -57,6 +57,16 @@ async def test_a_reload_goes_on_with_the_same_stream(home: Visit) -> None:
     assert await text(page).text_content() == SCRIPT_TEXT
 
 
+async def test_a_reload_keeps_what_was_typed(home: Visit) -> None:
+    page = home.page
+    await page.get_by_label("Topic").fill("half an idea")
+    await page.get_by_role("radio", name="Long").check()
+    await page.get_by_role("button", name="简体中文").click()
+    await expect(page.locator("html")).to_have_attribute("lang", "zh-hans")
+    await expect(page.locator("#topic")).to_have_value("half an idea")
+    await expect(page.locator("[name=length][value=long]")).to_be_checked()
+
+
 async def test_a_cut_connection_is_resumed_by_itself(cuttable: Visit, proxy: CuttingProxy) -> None:
     page = cuttable.page
     await write(page, writer="scripted")

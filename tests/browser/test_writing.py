@@ -35,6 +35,34 @@ async def test_a_chinese_page_writes_chinese(browser: Browser, site: Server) -> 
         assert await page.locator("[data-announcer]").inner_text()
 
 
+async def test_the_brief_says_what_the_fields_say(home: Visit) -> None:
+    page = home.page
+    await page.get_by_label("Topic").fill("  a bicycle  ")
+    await page.get_by_label("Category").fill("tech")
+    await page.get_by_label("Tone").fill("warm")
+    await page.get_by_role("radio", name="Short").check()
+    await page.get_by_text("More options").click()
+    await page.get_by_label("Language of the text").select_option("zh")
+    await page.get_by_label("Audience").fill("commuters")
+    await page.get_by_label("Requirements").fill("mention the bell")
+    async with page.expect_request("**/content/generate/stream/async") as sent:
+        await page.get_by_role("button", name="Write").click()
+    brief = (await sent.value).post_data_json
+    assert brief.pop("user_id").startswith("visitor-")
+    assert brief == {
+        "topic": "a bicycle",
+        "category": "tech",
+        "tone": "warm",
+        "length": "short",
+        "language": "zh",
+        "audience": "commuters",
+        "requirements": "mention the bell",
+        "provider": "offline",
+        "model": "offline-copywriter",
+    }
+    await reaches(page, "finished")
+
+
 async def test_the_language_switch_takes_the_stream_along(home: Visit) -> None:
     page = home.page
     await write(page, writer="scripted")
@@ -74,7 +102,7 @@ async def test_the_inspector_shows_every_event(home: Visit) -> None:
     assert [cells[0][3], cells[-1][3]] == ["status", "complete"]
     assert [int(each[0]) for each in cells[1:]] == list(range(1, counted))
     assert all(each[1] and each[2] for each in cells[1:])
-    await expect(part(page, "timeline")).to_have_attribute("aria-label", re.compile(f"{counted} events in"))
+    await expect(part(page, "timeline")).to_have_attribute("aria-label", re.compile(f"Events: {counted} "))
     drawn = await part(page, "timeline").evaluate(
         "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
     )

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django.test import AsyncClient, AsyncRequestFactory, override_settings
+from django.utils import timezone
 
+from streaming import keys
 from streaming.access import Caller, identify, require_operator
+from streaming.models import ApiKey
 from streaming.problems import Problem
 
 FACTORY = AsyncRequestFactory()
@@ -58,7 +62,7 @@ async def test_this_machine_is_let_in(address: str):
 async def test_no_other_machine_is(address: str | None):
     problem = await _refusal(_request(address))
     assert (problem.status, problem.code) == (401, "not_authenticated")
-    assert "WWW-Authenticate" in problem.headers
+    assert problem.headers["WWW-Authenticate"] == 'Bearer realm="sluice"', "no error where nobody tried"
 
 
 FORWARDING_HEADERS = [
@@ -211,3 +215,131 @@ async def test_a_session_of_nobody_is_anonymous(transactional_db: None):
     client = AsyncClient()
     client.cookies["sessionid"] = "0" * 32
     assert (await client.get("/streams")).status_code == 401
+
+
+ORIGINS = [
+    "null",
+    "http://testserver.evil.example",
+    "http://testserver:8080",
+    "http://TESTSERVER",
+    "https://testserver",
+    "http://eviltestserver",
+    "",
+]
+
+
+@override_settings(ALLOW_ANONYMOUS="loopback")
+@pytest.mark.parametrize("origin", ORIGINS)
+async def test_an_origin_that_is_not_ours_to_the_letter_cannot_use_the_session(
+    signed_in: AsyncClient, origin: str
+):
+    token = "x" * 32
+    signed_in.cookies["csrftoken"] = token
+    path, headers = "/streams/" + "0" * 32, {"x-csrftoken": token}
+    assert (await signed_in.delete(path, headers=headers | {"origin": origin})).status_code == 403
+    assert (
+        await signed_in.delete(path, headers=headers | {"origin": "http://testserver"})
+    ).status_code == 404
+
+
+# --- Keys ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alice(transactional_db: None) -> User:
+    return get_user_model().objects.create(username="alice")
+
+
+@pytest.fixture
+def key(alice: User) -> str:
+    return keys.issue(alice)[1]
+
+
+@override_settings(ALLOW_ANONYMOUS="false")
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_a_key_speaks_for_its_user_from_anywhere(alice: User, key: str, scheme: str):
+    request = _request("203.0.113.9", authorization=f"{scheme} {key}")
+    assert await identify(request) == Caller(str(alice.pk), "203.0.113.9")
+
+
+@override_settings(ALLOW_ANONYMOUS="false")
+async def test_a_key_of_staff_opens_what_staff_may_see(alice: User, key: str):
+    request = _request("203.0.113.9", authorization=f"Bearer {key}")
+    assert (await _refusal(request, require_operator)).status == 403
+    alice.is_staff = True
+    await alice.asave()
+    assert (await require_operator(request)).staff
+
+
+@override_settings(ALLOW_ANONYMOUS="false", ALLOW_SCRIPTED_PROVIDER=True)
+async def test_with_a_key_changes_need_no_csrf_token(key: str):
+    client, headers = AsyncClient(enforce_csrf_checks=True), {"authorization": f"Bearer {key}"}
+    brief = {"user_id": "u", "topic": "t", "provider": "scripted", "options": {"tokens": 1, "interval": 0}}
+    accepted = await client.post("/content/generate", brief, content_type="application/json", headers=headers)
+    assert accepted.status_code == 200, accepted.content
+    assert (await client.delete("/streams/" + "0" * 32, headers=headers)).status_code == 404
+
+
+WRONG_KEYS = [
+    "Bearer",
+    "Bearer ",
+    "Bearer  {key}",
+    "Bearer {key} ",
+    "Bearer {key},Bearer {key}",
+    "Bearer {key}, Bearer {key}",
+    "Bearer {key}{key}",
+    "Bearer sluice_" + "a" * 43,
+    "Bearer \u00e9",
+    "Bearer " + "x" * 1_000_000,
+]
+OTHER_SCHEMES = ["", "{key}", "Basic {key}", "Token {key}", "Bearer\t{key}", "Bearer,{key}", "\u00e9"]
+
+
+@override_settings(ALLOW_ANONYMOUS="true")
+@pytest.mark.parametrize("value", WRONG_KEYS, ids=range(len(WRONG_KEYS)))
+async def test_a_wrong_key_is_refused_where_nobody_in_particular_would_be_let_in(key: str, value: str):
+    problem = await _refusal(_request(authorization=value.format(key=key)))
+    assert (problem.status, problem.code) == (401, "invalid_key")
+    assert problem.headers["WWW-Authenticate"] == 'Bearer realm="sluice", error="invalid_token"'
+    assert key not in problem.detail
+
+
+@override_settings(ALLOW_ANONYMOUS="true")
+@pytest.mark.parametrize("value", OTHER_SCHEMES)
+async def test_another_scheme_is_refused(key: str, value: str):
+    problem = await _refusal(_request(authorization=value.format(key=key)))
+    assert (problem.status, problem.code) == (401, "not_authenticated")
+    assert problem.headers["WWW-Authenticate"] == 'Bearer realm="sluice"'
+
+
+@override_settings(ALLOW_ANONYMOUS="true")
+async def test_unknown_revoked_and_inactive_look_alike(alice: User, key: str):
+    unknown = (await _refusal(_request(authorization="Bearer sluice_" + "a" * 43))).response()
+    alice.is_active = False
+    await alice.asave()
+    inactive = (await _refusal(_request(authorization=f"Bearer {key}"))).response()
+    alice.is_active = True
+    await alice.asave()
+    await ApiKey.objects.aupdate(revoked_at=timezone.now())
+    revoked = (await _refusal(_request(authorization=f"Bearer {key}"))).response()
+    assert unknown.content == inactive.content == revoked.content
+    assert unknown.headers == inactive.headers == revoked.headers
+
+
+@override_settings(ALLOW_ANONYMOUS="true")
+async def test_a_wrong_key_does_not_fall_back_to_the_session(signed_in: AsyncClient):
+    headers = {"authorization": "Bearer sluice_" + "a" * 43}
+    assert (await signed_in.get("/streams", headers=headers)).status_code == 401
+
+
+@override_settings(ALLOW_ANONYMOUS="false")
+async def test_a_key_beats_a_session_of_somebody_else(signed_in: AsyncClient, alice: User, key: str):
+    request = _request(authorization=f"Bearer {key}")
+    request.COOKIES.update({name: each.value for name, each in signed_in.cookies.items()})
+    assert (await identify(request)).account == str(alice.pk)
+
+
+@pytest.mark.parametrize("value", ["Basic x", "Bearer", "Bearer x", "Bearer " + "x" * 1_000_000])
+async def test_what_cannot_be_a_key_costs_no_visit_to_the_database(value: str):
+    # Without the fixture of a database any visit fails this test.
+    assert (await _refusal(_request(authorization=value))).status == 401

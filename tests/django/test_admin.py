@@ -1,24 +1,43 @@
-"""The admin: every page renders for every kind of row, nothing can be changed, no query per row."""
+"""The admin in one process: every page renders for every kind of row, who sees what, who may do what, no
+query per row. What needs a running server is in `tests/integration/test_admin.py`."""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from streaming.admin import duration
-from streaming.models import Refusal, StreamTask
+from streaming.admin.words import decision, duration, moment
+from streaming.models import ApiKey, Refusal, StreamTask
+from streaming.producers import producer
 
 pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 LIST = "/admin/streaming/streamtask/"
+KEYS = "/admin/streaming/apikey/"
+USERS = "/admin/auth/user/"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@producer("admin-test")
+def known_producer(arguments: dict[str, Any]):
+    """A producer that a record can name; these tests never run it."""
+    yield "text"
 
 
 def _row(number: int, state: str, **values: Any) -> StreamTask:
@@ -70,6 +89,31 @@ def boss() -> Client:
     return client
 
 
+def staff(*permissions: str, name: str = "clerk") -> Client:
+    """A member of the staff with just these permissions."""
+    user = get_user_model().objects.create(username=name, is_staff=True)
+    found = Permission.objects.filter(codename__in=permissions)
+    assert len(found) == len(permissions)
+    user.user_permissions.set(found)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def page_of(client: Client, row: StreamTask) -> str:
+    """A task's page."""
+    page = client.get(f"{LIST}{row.pk}/change/")
+    assert page.status_code == 200
+    return page.content.decode()
+
+
+def told(client: Client, path: str, data: dict[str, Any] | None = None) -> str:
+    """What the page says after a POST and its redirect."""
+    page = client.post(path, data or {}, follow=True)
+    assert page.redirect_chain, "an action answers with a redirect"
+    return " | ".join(str(message) for message in page.context["messages"])
+
+
 def test_the_list_shows_every_state(boss: Client, rows: list[StreamTask]):
     page = boss.get(LIST)
     assert page.status_code == 200
@@ -85,18 +129,214 @@ def test_the_list_shows_every_state(boss: Client, rows: list[StreamTask]):
 
 def test_each_detail_page_renders(boss: Client, rows: list[StreamTask]):
     for row in rows:
-        page = boss.get(f"{LIST}{row.pk}/change/")
-        assert page.status_code == 200, row.state
-        assert (
-            b"<script>" not in page.content.replace(b"<script src", b"")[-20_000:] or row.state != "complete"
-        )
-        assert row.pk in page.content.decode()
+        text = page_of(boss, row)
+        assert row.pk in text
+        assert str(row.get_state_display()) in text
+
+
+def test_what_models_and_strangers_wrote_is_text(boss: Client):
+    wild = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    row = _row(
+        9,
+        "error",
+        text=f"{wild}\u202e",
+        arguments={"topic": wild},
+        usage={wild: {"n": wild}},
+        model=wild,
+        error_message=wild,
+        snapshot={"pool": wild},
+        finish_reason="<script>alert(1)</script>",
+    )
+    text = page_of(boss, row)
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
+    prose = re.search(r'<pre class="stream-text stream-prose" dir="auto">([^<]*)</pre>', text)
+    assert prose is not None, "in its own direction"
+    listed = boss.get(LIST).content.decode()
+    assert "<script>alert" not in listed
+
+
+def test_a_long_text_is_cut_and_said_to_be(boss: Client):
+    text = page_of(boss, _row(9, "complete", text="é" * 200_003))
+    assert text.count("é") == 200_000
+    assert "3 more code points are not shown." in text
+
+
+def test_the_page_explains_the_decision_and_the_times(boss: Client):
+    snapshot = {"running": 5, "max_workers": 5, "waiting": 3, "queue_size": 30, "oldest_wait_seconds": 2.0}
+    times = {"queued_ms": 500.0, "first_content_ms": 750.0, "total_ms": 2000.0}
+    row = _row(
+        9, "complete", snapshot=snapshot, usage={"tokens": {"in": 7}}, timing={"blocked_ms": 3}, **times
+    )
+    row.route, row.reason = "queued", "workers_busy"
+    row.save()
+    assert decision(row) == (
+        "running 5 of 5, waiting 3 of 30, longest wait 2.00 s → via the queue: workers busy"
+    )
+    text = page_of(boss, row)
+    assert decision(row) in text
+    assert "&quot;oldest_wait_seconds&quot;: 2.0" in text, "the record itself"
+    assert "Tokens.in" in text
+    widths = re.findall(r'<rect class="stream-\w+" x="([\d.]+)%" width="([\d.]+)%"', text)
+    assert widths == [("0.00", "25.00"), ("25.00", "12.50"), ("37.50", "62.50")]
+    for words in ("500 ms", "250 ms", "1.25 s", "2.00 s", "3.0 ms"):
+        assert words in text
+
+
+def test_events_of_another_process_are_explained(boss: Client, rows: list[StreamTask]):
+    assert "(replay_ttl). They are not here, or no longer." in page_of(boss, rows[2])
+
+
+# Who sees what
+
+SECRETS = ("secret-prompt", "secret-text", "secret-error")
+
+
+def _secret_row() -> StreamTask:
+    return _row(
+        9, "error", text="secret-text", arguments={"topic": "secret-prompt"}, error_message="secret-error"
+    )
+
+
+def test_contents_need_their_permission():
+    row = _secret_row()
+    text = page_of(staff("view_streamtask"), row)
+    assert not [secret for secret in SECRETS if secret in text]
+    assert "streaming.read_content" in text, "says what is missing"
+    text = page_of(staff("view_streamtask", "read_content", name="reader"), row)
+    assert [secret for secret in SECRETS if secret in text] == list(SECRETS)
+
+
+def test_contents_are_not_even_read_from_the_database_without_it():
+    row = _secret_row()
+    clerk = staff("view_streamtask")
+    with CaptureQueriesContext(connection) as seen:
+        page_of(clerk, row)
+    read = [each["sql"] for each in seen.captured_queries if "streaming_streamtask" in each["sql"]]
+    assert read
+    assert not [sql for sql in read if '"text"' in sql or '"arguments"' in sql or '"error_message"' in sql]
+
+
+@pytest.mark.parametrize(
+    "lookup",
+    ["text__contains=secret", "arguments__topic__contains=secret", "error_message__startswith=secret"],
+)
+def test_contents_cannot_be_guessed_by_searching(lookup: str):
+    _secret_row()
+    clerk = staff("view_streamtask")
+    assert clerk.get(f"{LIST}?{lookup}").status_code == 400
+    for secret in SECRETS:
+        assert clerk.get(f"{LIST}?q={secret}").context["cl"].result_count == 0
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the app logs."""
+    monkeypatch.setattr(logging.getLogger("streaming"), "propagate", True)
+    caplog.set_level(logging.INFO, "streaming")
+    return caplog
+
+
+def test_reading_what_others_wrote_is_logged(log: pytest.LogCaptureFixture):
+    row = _secret_row()
+    reader = staff("view_streamtask", "read_content", name="reader")
+    page_of(staff("view_streamtask"), row)
+    assert "reads" not in log.text, "nothing was shown"
+    page_of(reader, row)
+    user = get_user_model().objects.get(username="reader")
+    assert f"task {row.pk}: user {user.pk} reads its prompt and text" in log.text
+    log.clear()
+    StreamTask.objects.filter(pk=row.pk).update(owner=user)
+    page_of(reader, row)
+    assert "reads" not in log.text, "one's own"
+
+
+def test_a_role_without_permissions_sees_no_task(rows: list[StreamTask]):
+    clerk = staff()
+    assert clerk.get(LIST).status_code == 403
+    assert clerk.get(f"{LIST}{rows[2].pk}/change/").status_code == 403
+
+
+# What one can do about tasks
+
+
+def test_buttons_and_actions_are_for_those_who_may(boss: Client):
+    ended = _row(9, "complete", arguments={})
+    StreamTask.objects.update(kind="admin-test")
+    clerk = staff("view_streamtask")
+    assert "Start again" in page_of(boss, ended)
+    assert "Start again" not in page_of(clerk, ended)
+    assert "retry_tasks" in boss.get(LIST).content.decode()
+    listed = clerk.get(LIST).content.decode()
+    assert "retry_tasks" not in listed
+    assert "cancel_tasks" not in listed
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+def test_doing_needs_a_post_a_token_and_the_permission(boss: Client, rows: list[StreamTask], verb: str):
+    place = f"{LIST}{rows[2].pk}/{verb}/"
+    assert boss.get(place).status_code == 405
+    assert staff("view_streamtask", "read_content").post(place).status_code == 403
+    blind = staff(f"{verb}_streamtask", name="blind")
+    assert blind.post(place).status_code == 403, "who may not see a task can do nothing about it"
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(get_user_model().objects.get(username="boss"))
+    assert strict.post(place).status_code == 403
+    assert Client().post(place).status_code == 302, "to the sign-in page"
+    assert boss.post(f"{LIST}{'0' * 32}/{verb}/").status_code == 404
+
+
+def test_an_action_without_permission_does_nothing(rows: list[StreamTask]):
+    clerk = staff("view_streamtask")
+    for action in ("cancel_tasks", "retry_tasks"):
+        page = clerk.post(LIST, {"action": action, "_selected_action": [rows[2].pk]}, follow=True)
+        assert "started" not in page.content.decode()
+    assert not LogEntry.objects.exists()
+
+
+def test_a_task_of_another_process_is_told_to_be(boss: Client, rows: list[StreamTask]):
+    assert "another one runs it" in page_of(boss, rows[1])
+    said = told(boss, f"{LIST}{rows[1].pk}/cancel/")
+    assert said == "1 is not in this process, which alone could cancel it."
+
+
+def test_the_list_action_counts_what_became_of_each(boss: Client, rows: list[StreamTask]):
+    said = told(boss, LIST, {"action": "cancel_tasks", "_selected_action": [row.pk for row in rows]})
+    assert said == "3 had ended already, 2 are not in this process, which alone could cancel them."
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "why"),
+    [
+        ("running", {"arguments": {}}, "it has not ended yet"),
+        ("complete", {"arguments": None, "purged_at": NOW}, "its prompt was deleted"),
+        ("complete", {"arguments": None}, "it came from a view's own code"),
+        ("complete", {"arguments": {}, "pool": "gone"}, "this server has no pool of that name"),
+        ("complete", {"arguments": {}, "kind": "gone"}, "this server has no producer of its kind"),
+        ("complete", {"arguments": {}}, "this process serves no streams"),
+    ],
+)
+def test_what_cannot_be_started_again_is_told_to_be(
+    boss: Client, state: str, values: dict[str, Any], why: str
+):
+    row = _row(9, state)
+    StreamTask.objects.filter(pk=row.pk).update(**{"kind": "admin-test"} | values)
+    assert why in told(boss, f"{LIST}{row.pk}/retry/")
+    assert StreamTask.objects.count() == 1
+
+
+def test_many_at_once_are_refused_as_a_whole(boss: Client):
+    made = [_row(number, "complete") for number in range(101)]
+    said = told(boss, LIST, {"action": "retry_tasks", "_selected_action": [row.pk for row in made]})
+    assert said == "Nothing was done: choose at most 100 tasks at once."
 
 
 @pytest.mark.parametrize(
     "query",
     [
         "state__exact=complete",
+        "state=complete",
         "route=direct",
         "reason=capacity",
         "pool=agent_pool",
@@ -119,8 +359,19 @@ def test_filters_searches_and_orders_work(boss: Client, rows: list[StreamTask], 
 
 
 def test_a_filter_filters(boss: Client, rows: list[StreamTask]):
-    page = boss.get(f"{LIST}?state__exact=error")
+    page = boss.get(f"{LIST}?state=error")
     assert [row.state for row in page.context["cl"].result_list] == ["error"]
+
+
+def test_the_period_filter_counts_from_now(boss: Client, rows: list[StreamTask]):
+    StreamTask.objects.filter(pk=rows[0].pk).update(created_at=datetime.now(UTC) - timedelta(minutes=5))
+    StreamTask.objects.filter(pk=rows[1].pk).update(created_at=datetime.now(UTC) - timedelta(days=3))
+    for period, count in (("hour", 1), ("day", 1), ("week", 2)):
+        assert boss.get(f"{LIST}?accepted={period}").context["cl"].result_count == count
+
+
+def test_an_empty_list_is_a_page(boss: Client):
+    assert boss.get(LIST).status_code == 200
 
 
 def test_nothing_can_be_changed(boss: Client, rows: list[StreamTask]):
@@ -147,8 +398,10 @@ def _queries(boss: Client) -> int:
     with CaptureQueriesContext(connection) as seen:
         assert boss.get(LIST).status_code == 200
     statements = [each["sql"] for each in seen.captured_queries if "streaming_streamtask" in each["sql"]]
-    listed = [sql for sql in statements if "ORDER BY" in sql and "LIMIT 5" in sql]
-    assert all('"text"' not in sql for sql in listed), "the list needs no texts"
+    listed = [sql for sql in statements if sql.startswith('SELECT "streaming_streamtask"."id"')]
+    assert listed
+    heavy = ('"text"', '"arguments"', '"snapshot"', '"error_message"')
+    assert not [sql for sql in listed for column in heavy if column in sql], "the list needs no texts"
     return len(seen)
 
 
@@ -164,9 +417,165 @@ def test_a_stranger_sees_nothing(client: Client, rows: list[StreamTask]):
     assert client.get(LIST).status_code == 302
 
 
+# Keys
+
+
+def make_key(client: Client, user: Any, name: str = "nightly") -> Any:
+    """The answer to the form."""
+    return client.post(f"{KEYS}add/", {"user": user.pk, "name": name})
+
+
+def test_a_key_is_shown_once_and_kept_nowhere(boss: Client, log: pytest.LogCaptureFixture):
+    user = get_user_model().objects.get(username="boss")
+    page = make_key(boss, user)
+    assert page.status_code == 200, "the answer itself, no redirect that would have to keep the key"
+    assert "no-store" in page["Cache-Control"]
+    found = re.search(r'value="(sluice_[\w-]{43})"', page.content.decode())
+    assert found is not None
+    text = found.group(1)
+    key = ApiKey.objects.get()
+    assert (key.user, key.name, text.startswith(key.prefix)) == (user, "nightly", True)
+    assert text not in log.text
+    assert text not in str(page.cookies)
+    assert text not in str(dict(boss.session))
+    assert not [
+        entry for entry in LogEntry.objects.all() if text in f"{entry.object_repr}{entry.change_message}"
+    ]
+    for place in (KEYS, f"{KEYS}{key.pk}/change/", f"{KEYS}{key.pk}/history/", "/admin/"):
+        assert text not in boss.get(place).content.decode()
+
+
+def test_only_superusers_make_keys_for_others(boss: Client):
+    other = get_user_model().objects.create(username="other")
+    clerk = staff("add_apikey", "view_apikey")
+    assert "other" not in clerk.get(f"{KEYS}add/").content.decode()
+    page = make_key(clerk, other)
+    assert "user" in page.context["errors"].as_data()[0].message or page.context["adminform"].errors
+    assert not ApiKey.objects.exists()
+    assert make_key(clerk, get_user_model().objects.get(username="clerk")).status_code == 200
+    assert make_key(boss, other).status_code == 200
+    assert sorted(key.user.username for key in ApiKey.objects.all()) == ["clerk", "other"]
+
+
+def _key(boss: Client) -> ApiKey:
+    make_key(boss, get_user_model().objects.get(username="boss"))
+    return ApiKey.objects.latest("id")
+
+
+def test_of_a_key_only_the_name_can_change(boss: Client):
+    key = _key(boss)
+    before = ApiKey.objects.filter(pk=key.pk).values().get()
+    other = get_user_model().objects.create(username="other")
+    wishes = {"name": "renamed", "user": other.pk, "digest": "x", "prefix": "x", "revoked_at": "2026-01-01"}
+    assert boss.post(f"{KEYS}{key.pk}/change/", wishes).status_code == 302
+    assert ApiKey.objects.filter(pk=key.pk).values().get() == {**before, "name": "renamed"}
+    assert boss.post(f"{KEYS}{key.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert key.digest not in boss.get(f"{KEYS}{key.pk}/change/").content.decode()
+
+
+def test_keys_are_revoked_by_a_button_and_by_an_action(boss: Client):
+    keys = [_key(boss), _key(boss)]
+    page = boss.get(f"{KEYS}{keys[0].pk}/change/").content.decode()
+    assert re.search(rf'<form [^>]*method="post" action="{KEYS}{keys[0].pk}/revoke/"', page), (
+        "not in the name's form"
+    )
+    assert "formaction" not in page
+    assert told(boss, f"{KEYS}{keys[0].pk}/revoke/") == "1 key revoked."
+    chosen = {"action": "revoke_keys", "_selected_action": [key.pk for key in keys]}
+    assert told(boss, KEYS, chosen) == "1 key revoked.", "the other one was revoked already"
+    assert not ApiKey.objects.filter(revoked_at=None).exists()
+    assert "/revoke/" not in boss.get(f"{KEYS}{keys[0].pk}/change/").content.decode()
+
+
+def test_revoking_needs_a_post_and_the_permission(boss: Client):
+    place = f"{KEYS}{_key(boss).pk}/revoke/"
+    assert boss.get(place).status_code == 405
+    viewer = staff("view_apikey")
+    assert viewer.post(place).status_code == 403
+    assert "/revoke/" not in viewer.get(place.replace("revoke", "change")).content.decode()
+    assert boss.post(f"{KEYS}999999/revoke/").status_code == 404
+    assert ApiKey.objects.get().revoked_at is None
+    assert staff("view_apikey", "change_apikey", name="keeper").post(place).status_code == 302
+    assert ApiKey.objects.get().revoked_at is not None
+
+
+# People
+
+
+def test_users_and_groups_have_their_pages(boss: Client):
+    user = get_user_model().objects.get(username="boss")
+    pages = (USERS, f"{USERS}add/", f"{USERS}{user.pk}/change/", f"{USERS}{user.pk}/password/")
+    for place in (*pages, "/admin/auth/group/", "/admin/auth/group/add/", "/admin/"):
+        page = boss.get(place)
+        assert page.status_code == 200, place
+        assert "Sluice" in page.content.decode()
+
+
+def test_who_is_no_superuser_cannot_become_one(boss: Client):
+    clerk = staff("view_user", "add_user", "change_user", "delete_user")
+    me = get_user_model().objects.get(username="clerk")
+    superuser = get_user_model().objects.get(username="boss")
+    form = {"username": "clerk", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    form |= {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    assert clerk.post(f"{USERS}{me.pk}/change/", {**form, "first_name": "C"}).status_code == 302
+    me.refresh_from_db()
+    assert (me.first_name, me.is_superuser) == ("C", False)
+    assert clerk.post(f"{USERS}{superuser.pk}/change/", form).status_code == 403
+    passwords = {"password1": "a new one 123", "password2": "a new one 123", "usable_password": "true"}
+    assert clerk.post(f"{USERS}{superuser.pk}/password/", passwords).status_code == 403
+    chosen = {"action": "delete_selected", "_selected_action": [superuser.pk], "post": "yes"}
+    clerk.post(USERS, chosen)
+    assert get_user_model().objects.filter(pk=superuser.pk).exists()
+
+
+def test_a_superuser_can_remove_a_user_with_everything(boss: Client, rows: list[StreamTask]):
+    owner = get_user_model().objects.get(username="owner")
+    make_key(boss, owner)
+    assert boss.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not get_user_model().objects.filter(username="owner").exists()
+    assert StreamTask.objects.count() == 3
+    assert not ApiKey.objects.exists()
+
+
+# Words
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
-    [(None, "-"), (0, "0.0 ms"), (0.84, "0.8 ms"), (350, "350 ms"), (2410, "2.41 s"), (185_000, "3 min 5 s")],
+    [
+        (None, "-"),
+        (0, "0.0 ms"),
+        (0.84, "0.8 ms"),
+        (350, "350 ms"),
+        (999.9, "1.00 s"),
+        (59_999, "1 min 0 s"),
+        (2410, "2.41 s"),
+        (185_000, "3 min 5 s"),
+    ],
 )
 def test_durations_are_for_people(milliseconds: float | None, text: str):
     assert duration(milliseconds) == text
+
+
+def test_moments_are_for_people():
+    assert ">just now<" in moment(NOW, NOW + timedelta(seconds=5))
+    assert ">3\xa0minutes ago<" in moment(NOW, NOW + timedelta(minutes=3, seconds=5))
+    assert ">05/04/2026 12:00:00 UTC<" in moment(NOW, NOW + timedelta(days=2))
+    assert 'datetime="2026-05-04T12:00:00+00:00"' in moment(NOW, NOW)
+
+
+# Django's own admin
+
+
+def test_without_the_theme_the_same_pages_come_in_djangos_own():
+    """In a process of its own: which theme is there is settled once."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.django.plain_admin"],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.django.plain_admin"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "plain"

@@ -9,25 +9,35 @@ from pathlib import Path
 
 import pytest
 from django.utils import translation
+from django.utils.translation.template import templatize
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKERS = {"gettext", "gettext_lazy", "gettext_noop"}
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[a-z]|\{\w*\}")
 
-TEMPLATES = "."
+PROJECT = "."
 """The project's own catalogue, beside its templates."""
 
-every_catalogue = pytest.mark.parametrize("app", ["streaming", "contentgen", TEMPLATES])
+CATALOGUES = [
+    ("streaming", "django"),
+    ("streaming", "djangojs"),
+    ("contentgen", "django"),
+    ("contentgen", "djangojs"),
+    ("accounts", "django"),
+    (PROJECT, "django"),
+]
+
+every_catalogue = pytest.mark.parametrize(("app", "domain"), CATALOGUES)
 
 
-def catalogue(app: str, kind: str) -> Path:
-    return ROOT / app / "locale" / "zh_Hans" / "LC_MESSAGES" / f"django.{kind}"
+def catalogue(app: str, domain: str, kind: str) -> Path:
+    return ROOT / app / "locale" / "zh_Hans" / "LC_MESSAGES" / f"{domain}.{kind}"
 
 
-def entries(app: str) -> dict[str, str]:
+def entries(app: str, domain: str) -> dict[str, str]:
     """msgid → msgstr of a .po file without plurals and contexts; the header is the entry of ''."""
     found: dict[str, str] = {}
-    for block in catalogue(app, "po").read_text(encoding="utf-8").strip().split("\n\n"):
+    for block in catalogue(app, domain, "po").read_text(encoding="utf-8").strip().split("\n\n"):
         lines = [line for line in block.split("\n") if not line.startswith("#")]
         id_part, text_part = "\n".join(lines).split("\nmsgstr ")
         msgid, msgstr = (
@@ -39,8 +49,8 @@ def entries(app: str) -> dict[str, str]:
     return found
 
 
-def translations(app: str) -> dict[str, str]:
-    return {msgid: msgstr for msgid, msgstr in entries(app).items() if msgid}
+def translations(app: str, domain: str) -> dict[str, str]:
+    return {msgid: msgstr for msgid, msgstr in entries(app, domain).items() if msgid}
 
 
 def marked_strings(path: Path) -> set[str]:
@@ -61,32 +71,49 @@ def marked_strings(path: Path) -> set[str]:
     }
 
 
-@every_catalogue
-def test_the_catalogue_holds_the_strings_of_the_source(app: str) -> None:
-    if app == TEMPLATES:
-        pages = [path.read_text(encoding="utf-8") for path in (ROOT / "templates").rglob("*.html")]
-        marked = {text for page in pages for text in re.findall(r'{% translate "(.*?)" %}', page)}
-    else:
-        marked = set().union(*map(marked_strings, (ROOT / app).rglob("*.py")))
-    assert marked
-    assert set(translations(app)) == marked  # else: run makemessages
+def strings_of_template(path: Path) -> set[str]:
+    """What a template marks, by Django's own reading of it."""
+    marked = re.findall(r"gettext\(u?((['\"]).*?(?<!\\)\2)\)", templatize(path.read_text(encoding="utf-8")))
+    return {ast.literal_eval(literal) for literal, _ in marked}
+
+
+def strings_of_script(path: Path) -> set[str]:
+    """The literals that a script marks."""
+    marked = re.findall(r'gettext\(\s*("(?:[^"\\]|\\.)*")', path.read_text(encoding="utf-8"))
+    return {ast.literal_eval(literal) for literal in marked}
+
+
+def marked(app: str, domain: str) -> set[str]:
+    """Everything in the source that this catalogue has to translate."""
+    if domain == "djangojs":
+        return set().union(*map(strings_of_script, (ROOT / app / "static").rglob("*.js")))
+    folder = ROOT / app
+    templates = [path for kind in ("*.html", "*.txt") for path in (folder / "templates").rglob(kind)]
+    modules = [] if app == PROJECT else list(folder.rglob("*.py"))
+    return set().union(*map(strings_of_template, templates), *map(marked_strings, modules))
 
 
 @every_catalogue
-def test_every_string_is_translated(app: str) -> None:
-    assert "fuzzy" not in catalogue(app, "po").read_text(encoding="utf-8")
-    assert [msgid for msgid, msgstr in translations(app).items() if not msgstr.strip()] == []
+def test_the_catalogue_holds_the_strings_of_the_source(app: str, domain: str) -> None:
+    assert marked(app, domain)
+    assert set(translations(app, domain)) == marked(app, domain)  # else: run makemessages
 
 
 @every_catalogue
-def test_placeholders_survive_translation(app: str) -> None:
-    for msgid, msgstr in translations(app).items():
+def test_every_string_is_translated(app: str, domain: str) -> None:
+    assert "fuzzy" not in catalogue(app, domain, "po").read_text(encoding="utf-8")
+    assert [msgid for msgid, msgstr in translations(app, domain).items() if not msgstr.strip()] == []
+
+
+@every_catalogue
+def test_placeholders_survive_translation(app: str, domain: str) -> None:
+    for msgid, msgstr in translations(app, domain).items():
         assert sorted(PLACEHOLDER.findall(msgstr)) == sorted(PLACEHOLDER.findall(msgid)), msgid
 
 
 @every_catalogue
-def test_the_header_is_filled_in(app: str) -> None:
-    header = entries(app)[""]
+def test_the_header_is_filled_in(app: str, domain: str) -> None:
+    header = entries(app, domain)[""]
     assert "Language: zh_Hans\n" in header
     assert "charset=UTF-8\n" in header
     assert "Plural-Forms: nplurals=1; plural=0;\n" in header
@@ -94,15 +121,15 @@ def test_the_header_is_filled_in(app: str) -> None:
 
 
 @every_catalogue
-def test_the_compiled_catalogue_is_up_to_date(app: str) -> None:
-    with catalogue(app, "mo").open("rb") as file:
+def test_the_compiled_catalogue_is_up_to_date(app: str, domain: str) -> None:
+    with catalogue(app, domain, "mo").open("rb") as file:
         compiled = vars(gettext.GNUTranslations(file))["_catalog"]
-    assert {msgid: msgstr for msgid, msgstr in compiled.items() if msgid} == translations(app)
+    assert {msgid: msgstr for msgid, msgstr in compiled.items() if msgid} == translations(app, domain)
 
 
-@every_catalogue
+@pytest.mark.parametrize("app", [app for app, domain in CATALOGUES if domain == "django"])
 def test_django_finds_the_translations(app: str) -> None:
     """Catalogues of all apps share one table: nobody else's entry may hide ours."""
     with translation.override("zh-hans"):
-        for msgid, msgstr in translations(app).items():
+        for msgid, msgstr in translations(app, "django").items():
             assert translation.gettext(msgid) == msgstr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -24,6 +25,9 @@ KINDS = ("serve", "daphne")
 STREAMS = 200
 AT_ONCE = 40
 """Connections that are opened at the same moment: Daphne lets the system keep fifty."""
+
+KEY = "sluice_" + "k" * 43
+"""An API key of the same user as the session's."""
 
 KEPT_THREADS = 8 + 4
 """Threads that may stay after logged-in starts: the lent ones that are kept, the writer of records, the
@@ -64,12 +68,13 @@ async def test_anonymous_streams_hold_no_thread_and_no_connection(server: Server
     await _all_back(process, server)
 
 
-async def test_logged_in_streams_hold_no_thread_and_no_connection(server: Server):
-    """A session costs a read of the database at the start, so a thread and a connection, which must go back
-    before the first byte. One after the other, so that none needs a second connection."""
+@pytest.mark.parametrize("way", ["session", "key"])
+async def test_owned_streams_hold_no_thread_and_no_connection(server: Server, way: str):
+    """A session or a key costs a read of the database at the start, so a thread and a connection, which must
+    go back before the first byte. One after the other, so that none needs a second connection."""
     process = psutil.Process(server.process.pid)
     async with client(server.url) as http:
-        headers = await _log_in(http)
+        headers = await _log_in(http) if way == "session" else {"Authorization": f"Bearer {KEY}"}
         threads = process.num_threads()
         async with asyncio.timeout(100), AsyncExitStack() as stack:
             for _ in range(STREAMS):
@@ -78,7 +83,7 @@ async def test_logged_in_streams_hold_no_thread_and_no_connection(server: Server
             assert _database_files(process) <= 6
             assert _sockets(process) >= STREAMS
             page = (await http.get("/streams?limit=100", headers=headers)).json()
-            assert len(page["items"]) == 100, "they are the signed-in caller's own"
+            assert len(page["items"]) == 100, "they are the caller's own"
     await _all_back(process, server)
 
 
@@ -147,6 +152,11 @@ def _add_user(database: Path) -> None:
             " last_name, email, date_joined)"
             " VALUES ('reader', ?, 1, 1, 1, '', '', '', '2026-01-01T00:00:00')",
             (password,),
+        )
+        connection.execute(
+            "INSERT INTO streaming_apikey (user_id, name, prefix, digest, created_at)"
+            " VALUES (1, '', 'sluice_k', ?, '2026-01-01T00:00:00')",
+            (hashlib.sha256(KEY.encode()).hexdigest(),),
         )
 
 

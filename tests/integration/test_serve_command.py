@@ -118,6 +118,19 @@ def test_an_option_beats_the_environment_and_any_port_will_do(env: dict[str, str
         _output(process).close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_right_after_the_first_line_is_not_lost(env: dict[str, str], number: int):
+    process = _start((*SERVE, "--port", "0"), env)
+    try:
+        _read_until(process, "Sluice serves")
+        process.send_signal(number)
+        assert process.wait(STOP_LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait(STOP_LIMIT)
+        _output(process).close()
+
+
 def test_what_it_refuses(env: dict[str, str]):
     """All of these end by themselves, so they run side by side."""
     with socket.socket() as taken, ThreadPoolExecutor(3) as pool:

@@ -69,7 +69,11 @@ def free_port() -> int:
 def environment(folder: Path, **overrides: str) -> dict[str, str]:
     """The environment of a test server: its own database, anonymous use on loopback, no `.env`."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("SSE_", "BUFFER_"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SSE_", "BUFFER_", "OPENAI_"))
+        },
         "ENV_FILE": "",
         "SECRET_KEY": "only-for-tests-" + "x" * 40,
         "DEBUG": "false",

@@ -22,6 +22,7 @@ from django.core.management import get_commands
 from django.urls import get_resolver
 
 import contentgen.brief
+import contentgen.conf
 import contentgen.script
 from streaming import conf, problems
 from streaming.core import errors, events, routing, states, strict_json
@@ -38,6 +39,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SSE_CONFIG": ("SSE", conf.SSEConfig),
     "BUFFER_CONFIG": ("BUFFER", conf.BufferConfig),
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
+    "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }
 ROUTED: list[routing.Reason] = [

@@ -1,16 +1,17 @@
 /* The page at /: the brief's form, its stream, and the recent streams. */
 import { requestHeaders } from "../streaming/page/headers.js";
 import { Viewer } from "../streaming/page/viewer.js";
+import { Draft } from "./draft.js";
 import { Recent } from "./recent.js";
 
 const form = document.querySelector("[data-brief]");
 const errors = form.querySelector("[data-form-errors]");
 const generate = form.querySelector("[data-generate]");
-const headers = requestHeaders();
+const draft = new Draft(form);
 let shown = null; // the id of the stream in the viewer
-const recent = new Recent(document, { headers, owned: Boolean(form.dataset.user) });
+const recent = new Recent(document, { headers: requestHeaders, owned: Boolean(form.dataset.user) });
 const viewer = new Viewer(document.querySelector("[data-viewer]"), {
-  headers,
+  headers: requestHeaders,
   onAgain: () => write(),
   onChange: (client) => changed(client),
 });
@@ -28,7 +29,8 @@ function write() {
 
 /** What the fields say; empty ones are left to the server's defaults. */
 function briefOf({ elements, dataset }) {
-  const brief = { user_id: dataset.user || visitor(), length: elements.length.value };
+  // A collection has a length of its own, hence namedItem.
+  const brief = { user_id: dataset.user || visitor(), length: elements.namedItem("length").value };
   for (const name of ["topic", "category", "tone", "language", "audience", "requirements"]) {
     const value = elements[name].value.trim();
     if (value) brief[name] = value;
@@ -67,7 +69,7 @@ viewer.root.addEventListener("refusal", ({ detail: problem }) => {
 });
 
 function fieldError(name, message) {
-  const field = form.elements[name];
+  const field = form.elements.namedItem(name);
   if (!(field instanceof Element) || !field.labels?.length) {
     errors.textContent = `${errors.textContent} ${name}: ${message}`.trim();
     errors.hidden = false;
@@ -104,6 +106,7 @@ function showPresets() {
     });
     chip.addEventListener("click", () => {
       for (const name of ["topic", "category", "tone"]) form.elements[name].value = preset[name];
+      draft.keep();
       clearErrors();
       generate.focus();
     });
@@ -130,6 +133,7 @@ form.addEventListener("keydown", (event) => {
   }
 });
 addEventListener("hashchange", showAddressed);
+draft.restore();
 showPresets();
 showAddressed();
 recent.load();

@@ -16,7 +16,7 @@ const STATES = {
 };
 
 export class Recent {
-  /** `owned`: the server knows which streams are the caller's. */
+  /** `headers()`: those of a request. `owned`: the server knows which streams are the caller's. */
   constructor(root, { headers, owned }) {
     Object.assign(this, { headers, owned });
     this.list = root.querySelector("[data-recent]");
@@ -60,7 +60,7 @@ export class Recent {
   }
 
   #get(url) {
-    return fetch(url, { headers: this.headers }).catch(() => null);
+    return fetch(url, { headers: this.headers() }).catch(() => null);
   }
 
   #item(record, topic) {

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from streaming import conf
+from streaming.addresses import url_of
 from streaming.signals import serving
 
 GRACEFUL_TIMEOUT: Final = 2
@@ -55,19 +56,20 @@ class Command(BaseCommand):
             raise CommandError(f"cannot listen on {host}:{port}: {reason}") from error
         config = _config()
         config.load()
+        server = uvicorn.Server(config)
+        # A signal that comes before uvicorn listens to signals counts as well. And once it has stopped, it
+        # raises the signal again; by then the work is done.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         self._announce(listener, config)
-        # uvicorn raises the signal again once it has stopped; by then the work is done.
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        signal.signal(signal.SIGINT, lambda *_: None)
         # What exists now lives as long as the process: the garbage collector need not look at it again.
         gc.freeze()
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
         self.stdout.write("Stopped.")
 
     def _announce(self, listener: socket.socket, config: uvicorn.Config) -> None:
         host, port = listener.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-        url = f"http://{shown}:{port}"
+        url = url_of(host, port)
         self.stdout.write(f"Sluice serves at {url} (uvicorn, httptools, {config.loop} event loop).")
         self.stdout.write(f"  API description: {url}/docs     admin: {url}/admin/")
         self.stdout.write("  Try it:")

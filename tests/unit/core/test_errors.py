@@ -16,6 +16,7 @@ ENDS = {
     "upstream_failed": True,
     "upstream_auth": False,
     "upstream_rate_limited": True,
+    "upstream_rejected": False,
     "upstream_timeout": True,
     "upstream_truncated": True,
     "storage_full": True,

@@ -27,8 +27,8 @@ export class StreamClient extends EventTarget {
   #wake = null;
   #alarm = null;
 
-  /** `headers`: for every request. `silenceLimit`: seconds without a byte before a resume; 0: never. */
-  constructor({ headers = {}, silenceLimit = 0 } = {}) {
+  /** `headers()`: those of a request. `silenceLimit`: seconds without a byte before a resume; 0: never. */
+  constructor({ headers = () => ({}), silenceLimit = 0 } = {}) {
     super();
     this.headers = headers;
     this.silenceLimit = silenceLimit;
@@ -52,7 +52,7 @@ export class StreamClient extends EventTarget {
   /** Ask the server to end the task; its `cancelled` event comes over the stream. */
   async stop() {
     if (this.place === null) return this.close();
-    const response = await fetch(this.place, { method: "DELETE", headers: this.headers });
+    const response = await fetch(this.place, { method: "DELETE", headers: this.headers() });
     if (!response.ok) throw await problemOf(response);
   }
 
@@ -85,7 +85,7 @@ export class StreamClient extends EventTarget {
     try {
       const response = await fetch(url, {
         ...options,
-        headers: { Accept: "text/event-stream", ...this.headers, ...options.headers },
+        headers: { Accept: "text/event-stream", ...this.headers(), ...options.headers },
         cache: "no-store",
         signal: this.#abort.signal,
       });

@@ -1,5 +1,9 @@
-/* Headers of every request: the page's language for messages, and the CSRF token where there is one. */
+/*
+ * Headers of every request: the page's language for messages, and the CSRF token where there is one. The
+ * cookie's token is the newest: another tab may have signed in since; scripts may not be allowed to see it.
+ */
 export function requestHeaders() {
-  const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
+  const cookie = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1];
+  const token = cookie ?? document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   return { "Accept-Language": document.documentElement.lang, ...(token && { "X-CSRFToken": token }) };
 }

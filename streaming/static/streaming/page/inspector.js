@@ -53,9 +53,9 @@ export class Inspector {
       this.hidden += 1;
     }
     this.more.hidden = this.hidden === 0;
-    this.more.textContent = fill(gettext("{count} earlier events are not shown."), { count: number(this.hidden) });
+    this.more.textContent = fill(gettext("Earlier events that are not shown: {count}"), { count: number(this.hidden) });
     const values = { count: number(this.count), total: duration(this.last), gap: duration(this.longest) };
-    this.summary.textContent = fill(gettext("{count} events in {total}, longest gap {gap}."), values);
+    this.summary.textContent = fill(gettext("Events: {count} · {total} · longest gap {gap}"), values);
     this.canvas.setAttribute("aria-label", this.summary.textContent);
   }
 }

@@ -1,6 +1,7 @@
 /* The events of a stream over time: a bar for each text event (its height is its length), a dot for the rest. */
 const HEIGHT = 84;
 const REDRAW = 100; // ms between two drawings
+const MAX_MARKS = 4_000; // more than there are pixels
 const LANES = { status: 12, end: 12, other: 26 };
 
 export class Timeline {
@@ -22,8 +23,22 @@ export class Timeline {
 
   add(at, kind, size) {
     this.#marks.push({ at, kind, size });
+    if (this.#marks.length > MAX_MARKS) this.#thin();
     this.#last = at;
     this.#timer ??= setTimeout(() => this.#draw(), REDRAW);
+  }
+
+  /** Text events that would share a pixel become one. */
+  #thin() {
+    const step = this.#last / (MAX_MARKS / 4);
+    const kept = [];
+    for (const mark of this.#marks) {
+      const before = kept.at(-1);
+      const joins = before?.kind === "content" && mark.kind === "content" && mark.at - before.at < step;
+      if (joins) before.size = Math.max(before.size, mark.size);
+      else kept.push(mark);
+    }
+    this.#marks = kept;
   }
 
   #draw() {

@@ -11,7 +11,7 @@ const RECONNECTED_SHOWN = 6_000; // ms
 const AT_THE_END = 48; // px: a reader who is this close to the end is taken along
 
 /**
- * `headers`: for every request. `onAgain()`: the reader wants the same once more; without it there is no
+ * `headers()`: those of a request. `onAgain()`: the reader wants the same once more; without it there is no
  * such button. `onChange(client)`: a stream was asked for, began or ended.
  */
 export class Viewer {
@@ -148,6 +148,7 @@ export class Viewer {
     if (this.root.dataset.state === "waiting" || this.text === "") this.#writing();
     this.#pieces.push([channel, delta]);
     if (!channel) this.text += delta;
+    this.#part("copy").disabled = this.text === "";
   }
 
   #writing() {
@@ -188,14 +189,13 @@ export class Viewer {
     else if (type === "cancelled") this.#state("cancelled", gettext("Stopped"));
     else this.#failed(data);
     if (type !== "complete") this.#receiptOfRecord();
-    if (this.text) this.#part("copy").disabled = false;
   }
 
   #complete(data) {
     const words = data.finish_reason === "length" ? gettext("Finished: the length limit was reached") : gettext("Finished");
     this.#state("finished", words);
     this.receipt.fill(data.timing, { characters: data.content_length, usage: data.usage, model: data.model });
-    this.announcer.say(fill(gettext("Finished: {count} characters."), { count: number(data.content_length) }));
+    this.announcer.say(fill(gettext("Finished, with {count} characters."), { count: number(data.content_length) }));
     if (data.content_length === 0) this.#note(gettext("The answer is empty."));
     this.#render();
   }
@@ -203,6 +203,7 @@ export class Viewer {
   #failed({ code, message, retryable }) {
     this.#state("failed", gettext("Failed"));
     this.#notice(gettext("The stream ended with an error"), message, retryable);
+    if (retryable) this.#show("again", false); // the notice has a button for it
     this.#part("notice").dataset.code = code;
   }
 
@@ -214,7 +215,7 @@ export class Viewer {
     const [title, text] = wordsFor(problem);
     this.#notice(title, text, true);
     this.#part("notice").dataset.code = problem.code;
-    if (problem.status === 401) {
+    if (problem.status === 401 && this.root.dataset.login) {
       const here = encodeURIComponent(location.pathname + location.hash);
       this.#link(gettext("Sign in"), `${this.root.dataset.login}?next=${here}`);
     }
@@ -273,7 +274,7 @@ export class Viewer {
   /** The server reads the finished text as Markdown and cleans it; only that is inserted as HTML. */
   async #render() {
     const client = this.#client;
-    const response = await fetch(`${this.place}/rendered`, { headers: this.headers }).catch(() => null);
+    const response = await fetch(`${this.place}/rendered`, { headers: this.headers() }).catch(() => null);
     if (!response?.ok || client !== this.#client) return; // the plain text stays
     const { html } = await response.json();
     if (html === null || html.trim() === "") return;
@@ -311,7 +312,7 @@ export class Viewer {
   }
 
   async #record() {
-    const response = await fetch(this.place, { headers: this.headers }).catch(() => null);
+    const response = await fetch(this.place, { headers: this.headers() }).catch(() => null);
     if (response?.ok) return response.json();
     if (response) this.#refused({ problem: await problemOf(response) });
     return null;
@@ -402,6 +403,7 @@ export class Viewer {
 
 function wordsFor(problem) {
   const own = {
+    not_found: [gettext("The stream is not there"), gettext("It may have ended with the server that wrote it, or it belongs to somebody else.")],
     unreachable: [gettext("The server cannot be reached"), gettext("Nothing was started. Look at your connection and try again.")],
     unexpected_answer: [gettext("An unexpected answer"), gettext("Something between here and the server answered in its place.")],
   }[problem.code];

@@ -1,0 +1,224 @@
+"""The protocol of OpenAI's chat completions, as parts of a stream. No I/O and no clock.
+
+Servers of this protocol differ, so the reader is strict about what ends an answer and lenient about the rest:
+an answer is whole with a `finish_reason` or with `[DONE]`, and with neither it was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from streaming.core.errors import (
+    GenerationError,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTruncated,
+)
+from streaming.core.events import Content, Finish, clean_text
+
+Part = str | Content
+"""Text of the answer, or of the model's reasoning (channel `reasoning`). Never empty."""
+
+DONE: Final = "[DONE]"
+REASONING: Final = "reasoning"
+
+LOG_LENGTH: Final = 300
+"""Code points of a foreign text in one line of the log."""
+
+MAX_USAGE: Final = 16
+"""Members of `usage` that are passed on."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:/ -]{1,64}")
+_MODEL: Final = re.compile(r"[!-~]{1,128}")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+_AUTH_WORDS: Final = ("invalid_api_key", "authentication", "permission", "unauthorized", "forbidden")
+_LIMIT_WORDS: Final = ("rate_limit", "ratelimit", "too_many_requests", "insufficient_quota")
+_REJECTED_WORDS: Final = ("invalid_request", "context_length", "model_not_found", "badrequest")
+
+
+class ChatReader:
+    """Reads one answer. `feed` takes the data of one event and gives its parts; `finish` says how it ended.
+
+    `secret`: what must not appear in the text of an error, should the service repeat it.
+    """
+
+    def __init__(self, secret: str = "") -> None:
+        self._secret = secret
+        self._reason: str | None = None
+        self._usage: dict[str, int] | None = None
+        self._model: str | None = None
+        self._halves: dict[str | None, str] = {}
+        self.done = False
+        """Whether the end mark has come."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer has an end, so that nothing more is needed."""
+        return self.done or self._reason is not None
+
+    def feed(self, data: str, event: str = "message") -> list[Part]:
+        """The parts of one event. Raises `UpstreamError` and its kin for what is no chunk, or an error."""
+        if self.done:
+            return []
+        if data.strip() == DONE:
+            self.done = True
+            return []
+        chunk = self._decoded(data)
+        if event == "error" or chunk.get("error") or chunk.get("object") == "error":
+            raise self._reported(chunk)
+        self._note(chunk)
+        return list(self._parts(chunk))
+
+    def feed_whole(self, body: bytes) -> list[Part]:
+        """The parts of an answer that came as one JSON document. Raises as `feed` does."""
+        parts = self.feed(body.decode("utf-8", "replace"))
+        self.done = True
+        return parts
+
+    def finish(self) -> Finish:
+        """How the answer ended. Raises `UpstreamTruncated` if it has no end."""
+        if not self.is_whole:
+            raise UpstreamTruncated("the answer ended without finish_reason and without [DONE]")
+        if self._reason == "error":
+            raise UpstreamError("the service ended its answer with finish_reason 'error'")
+        return Finish(finish_reason=self._reason or "stop", usage=self._usage, model=self._model)
+
+    def _decoded(self, data: str) -> dict[str, Any]:
+        try:
+            chunk = decoded(data)
+        except (ValueError, RecursionError):
+            raise UpstreamError(f"not JSON: {one_line(data, self._secret)}") from None
+        if not isinstance(chunk, dict):
+            raise UpstreamError(f"not a chunk of a chat completion: {one_line(data, self._secret)}")
+        return chunk
+
+    def _reported(self, chunk: dict[str, Any]) -> GenerationError:
+        error = chunk.get("error") or chunk
+        text = one_line(json.dumps(error, ensure_ascii=False), self._secret)
+        return kind_of_report(error)(f"the service reports an error: {text}")
+
+    def _note(self, chunk: dict[str, Any]) -> None:
+        """What the chunk says about the whole answer."""
+        model = chunk.get("model")
+        if isinstance(model, str) and _MODEL.fullmatch(model):
+            self._model = model
+        if isinstance(usage := chunk.get("usage"), dict):
+            self._usage = numbers(usage) or self._usage
+
+    def _parts(self, chunk: dict[str, Any]) -> Iterator[Part]:
+        for choice in _choices(chunk):
+            message = choice.get("delta") or choice.get("message")
+            if isinstance(message, dict):
+                yield from self._message_parts(message)
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason:
+                self._reason = reason if _NAME.fullmatch(reason) else "unknown"
+
+    def _message_parts(self, message: dict[str, Any]) -> Iterator[Part]:
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        pieces: list[tuple[str | None, str]] = [(REASONING, text) for _, text in _texts(thought)]
+        pieces += _texts(message.get("content"))
+        pieces += _texts(message.get("refusal"))
+        for channel, text in pieces:
+            if whole := self._joined(channel, text):
+                yield whole if channel is None else Content(delta=whole, channel=channel)
+
+    def _joined(self, channel: str | None, text: str) -> str:
+        """Servers that count in UTF-16 cut between the halves of a surrogate pair: the first half waits for
+        the second, and is left out if none comes."""
+        text = self._halves.pop(channel, "") + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            self._halves[channel] = text[-1]
+            text = text[:-1]
+        return clean_text(text)
+
+
+def decoded(data: str) -> Any:
+    """JSON as servers write it: NaN, control characters and lone surrogates are let through.
+
+    Raises `ValueError` or `RecursionError`.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return json.loads(data, strict=False)
+
+
+def numbers(usage: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a `usage` object: whole numbers under plain names, the first few."""
+    counts = {
+        name: value
+        for name, value in usage.items()
+        if type(value) is int and 0 <= value < 2**53 and _NAME.fullmatch(name)
+    }
+    return dict(list(counts.items())[:MAX_USAGE])
+
+
+def kind_of_status(status: int) -> type[GenerationError]:
+    """What a refusal over HTTP (RFC 9110, 15.5 and 15.6) means for the task."""
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return UpstreamAuthFailed
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return UpstreamRateLimited
+    return UpstreamRejected if 400 <= status < 500 else UpstreamError
+
+
+def kind_of_report(error: Any) -> type[GenerationError]:
+    """What an error inside an answer means: by its number if it is a status, else by its words."""
+    if not isinstance(error, Mapping):
+        return UpstreamError
+    named = [error.get("status"), error.get("code"), error.get("type")]
+    for value in named:
+        if isinstance(value, int | str) and re.fullmatch(r"[45]\d\d", str(value)):
+            return kind_of_status(int(value))
+    words = " ".join(value.lower() for value in named if isinstance(value, str))
+    for kind, marks in (
+        (UpstreamAuthFailed, _AUTH_WORDS),
+        (UpstreamRateLimited, _LIMIT_WORDS),
+        (UpstreamRejected, _REJECTED_WORDS),
+    ):
+        if any(mark in words for mark in marks):
+            return kind
+    return UpstreamError
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """A foreign text for the log: without the secret, in one printable line, cut."""
+    if secret:
+        # JSON may escape a slash, and JSON inside JSON twice.
+        pattern = r"\\*/".join(re.escape(piece) for piece in secret.split("/"))
+        text = re.sub(pattern, "[key]", text)
+    line = _UNPRINTABLE.sub(" ", text).strip()
+    return line if len(line) <= LOG_LENGTH else f"{line[:LOG_LENGTH]}…"
+
+
+def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of index 0; we ask for one, and a second one is none of ours."""
+    choices = chunk.get("choices") or []
+    if not isinstance(choices, list):
+        raise UpstreamError("the choices of a chunk are not a list")
+    return [choice for choice in choices if isinstance(choice, dict) and not choice.get("index")]
+
+
+def _texts(content: Any) -> list[tuple[str | None, str]]:
+    """Text, or a list of typed pieces of text, as channel and text."""
+    if isinstance(content, str):
+        return [(None, content)]
+    if not isinstance(content, list):
+        return []
+    found: list[tuple[str | None, str]] = []
+    for piece in content:
+        if isinstance(piece, dict) and piece.get("type") == "thinking":
+            found += [(REASONING, text) for _, text in _texts(piece.get("thinking"))]
+        elif isinstance(piece, dict):
+            found += _texts(piece.get("text") or piece.get("refusal"))
+    return found

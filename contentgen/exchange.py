@@ -1,0 +1,153 @@
+"""One request to the model service and its answer: bytes in, parts out, every buffer bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx2
+
+from streaming.core.errors import GenerationError, UpstreamError, UpstreamTruncated
+from streaming.core.sse import Decoder, ServerSentEvent, SSELimitExceeded
+
+from .chat_protocol import ChatReader, Part, one_line
+
+MAX_EVENT: Final = 1_048_576
+"""Bytes of one event of an answer, and of one line."""
+
+MAX_WHOLE: Final = 16_777_216
+"""Bytes of an answer that comes as one JSON document."""
+
+MAX_ERROR: Final = 8_192
+"""Bytes of a refusal that are read: enough to tell an operator why."""
+
+REFUSAL_PATIENCE: Final = 2.0
+"""Seconds for the body of a refusal."""
+
+LAST_BYTES: Final = 0.2
+"""Seconds for the last bytes of an answer, so that its connection can be used again."""
+
+_EVENT_TYPES: Final = ("text/event-stream", "text/plain", "application/octet-stream", "")
+
+
+class Exchange:
+    """See the module. `opened`: whether it needed a new connection. `first`: the parts of its first token.
+    `secret`: what must not appear in an error."""
+
+    def __init__(self, secret: str) -> None:
+        self.opened = False
+        self.reader = ChatReader(secret)
+        self.first: list[Part] = []
+        self._secret = secret
+        self._decoder = Decoder(MAX_EVENT, MAX_EVENT)
+        self._response: httpx2.Response | None = None
+        self._chunks: AsyncGenerator[bytes, None] | None = None
+        self._at_end = False
+        self._failure: GenerationError | None = None
+
+    async def trace(self, name: str, info: dict[str, Any]) -> None:
+        """httpcore2 tells what it does."""
+        if name == "connection.connect_tcp.started":
+            self.opened = True
+
+    def answered(self, response: httpx2.Response) -> None:
+        """The header is there."""
+        self._response = response
+        self._chunks = response.aiter_bytes()
+
+    @property
+    def can_be_drained(self) -> bool:
+        """Whether nothing but the last bytes of the body is missing."""
+        return self._at_end or self.reader.done
+
+    async def begin(self) -> None:
+        """Read until the first parts are there, or the end. Raises errors of the tree."""
+        assert self._response is not None
+        kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            self.first = await self.whole()
+        elif kind in _EVENT_TYPES:
+            self.first = await self.parts()
+        else:
+            raise UpstreamError(f"the answer is no event stream but {one_line(kind)}")
+
+    async def parts(self) -> list[Part]:
+        """The next parts, as many as came at once; none at the end. Raises errors of the tree."""
+        while not self.reader.done:
+            if self._failure is not None:
+                raise self._failure
+            data = await self._next_chunk()
+            if not data:
+                return []
+            if parts := self._read(data):
+                return parts
+        return []
+
+    async def whole(self) -> list[Part]:
+        """The parts of an answer that is one JSON document."""
+        body = await self.body(MAX_WHOLE)
+        if not self._at_end:
+            raise UpstreamError(f"the answer is larger than {MAX_WHOLE} bytes")
+        return self.reader.feed_whole(body)
+
+    async def body(self, limit: int) -> bytes:
+        """The body, or the beginning of it; a little more than `limit` bytes at most."""
+        body = bytearray()
+        while len(body) <= limit and (data := await self._next_chunk()):
+            body += data
+        return bytes(body)
+
+    async def refusal(self) -> str:
+        """What a refusal says, as far as it comes soon."""
+        with suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(REFUSAL_PATIENCE):
+                body = await self.body(MAX_ERROR)
+            # A key that is cut in two would not be recognised.
+            text = body if self._at_end else body[: MAX_ERROR - len(self._secret)]
+            return text.decode("utf-8", "replace")
+        return ""
+
+    async def drain(self) -> None:
+        """Take in the last bytes, if they come soon."""
+        with suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(LAST_BYTES):
+                await self.body(MAX_ERROR)
+
+    async def close(self) -> None:
+        """Give the connection back if the whole answer was read, else close it."""
+        if self._chunks is not None and self._response is not None:
+            await self._chunks.aclose()
+            await self._response.aclose()
+
+    async def _next_chunk(self) -> bytes:
+        assert self._chunks is not None
+        try:
+            while not (data := await anext(self._chunks)):
+                pass
+            return data
+        except StopAsyncIteration:
+            self._at_end = True
+            return b""
+        except (httpx2.RequestError, httpx2.StreamError) as error:
+            raise UpstreamTruncated(
+                f"the connection was cut: {one_line(repr(error), self._secret)}"
+            ) from None
+
+    def _read(self, data: bytes) -> list[Part]:
+        """The parts of `data`; an error among them waits until they are delivered."""
+        parts: list[Part] = []
+        try:
+            for event in self._events(data):
+                parts += self.reader.feed(event.data, event.event)
+        except GenerationError as error:
+            self._failure = error
+        return parts
+
+    def _events(self, data: bytes) -> list[ServerSentEvent]:
+        try:
+            return self._decoder.feed(data)
+        except SSELimitExceeded as error:
+            self._failure = UpstreamError(str(error))
+            return error.events

@@ -1,0 +1,89 @@
+"""From the admin's threads to the service on the server's event loop.
+
+The admin's views are synchronous and run in a thread of the ASGI handler; `async_to_sync` takes a call back
+to the loop that the thread was lent by, which is the loop of all streams of this process. Elsewhere (WSGI)
+there is no such loop, and no task in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+
+from streaming.core.errors import TaskNotFound
+from streaming.models import StreamTask
+from streaming.retry import NotRetryable, obstacle_to_retry
+from streaming.rows import row_values
+from streaming.runtime.task import Task
+from streaming.service import service
+
+
+class NoStreamsHere(Exception):
+    """This process runs no event loop, so it cannot run or reach a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What this process has of a task in memory: its row's values as of now, and its events."""
+
+    active: bool
+    values: dict[str, Any]
+    first_id: int
+    last_id: int
+    frames: list[bytes]
+
+
+def in_memory(request: HttpRequest, task_id: str) -> Memory | None:
+    """The task as this process has it; None if it has not (or no longer)."""
+    if not isinstance(request, ASGIRequest):
+        return None
+    found: Memory | None = async_to_sync(_in_memory)(task_id)
+    return found
+
+
+def cancel(request: HttpRequest, task_ids: Iterable[str]) -> set[str]:
+    """See `Service.cancel_for_operator`; nothing where there are no streams."""
+    if not isinstance(request, ASGIRequest):
+        return set()
+    cancelled: set[str] = async_to_sync(_cancel)(task_ids)
+    return cancelled
+
+
+def retry(request: HttpRequest, row: StreamTask) -> Task:
+    """See `Service.retry`. Raises `NoStreamsHere` as well."""
+    # Here and not only there, because it may have to fetch columns that the list left out.
+    obstacle = obstacle_to_retry(row)
+    if obstacle is not None:
+        raise NotRetryable(obstacle)
+    if not isinstance(request, ASGIRequest):
+        raise NoStreamsHere
+    task: Task = async_to_sync(_retry)(row)
+    return task
+
+
+async def _in_memory(task_id: str) -> Memory | None:
+    try:
+        task = service().supervisor.get(task_id)
+    except TaskNotFound:
+        return None
+    journal = task.journal
+    return Memory(
+        active=not task.state.terminal,
+        values=row_values(task),
+        first_id=journal.first_id,
+        last_id=journal.last_id,
+        frames=journal.read(0, journal.last_id),
+    )
+
+
+async def _cancel(task_ids: Iterable[str]) -> set[str]:
+    return await service().cancel_for_operator(task_ids)
+
+
+async def _retry(row: StreamTask) -> Task:
+    return await service().retry(row)

@@ -1,0 +1,312 @@
+"""Tasks: the list, one task with everything about it, cancel and retry."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Final
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_POST
+
+from streaming.core.errors import StorageUnavailable
+from streaming.core.states import State
+from streaming.models import StreamTask
+from streaming.retry import NotRetryable, obstacle_to_retry
+from streaming.runtime.ledger import PoolRefused
+from streaming.runtime.task import Task
+
+from . import process, words
+from .detail import Content, detail_of
+from .filters import ErrorFilter, KindFilter, PeriodFilter, PoolFilter, ReasonFilter, RouteFilter, StateFilter
+from .theme import ReadOnlyAdmin
+
+logger = logging.getLogger("streaming")
+
+READ_CONTENT: Final = "streaming.read_content"
+
+CONTENT: Final = ("text", "arguments", "error_message")
+"""Columns with what people and models wrote."""
+
+HEAVY: Final = (*CONTENT, "snapshot", "timing", "usage")
+"""Columns that the list does not need."""
+
+AT_ONCE: Final = 100
+"""Tasks that one action takes: more would hold up the request for too long."""
+
+ACTIVE: Final = [state.value for state in State if not state.terminal]
+
+
+@admin.register(StreamTask)
+class StreamTaskAdmin(ReadOnlyAdmin):
+    """Tasks, the newest first."""
+
+    change_form_template = "streaming/admin/task.html"
+    list_display = (
+        "short_id",
+        "state_in_words",
+        "kind",
+        "who",
+        "route_in_words",
+        "reason_in_words",
+        "accepted",
+        "queued",
+        "first_content",
+        "total",
+        "length",
+        "model_name",
+    )
+    list_filter = (StateFilter, PeriodFilter, KindFilter, RouteFilter, ReasonFilter, PoolFilter, ErrorFilter)
+    list_select_related = ("owner",)
+    list_per_page = 50
+    search_fields = ("id", "end_user", "owner__username", "error_code", "model")
+    search_help_text = gettext_lazy("Task id, end user, owner's name, error code or model")
+    ordering = ("-created_at", "-id")
+    actions = ("cancel_tasks", "retry_tasks")
+    # The page is a template of its own (`detail.py`); no form shall be made of the columns.
+    fieldsets = ((None, {"fields": ("id",)}),)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[StreamTask]:
+        """The list needs no texts, and who may not read them gets none from the database."""
+        rows: QuerySet[StreamTask] = super().get_queryset(request)
+        if not _is_detail(request):
+            return rows.defer(*HEAVY)
+        return rows if may_read(request) else rows.defer(*CONTENT)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """A hand-written URL does not search in what its author may not read, nor in what no index helps."""
+        if lookup.split("__")[0] in HEAVY:
+            return False
+        return super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may end other people's tasks."""
+        return request.user.has_perm("streaming.cancel_streamtask")
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may start tasks again for their owners."""
+        return request.user.has_perm("streaming.retry_streamtask")
+
+    # Columns
+
+    @admin.display(description=gettext_lazy("task"), ordering="id")
+    def short_id(self, row: StreamTask) -> str:
+        """The first eight digits, enough to tell tasks apart."""
+        return row.id[:8]
+
+    @admin.display(description=gettext_lazy("state"), ordering="state")
+    def state_in_words(self, row: StreamTask) -> SafeString:
+        """The state as a coloured label."""
+        return words.state_label(row)
+
+    @admin.display(description=gettext_lazy("who"), ordering="end_user")
+    def who(self, row: StreamTask) -> SafeString:
+        """The signed-in owner and the end user."""
+        return words.who(row)
+
+    @admin.display(description=gettext_lazy("route"), ordering="route")
+    def route_in_words(self, row: StreamTask) -> str:
+        """Which way."""
+        return words.word(row.route, words.ROUTES)
+
+    @admin.display(description=gettext_lazy("reason"), ordering="reason")
+    def reason_in_words(self, row: StreamTask) -> str:
+        """Why that way."""
+        return words.word(row.reason, words.REASONS)
+
+    @admin.display(description=gettext_lazy("accepted"), ordering="created_at")
+    def accepted(self, row: StreamTask) -> SafeString:
+        """When."""
+        return words.moment(row.created_at)
+
+    @admin.display(description=gettext_lazy("queued"), ordering="queued_ms")
+    def queued(self, row: StreamTask) -> str:
+        """Waiting time."""
+        return words.duration(row.queued_ms)
+
+    @admin.display(description=gettext_lazy("first content"), ordering="first_content_ms")
+    def first_content(self, row: StreamTask) -> str:
+        """Time from acceptance to the first content."""
+        return words.duration(row.first_content_ms)
+
+    @admin.display(description=gettext_lazy("total"), ordering="total_ms")
+    def total(self, row: StreamTask) -> str:
+        """Time from acceptance to the end."""
+        return words.duration(row.total_ms)
+
+    @admin.display(description=gettext_lazy("length"), ordering="content_length")
+    def length(self, row: StreamTask) -> str:
+        """Code points of text."""
+        return words.count(row.content_length)
+
+    @admin.display(description=gettext_lazy("model"), ordering="model")
+    def model_name(self, row: StreamTask) -> SafeString:
+        """Who wrote."""
+        return words.isolated(row.model)
+
+    # One task
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **options: Any
+    ) -> HttpResponse:
+        """The page of a task, with what the user may see and do."""
+        row: StreamTask = context["original"]
+        detail = detail_of(row, process.in_memory(request, row.id), may_read(request))
+        if detail.content is not None:
+            _log_reading(request, row, detail.content)
+        context |= {
+            "title": f"{row.kind} {row.id[:8]}",
+            "subtitle": None,
+            "detail": detail,
+            "may_cancel": detail.active and self.has_cancel_permission(request),
+            **self._retry_context(request, row),
+        }
+        page: HttpResponse = super().render_change_form(request, context, *args, **options)
+        return page
+
+    def _retry_context(self, request: HttpRequest, row: StreamTask) -> dict[str, Any]:
+        if not State(row.state).terminal or not self.has_retry_permission(request):
+            return {"may_retry": False}
+        obstacle = obstacle_to_retry(row)
+        return {
+            "may_retry": obstacle is None,
+            "no_retry": None if obstacle is None else words.OBSTACLES[obstacle],
+        }
+
+    def get_urls(self) -> list[Any]:
+        """Also `<id>/cancel/` and `<id>/retry/`, for POST only."""
+        name = "streaming_streamtask_{}"
+        doing = [
+            path(f"<path:object_id>/{verb}/", self._posted(view), name=name.format(verb))
+            for verb, view in (("cancel", self.cancel_view), ("retry", self.retry_view))
+        ]
+        return [*doing, *super().get_urls()]
+
+    def _posted(self, view: Any) -> Any:
+        return self.admin_site.admin_view(require_POST(view))
+
+    def cancel_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """End the task, and show it."""
+        if not self.has_cancel_permission(request):
+            raise PermissionDenied
+        row = self._row(request, object_id)
+        self._cancel(request, [row])
+        return HttpResponseRedirect(self._place(row.pk))
+
+    def retry_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Start the work again, and show the new task; or say why not, beside the old one."""
+        if not self.has_retry_permission(request):
+            raise PermissionDenied
+        row = self._row(request, object_id)
+        started = self._retry(request, [row])
+        return HttpResponseRedirect(self._place(started[0].id if started else row.pk))
+
+    def _row(self, request: HttpRequest, object_id: str) -> StreamTask:
+        row: StreamTask | None = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        return row
+
+    def _place(self, task_id: str) -> str:
+        return reverse("admin:streaming_streamtask_change", args=[task_id], current_app=self.admin_site.name)
+
+    # Doing things about tasks
+
+    @admin.action(permissions=["cancel"], description=gettext_lazy("Cancel"))
+    def cancel_tasks(self, request: HttpRequest, queryset: QuerySet[StreamTask]) -> None:
+        """End the chosen tasks."""
+        rows = self._chosen(request, queryset)
+        if rows:
+            self._cancel(request, rows)
+
+    @admin.action(permissions=["retry"], description=gettext_lazy("Start again"))
+    def retry_tasks(self, request: HttpRequest, queryset: QuerySet[StreamTask]) -> None:
+        """Start the work of the chosen tasks again."""
+        rows = self._chosen(request, queryset)
+        if rows:
+            self._retry(request, rows)
+
+    def _chosen(self, request: HttpRequest, queryset: QuerySet[StreamTask]) -> list[StreamTask]:
+        rows = list(queryset[: AT_ONCE + 1])
+        if len(rows) <= AT_ONCE:
+            return rows
+        text = _("Nothing was done: choose at most {} tasks at once.").format(AT_ONCE)
+        self.message_user(request, text, messages.ERROR)
+        return []
+
+    def _cancel(self, request: HttpRequest, rows: list[StreamTask]) -> None:
+        ids = [row.pk for row in rows]
+        # Also tasks whose row has ended: the service flushes, so that the counts below are of this moment.
+        cancelled = process.cancel(request, ids)
+        active = StreamTask.objects.filter(pk__in=ids, state__in=ACTIVE).values_list("pk", flat=True)
+        elsewhere = set(active) - cancelled
+        for row in rows:
+            if row.pk in cancelled:
+                self._note(request, row, "cancelled the task")
+        text = words.outcome_of_cancel(
+            len(cancelled), len(rows) - len(cancelled) - len(elsewhere), len(elsewhere)
+        )
+        self.message_user(request, text, messages.SUCCESS if cancelled else messages.WARNING)
+
+    def _retry(self, request: HttpRequest, rows: list[StreamTask]) -> list[Task]:
+        started = []
+        refusals: Counter[str] = Counter()
+        for row in rows:
+            try:
+                task = process.retry(request, row)
+            except Exception as error:
+                refusals[_why_not(error)] += 1
+            else:
+                self._note(request, row, f"started the task again as {task.id}")
+                started.append(task)
+        if started:
+            text = ngettext("{} started again.", "{} started again.", len(started)).format(len(started))
+            self.message_user(request, text, messages.SUCCESS)
+        for why, number in refusals.items():
+            text = ngettext("{} not started: {}.", "{} not started: {}.", number).format(number, why)
+            self.message_user(request, text, messages.WARNING)
+        return started
+
+    def _note(self, request: HttpRequest, row: StreamTask, what: str) -> None:
+        """In the log, and in the row's history."""
+        logger.info("task %s: user %s %s", row.pk, request.user.pk, what)
+        self.log_change(request, row, what)
+
+
+def may_read(request: HttpRequest) -> bool:
+    """Whether the user may see prompts and texts."""
+    return request.user.has_perm(READ_CONTENT)
+
+
+def _is_detail(request: HttpRequest) -> bool:
+    return request.resolver_match is not None and "object_id" in request.resolver_match.kwargs
+
+
+def _log_reading(request: HttpRequest, row: StreamTask, content: Content) -> None:
+    """Looking at what is not one's own leaves a trace; where there is nothing, nothing was seen."""
+    if request.user.pk != row.owner_id and (content.arguments or content.text or content.error_message):
+        logger.info("task %s: user %s reads its prompt and text in the admin", row.pk, request.user.pk)
+
+
+def _why_not(error: Exception) -> str:
+    """Why a task was not started again, in words. Raises what is nobody's refusal."""
+    match error:
+        case NotRetryable():
+            return str(words.OBSTACLES[error.obstacle])
+        case PoolRefused():
+            return words.word(error.decision.reason, words.REASONS)
+        case StorageUnavailable():
+            return _("the database did not answer in time")
+        case process.NoStreamsHere():
+            return _("this process serves no streams; use the admin of the server that does")
+    raise error

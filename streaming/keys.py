@@ -1,0 +1,57 @@
+"""API keys: by which a program speaks for a user.
+
+A key is 256 bits of chance, so it cannot be guessed from its digest either: one round of SHA-256 is enough
+(slow hashes protect what people choose), and the digest can be looked up in an index, where how long a
+comparison takes tells nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+from typing import Any, Final
+
+from django.utils import timezone
+
+from .models import ApiKey
+
+logger = logging.getLogger(__name__)
+
+MARK: Final = "sluice_"
+"""How every key begins, so that people and scanners for leaked secrets know one when they see it."""
+
+SHOWN: Final = len(MARK) + 8
+"""Characters of a key that are kept to tell it from others: 48 bits of its 256 are then no secret."""
+
+_KEY: Final = re.compile(MARK + r"[A-Za-z0-9_-]{43}", re.ASCII)
+
+
+def issue(user: Any, name: str = "") -> tuple[ApiKey, str]:
+    """A new key for `user`: its row and its text, which cannot be had again."""
+    text = MARK + secrets.token_urlsafe(32)
+    key = ApiKey.objects.create(user=user, name=name, prefix=text[:SHOWN], digest=_digest(text))
+    logger.info("API key %s was made for user %s", key.prefix, key.user_id)
+    return key, text
+
+
+def revoke(key: ApiKey) -> None:
+    """The key speaks for nobody from the next call on; streams that are open go on. Again: no change."""
+    now = timezone.now()
+    if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
+        key.revoked_at = now
+        logger.info("API key %s of user %s was revoked", key.prefix, key.user_id)
+
+
+async def find(text: str) -> ApiKey | None:
+    """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked, of
+    an inactive user). What cannot be a key is not looked up."""
+    if not _KEY.fullmatch(text):
+        return None
+    found = await ApiKey.objects.select_related("user").filter(digest=_digest(text), revoked_at=None).afirst()
+    return found if found is not None and found.user.is_active else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,48 @@
+"""`manage.py create_api_key`: a key by which a program speaks for a user."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError
+
+from streaming import keys
+from streaming.models import ApiKey
+
+
+class Command(BaseCommand):
+    """The key alone goes to standard output, so that a shell can take it: `KEY=$(manage.py …)`."""
+
+    help = "Make an API key for USER and print it, this once."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Whose, and what for."""
+        parser.add_argument("user", help="Name of the user for whom the key speaks")
+        parser.add_argument("--name", default="", help="What the key is for, in your own words")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Make it. Raises `CommandError` where it could never be used."""
+        user = _active_user(options["user"])
+        limit = ApiKey._meta.get_field("name").max_length
+        if limit is not None and len(options["name"]) > limit:
+            raise CommandError(f"The name is longer than {limit} characters.")
+        key, text = keys.issue(user, options["name"])
+        self.stdout.write(text)
+        self.stderr.write(f"This key speaks for {user}. It is not shown again: keep it in a safe place.")
+        self.stderr.write("  Send it as:  Authorization: Bearer <key>")
+        self.stderr.write(f"  Revoke it:   manage.py revoke_api_key {key.prefix}")
+
+
+def _active_user(name: str) -> Any:
+    users = get_user_model()
+    try:
+        user = users._default_manager.get_by_natural_key(name)
+    except users.DoesNotExist as error:
+        raise CommandError(
+            f"There is no user {name!r}. Make one in the admin, or with: manage.py createsuperuser"
+        ) from error
+    if not user.is_active:
+        raise CommandError(f"The user {name!r} is not active, so a key would not work. See the admin.")
+    return user

@@ -1,0 +1,106 @@
+"""`make run` on a new checkout: an administrator is there, and one link signs in, once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support.servers import ROOT, STOP_LIMIT, environment, migrate, started
+
+pytestmark = pytest.mark.server
+
+OURS = ("accounts", "contentgen", "locale", "scripts", "settings", "streaming", "templates", "manage.py")
+
+SETTINGS_OF_TESTS = set(environment(Path(), ENV_FILE="")) - set(os.environ)
+"""Variables that a test server has and a shell has not."""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree without .env and database, with the packages that are here already."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in OURS:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    _script(folder / "scripts/bootstrap", "exit 0")
+    (folder / ".venv/bin").mkdir(parents=True)
+    _script(folder / ".venv/bin/python", f'exec "{sys.executable}" "$@"')
+    return folder
+
+
+def _script(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@contextmanager
+def _run(checkout: Path) -> Iterator[tuple[str, str]]:
+    """What `scripts/run` prints until it says how to sign in, and where it serves; stopped by Ctrl-C once it
+    has answered."""
+    dropped = {*SETTINGS_OF_TESTS, "ENV_FILE", "SECRET_KEY", "DEBUG", "HOST", "PORT", "DATABASE_URL"}
+    process = subprocess.Popen(
+        ["scripts/run", "--port", "0"],
+        cwd=checkout,
+        env={name: value for name, value in os.environ.items() if name not in dropped},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if "Sign in" in line:
+                break
+        url = re.search(r"serves at (http://127\.0\.0\.1:\d+)", printed)
+        assert url is not None, printed
+        assert httpx2.get(f"{url[1]}/healthz", trust_env=False, timeout=STOP_LIMIT).status_code == 200
+        yield printed, url[1]
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_LIMIT)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_first_run_prints_a_link_that_signs_in_once_and_the_next_one_a_hint(checkout: Path) -> None:
+    with _run(checkout) as (printed, url):
+        assert "made the local administrator admin" in printed
+        links = re.findall(rf"{url}/accounts/signin/[\w-]{{43}}/", printed)
+        assert len(links) == 1
+        with httpx2.Client(trust_env=False) as browser, httpx2.Client(trust_env=False) as late:
+            assert browser.head(links[0]).status_code == 405
+            opened = browser.get(links[0])
+            assert (opened.status_code, opened.headers["location"]) == (302, "/")
+            assert opened.headers.get("referrer-policy") == "same-origin"
+            assert browser.get(f"{url}/admin/").status_code == 200, "an administrator"
+            assert late.get(links[0]).status_code == 410
+            assert late.get(f"{url}/admin/").status_code == 302, "nobody"
+
+    with _run(checkout) as (printed, _):
+        assert "administrator" not in printed
+        assert "/accounts/signin/" not in printed
+        assert "manage.py signin_link" in printed
+
+
+@pytest.mark.parametrize(("debug", "host"), [("true", "0.0.0.0"), ("false", "127.0.0.1")])  # noqa: S104
+def test_no_link_is_printed_in_public_or_without_debug(tmp_path: Path, debug: str, host: str) -> None:
+    env = environment(tmp_path, DEBUG=debug, HOST=host)
+    migrate(env)
+    subprocess.run([sys.executable, "manage.py", "local_admin"], cwd=ROOT, env=env, check=True, timeout=60)
+    with started("serve", tmp_path, env) as server:
+        server.stop()
+    assert "Sluice serves at" in server.log()
+    assert "/accounts/signin/" not in server.log()
+    assert "Sign in" not in server.log()

@@ -1,0 +1,259 @@
+"""Chunks of chat completions → parts: every shape that servers send, and what none should."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contentgen.chat_protocol import LOG_LENGTH, ChatReader, kind_of_status, one_line
+from streaming import Content, Finish, GenerationError
+from streaming.core.errors import UpstreamError, UpstreamTruncated
+
+KEY = "sk-secret/0123"
+
+
+def delta(reason: str | None = None, **members: Any) -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": members, "finish_reason": reason}]})
+
+
+def read(*events: str) -> tuple[list[Any], Finish]:
+    reader = ChatReader(KEY)
+    parts = [part for event in events for part in reader.feed(event)]
+    return parts, reader.finish()
+
+
+def failure(*events: str) -> GenerationError:
+    with pytest.raises(GenerationError) as caught:
+        read(*events)
+    return caught.value
+
+
+STOP = delta("stop")
+
+
+def test_the_text_is_the_content_of_the_deltas():
+    role, empty = delta(role="assistant"), delta(content="")
+    parts, finish = read(role, delta(content="a"), empty, delta(content="b"), STOP)
+    assert (parts, finish) == (["a", "b"], Finish())
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        ({"content": None}, []),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, ["a", "b"]),
+        ({"content": [{"type": "image_url"}, "a", None]}, []),
+        ({"refusal": "I would rather not."}, ["I would rather not."]),
+        ({"tool_calls": [{"function": {"name": "x"}}]}, []),
+        ({"reasoning_content": "hm"}, [Content(delta="hm", channel="reasoning")]),
+        ({"reasoning": "hm", "content": "a"}, [Content(delta="hm", channel="reasoning"), "a"]),
+        ({"reasoning": "hm", "reasoning_content": "hm"}, [Content(delta="hm", channel="reasoning")]),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+            [Content(delta="hm", channel="reasoning")],
+        ),
+        ({"content": 7}, []),
+    ],
+)
+def test_each_kind_of_delta(message: dict[str, Any], parts: list[Any]):
+    assert read(delta(**message), STOP)[0] == parts
+
+
+def test_only_the_first_choice_counts():
+    both = [{"index": 1, "delta": {"content": "no"}}, {"index": 0, "delta": {"content": "yes"}}]
+    other = [{"index": 1, "delta": {}, "finish_reason": "stop"}]
+    reader = ChatReader()
+    assert reader.feed(json.dumps({"choices": both})) == ["yes"]
+    assert reader.feed(json.dumps({"choices": other})) == []
+    assert not reader.is_whole
+
+
+def test_a_whole_answer_is_read_like_a_stream():
+    reader = ChatReader()
+    body = {"choices": [{"message": {"content": "all"}, "finish_reason": "length"}], "model": "m"}
+    assert reader.feed_whole(json.dumps(body).encode()) == ["all"]
+    assert reader.finish() == Finish(finish_reason="length", model="m")
+
+
+# Ends
+
+
+@pytest.mark.parametrize("events", [["[DONE]"], [" [DONE] "], [STOP], [STOP, "[DONE]"]])
+def test_either_end_is_enough(events: list[str]):
+    assert read(delta(content="a"), *events)[1].finish_reason == "stop"
+
+
+def test_without_an_end_it_was_cut():
+    assert isinstance(failure(delta(content="a")), UpstreamTruncated)
+
+
+def test_after_the_end_mark_nothing_counts():
+    assert read(STOP, "[DONE]", delta(content="late"), "{")[0] == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("tool_calls", "tool_calls"),
+        ("x" * 65, "unknown"),
+        ("a\nb", "unknown"),
+        ('<script>"', "unknown"),
+    ],
+)
+def test_the_finish_reason_is_passed_on_if_it_is_a_name(sent: str, told: str):
+    assert read(delta(sent))[1].finish_reason == told
+
+
+def test_the_finish_reason_error_is_one():
+    assert failure(delta("error")).code == "upstream_failed"
+
+
+def test_usage_is_whole_numbers_only_and_not_without_bound():
+    usage = {"a": 1, "b": 1.5, "c": True, "d": {"e": 1}, "f": -1, "g": 10**30, "x" * 65: 1, "total": 0}
+    assert read(STOP, json.dumps({"choices": [], "usage": usage}))[1].usage == {"a": 1, "total": 0}
+    many = {f"n{number}": number for number in range(100)}
+    assert len(read(STOP, json.dumps({"choices": [], "usage": many}))[1].usage or {}) == 16
+    assert read(STOP, json.dumps({"usage": None}), json.dumps({"usage": {}}))[1].usage is None
+
+
+@pytest.mark.parametrize(("sent", "told"), [("m-1", "m-1"), ("a b", None), ("x" * 200, None), (7, None)])
+def test_the_model_is_the_one_that_answered(sent: Any, told: str | None):
+    assert read(json.dumps({"model": sent, "choices": []}), STOP)[1].model == told
+
+
+# Faults
+
+
+@pytest.mark.parametrize("data", ["", "{", "[1]", "null", "7", '"x"', "[" * 100_000, '{"choices": 7}'])
+def test_what_is_no_chunk_is_a_failure(data: str):
+    assert failure(data).code == "upstream_failed"
+
+
+@pytest.mark.parametrize("data", ["{}", '{"choices": null}', '{"choices": [null]}', '{"choices": [{}]}'])
+def test_what_says_nothing_is_ignored(data: str):
+    assert read(data, STOP)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("plain words", "upstream_failed"),
+        ({"message": "boom", "type": "server_error"}, "upstream_failed"),
+        ({"code": "invalid_api_key"}, "upstream_auth"),
+        ({"type": "authentication_error"}, "upstream_auth"),
+        ({"code": "401"}, "upstream_auth"),
+        ({"code": 429}, "upstream_rate_limited"),
+        ({"type": "rate_limit_error"}, "upstream_rate_limited"),
+        ({"code": "insufficient_quota"}, "upstream_rate_limited"),
+        ({"code": "context_length_exceeded"}, "upstream_rejected"),
+        ({"code": 400}, "upstream_rejected"),
+        ({"code": 503}, "upstream_failed"),
+        ([], "upstream_failed"),
+    ],
+)
+def test_an_error_inside_the_stream_has_its_code(error: Any, code: str):
+    members = {"error": error} if error else {"object": "error", "message": "x"}
+    assert failure(json.dumps(members)).code == code
+
+
+def test_an_error_may_be_named_by_the_event():
+    with pytest.raises(UpstreamError):
+        ChatReader().feed('{"message": "boom"}', "error")
+
+
+def test_an_error_does_not_repeat_the_secret():
+    for text in (KEY, json.dumps(KEY).replace("/", "\\/")):
+        assert "0123" not in str(failure(json.dumps({"error": {"message": f"bad key {text}"}})))
+    assert "0123" not in str(failure(f"not JSON {KEY}"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "upstream_rejected"),
+        (401, "upstream_auth"),
+        (403, "upstream_auth"),
+        (404, "upstream_rejected"),
+        (413, "upstream_rejected"),
+        (429, "upstream_rate_limited"),
+        (500, "upstream_failed"),
+        (302, "upstream_failed"),
+    ],
+)
+def test_every_status_has_its_code(status: int, code: str):
+    assert kind_of_status(status).code == code
+
+
+# Text
+
+
+def test_halves_of_a_surrogate_pair_are_joined_over_deltas():
+    high = '{"choices": [{"delta": {"content": "a\\ud83d"}}]}'
+    low = '{"choices": [{"delta": {"content": "\\ude00b"}}]}'
+    assert read(high, low, STOP)[0] == ["a", "😀b"]
+
+
+@pytest.mark.parametrize("half", ["\\ud83dx", "\\ude00x"])
+def test_a_lone_surrogate_becomes_a_replacement_character(half: str):
+    assert read(f'{{"choices": [{{"delta": {{"content": "{half}"}}}}]}}', STOP)[0] == ["�x"]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.booleans())
+def test_any_text_comes_through_exactly(tokens: list[str], ascii_only: bool):
+    events = [
+        json.dumps({"choices": [{"delta": {"content": token}}]}, ensure_ascii=ascii_only) for token in tokens
+    ]
+    parts, _ = read(*events, STOP)
+    assert "".join(parts) == "".join(tokens)
+    assert "" not in parts
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["choices", "delta"]), inner),
+)
+CHUNKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": JSON
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "index": JSON,
+                    "delta": st.dictionaries(
+                        st.sampled_from(["content", "reasoning", "reasoning_content", "refusal"]), JSON
+                    ),
+                    "finish_reason": JSON,
+                },
+            )
+        ),
+        "usage": JSON,
+        "model": JSON,
+        "error": JSON,
+    },
+)
+
+
+@given(CHUNKS | JSON)
+def test_no_chunk_raises_anything_but_an_error_of_the_tree(chunk: Any):
+    reader = ChatReader()
+    try:
+        parts = reader.feed(json.dumps(chunk))
+        finish = reader.finish()
+    except GenerationError:
+        return
+    assert all(isinstance(part, str | Content) for part in parts)
+    assert finish.finish_reason
+
+
+@given(st.text())
+def test_a_foreign_text_is_one_printable_line(text: str):
+    line = one_line(text + KEY + text, KEY)
+    assert len(line) <= LOG_LENGTH + 1
+    assert KEY not in line
+    assert len(line.splitlines()) <= 1
