@@ -193,12 +193,16 @@ def kind_of_report(error: Any) -> type[GenerationError]:
 
 def one_line(text: str, secret: str = "") -> str:
     """A foreign text for the log: without the secret, in one printable line, cut."""
-    if secret:
-        # JSON may escape a slash, and JSON inside JSON twice.
-        pattern = r"\\*/".join(re.escape(piece) for piece in secret.split("/"))
-        text = re.sub(pattern, "[key]", text)
-    line = _UNPRINTABLE.sub(" ", text).strip()
+    line = _UNPRINTABLE.sub(" ", scrubbed(text, secret)).strip()
     return line if len(line) <= LOG_LENGTH else f"{line[:LOG_LENGTH]}…"
+
+
+def scrubbed(text: str, secret: str) -> str:
+    """A text without the secret. JSON may escape a slash in it, and JSON inside JSON twice."""
+    if not secret:
+        return text
+    pattern = r"\\*/".join(re.escape(piece) for piece in secret.split("/"))
+    return re.sub(pattern, "[key]", text)
 
 
 def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:

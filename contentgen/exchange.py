@@ -12,7 +12,7 @@ import httpx2
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTruncated
 from streaming.core.sse import Decoder, ServerSentEvent, SSELimitExceeded
 
-from .chat_protocol import ChatReader, Part, one_line
+from .chat_protocol import ChatReader, Part, one_line, scrubbed
 
 MAX_EVENT: Final = 1_048_576
 """Bytes of one event of an answer, and of one line."""
@@ -25,6 +25,9 @@ MAX_ERROR: Final = 8_192
 
 REFUSAL_PATIENCE: Final = 2.0
 """Seconds for the body of a refusal."""
+
+END_PATIENCE: Final = 1.0
+"""Seconds that an answer gets after its `finish_reason` to tell its usage and to end."""
 
 LAST_BYTES: Final = 0.2
 """Seconds for the last bytes of an answer, so that its connection can be used again."""
@@ -78,7 +81,7 @@ class Exchange:
         while not self.reader.done:
             if self._failure is not None:
                 raise self._failure
-            data = await self._next_chunk()
+            data = await (self._late_chunk() if self.reader.is_whole else self._next_chunk())
             if not data:
                 return []
             if parts := self._read(data):
@@ -104,9 +107,9 @@ class Exchange:
         with suppress(TimeoutError, UpstreamError):
             async with asyncio.timeout(REFUSAL_PATIENCE):
                 body = await self.body(MAX_ERROR)
-            # A key that is cut in two would not be recognised.
-            text = body if self._at_end else body[: MAX_ERROR - len(self._secret)]
-            return text.decode("utf-8", "replace")
+            text = scrubbed(body[:MAX_ERROR].decode("utf-8", "replace"), self._secret)
+            # A secret that was cut in two is not recognised, but it lies at the end.
+            return text if len(body) <= MAX_ERROR else text[: len(text) - len(self._secret)]
         return ""
 
     async def drain(self) -> None:
@@ -134,6 +137,13 @@ class Exchange:
             raise UpstreamTruncated(
                 f"the connection was cut: {one_line(repr(error), self._secret)}"
             ) from None
+
+    async def _late_chunk(self) -> bytes:
+        """A chunk after the `finish_reason`, which nobody needs any more; empty if it does not come soon."""
+        with suppress(TimeoutError, UpstreamTruncated):
+            async with asyncio.timeout(END_PATIENCE):
+                return await self._next_chunk()
+        return b""
 
     def _read(self, data: bytes) -> list[Part]:
         """The parts of `data`; an error among them waits until they are delivered."""

@@ -13,6 +13,7 @@ from streaming.pages import page, show
 from streaming.problems import Problem
 
 from .providers import available_providers, default_provider, find_provider
+from .upstream import warm
 
 PRESETS: Final = {
     "zh": (
@@ -118,6 +119,8 @@ _EXPLANATIONS: Final = {
 @page
 async def home(request: HttpRequest) -> HttpResponse:
     """`GET /`. Who may not write sees the page all the same, with the way to sign in."""
+    # Who opens the page will soon write.
+    warm()
     language = "zh" if (get_language() or "").startswith("zh") else "en"
     offered = _writers()
     context: dict[str, Any] = {

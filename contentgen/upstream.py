@@ -28,9 +28,6 @@ from .exchange import MAX_EVENT, Exchange
 
 logger = logging.getLogger(__name__)
 
-END_PATIENCE: Final = 1.0
-"""Seconds that an answer gets after its `finish_reason` to tell its usage and to end."""
-
 WARM_FOR: Final = 4.0
 """Seconds that a connection counts as warm: less than any common server keeps an idle one (uvicorn: 5)."""
 
@@ -200,20 +197,15 @@ class Upstream:
     # --- The rest --------------------------------------------------------------------------------------
 
     async def _next_parts(self, exchange: Exchange) -> list[Part]:
-        """The next parts within the time between two tokens; a whole answer only gets a moment to end."""
-        whole = exchange.reader.is_whole
+        """The next parts within the time between two tokens."""
         seconds = self._service.config.token_timeout
         try:
-            async with asyncio.timeout(min(seconds, END_PATIENCE) if whole else seconds):
+            async with asyncio.timeout(seconds):
                 return await exchange.parts()
         except TimeoutError:
             if exchange.reader.is_whole:
                 return []
             raise UpstreamTimeout(f"no token for {seconds:g} s") from None
-        except UpstreamTruncated:
-            if exchange.reader.is_whole:
-                return []
-            raise
 
     def _retire(self, exchange: Exchange) -> None:
         """Give connection and permit back, or close the one and give back the other; in the background."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.views import redirect_to_login
@@ -42,7 +42,7 @@ def page(view: PageView[P]) -> PageView[P]:
                 return redirect_to_login(request.get_full_path())
             return problem.response()
 
-    return guarded
+    return cast("PageView[P]", guarded)
 
 
 async def show(request: HttpRequest, template: str, caller: Caller | None, **context: Any) -> HttpResponse:

@@ -34,11 +34,6 @@ def is_registered(name: str) -> bool:
     return name in _registry
 
 
-def registered() -> list[str]:
-    """The names of all producers, in alphabetical order."""
-    return sorted(_registry)
-
-
 def open_producer(name: str, arguments: Mapping[str, Any]) -> Source | Awaitable[Source]:
     """Call the producer `name`. Raises `LookupError` if there is none."""
     try:

@@ -48,6 +48,7 @@ async def test_the_brief_says_what_the_fields_say(home: Visit) -> None:
     async with page.expect_request("**/content/generate/stream/async") as sent:
         await page.get_by_role("button", name="Write").click()
     brief = (await sent.value).post_data_json
+    assert brief is not None
     assert brief.pop("user_id").startswith("visitor-")
     assert brief == {
         "topic": "a bicycle",

@@ -14,9 +14,9 @@ from tests.support.servers import running
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
 
 
-async def ended(http: httpx2.AsyncClient, **members: object) -> str:
+async def ended(http: httpx2.AsyncClient) -> str:
     """The id of a task that has ended."""
-    reading = await generate(http, options={"text": "# Title\n\n<b>x</b>", "interval": 0}, **members)
+    reading = await generate(http, options={"text": "# Title\n\n<b>x</b>", "interval": 0})
     task_id: str = reading.response.headers["x-stream-id"]
     return task_id
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, BrowserContext, Page, Request, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -44,9 +44,13 @@ class Visit:
 
     def watch(self, page: Page) -> None:
         """Note what goes wrong on `page`."""
-        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("console", self._note_console)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", self._note_host)
+
+    def _note_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
 
     def _note_host(self, request: Request) -> None:
         if urlsplit(request.url).hostname not in ("127.0.0.1", None):

@@ -31,6 +31,7 @@ REFUSALS = {
     "storage_unavailable": True,
     "not_found": False,
     "too_many_followers": True,
+    "not_finished": True,
 }
 # Bases that only group; what they say about themselves is said by the named class.
 SHARE_A_CODE = {"ProducerFailed": "GenerationError", "CursorError": "StreamError"}
