@@ -84,6 +84,23 @@ class StreamTask(models.Model):
         return f"{self.kind} {self.id}"
 
 
+class Segment(models.Model):
+    """Some events of a task that follow each other, as they are sent: each still with its own id."""
+
+    task = models.ForeignKey(StreamTask, on_delete=models.CASCADE, related_name="segments")
+    first_id = models.PositiveBigIntegerField()
+    last_id = models.PositiveBigIntegerField()
+    frames = models.BinaryField()
+
+    class Meta:
+        verbose_name = _("segment of events")
+        verbose_name_plural = _("segments of events")
+        constraints = (models.UniqueConstraint(fields=("task", "first_id"), name="streaming_segment_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.task_id} {self.first_id}-{self.last_id}"
+
+
 class Refusal(models.Model):
     """How many tasks a pool refused within one minute, and why."""
 

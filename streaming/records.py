@@ -1,8 +1,8 @@
-"""Task records, written behind: one thread per process, batched upserts, never on the way to a byte.
+"""Records and events, written behind: one thread per process, in batches, never on the way to a byte.
 
 The event loop only notes what is to be written; the writer collects for `journal_flush_interval` and
 writes everything in one transaction, at once when somebody waits for durability. While the database is
-away the notes wait (the newest per task), bounded, and what had to be dropped is counted and logged.
+away the notes wait, bounded, and what had to be dropped is counted and logged.
 """
 
 from __future__ import annotations
@@ -11,67 +11,27 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
 
+from streaming.core import sse
+from streaming.core.events import encode
 from streaming.core.routing import Snapshot
 from streaming.core.states import State
 from streaming.runtime.task import Task
 
-from .rows import row_values, task_row, write_refusals, write_tasks
+from .notes import Batch, Note, Notes, Promise
+from .rows import row_values, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
-
-MAX_PENDING: Final = 10_000
-"""Records that may wait for a database that is away; beyond it the oldest are dropped and counted."""
 
 RETRY_PAUSE: Final = 1.0
 """Seconds before a failed write is tried again."""
 
 
-class Promise:
-    """Durability of what was noted. See `ports.Commit`."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._kept: asyncio.Future[bool] = loop.create_future()
-
-    async def wait(self, seconds: float) -> bool:
-        """Whether it was kept within `seconds`; False at once if it cannot be kept any more."""
-        await asyncio.wait([self._kept], timeout=seconds)
-        return self._kept.done() and self._kept.result()
-
-    def resolve(self, kept: bool) -> None:
-        """Called in any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._resolve, kept)
-        except RuntimeError:
-            # The loop is closed, so nobody waits any more.
-            return
-
-    def _resolve(self, kept: bool) -> None:
-        if not self._kept.done():
-            self._kept.set_result(kept)
-
-
-@dataclass(slots=True)
-class _Note:
-    """One record to be written, and who waits for it. `frames`: the text, until the writer gets to it."""
-
-    values: dict[str, Any]
-    frames: list[bytes] | None
-    promises: list[Promise]
-
-    def resolve(self, kept: bool) -> None:
-        for promise in self.promises:
-            promise.resolve(kept)
-
-
-_Notes = OrderedDict[str, _Note]
 _Refusals = Counter[tuple[datetime, str, str]]
 
 
@@ -81,29 +41,47 @@ class DatabaseRecorder:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._lock = threading.Condition()
-        self._notes: _Notes = OrderedDict()
+        self._notes = Notes()
         self._refusals: _Refusals = Counter()
         self._flushes: list[Promise] = []
         self._thread: threading.Thread | None = None
         self._closing = self._urgent = self._writing = False
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
+        self._unread: dict[str, Task] = {}
+        self._collector: asyncio.TimerHandle | None = None
         self.failed_writes = 0
         self.dropped = 0
+        self.dropped_events = 0
 
     # On the loop
 
     def accepted(self, task: Task) -> Promise:
         """Note a new task."""
-        return self._note(task, urgent=task.state is State.QUEUED)
+        return self._note(task, Note(values=row_values(task)), urgent=task.state is State.QUEUED)
 
     def started(self, task: Task) -> None:
         """Note that a waiting task runs."""
-        self._note(task, urgent=False)
+        self._note(task, Note(values=row_values(task)), urgent=False)
+
+    def appended(self, task: Task) -> None:
+        """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
+        if task.final is not None:
+            return
+        self._unread[task.id] = task
+        if self._collector is None:
+            self._collector = asyncio.get_running_loop().call_later(self._interval, self._collect)
 
     def ended(self, task: Task) -> Promise:
-        """Note the end; the text is put together in the writer's thread."""
-        return self._note(task, urgent=True, frames=task.journal.read(0, task.journal.last_id))
+        """Note the end, with the terminal event as the next one of the journal; the text is put together in
+        the writer's thread."""
+        assert task.final is not None
+        self._unread.pop(task.id, None)
+        journal = task.journal
+        batch = _new_events(task)
+        batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
+        note = Note(values=row_values(task), text=journal.read(0, journal.last_id), batches=[batch])
+        return self._note(task, note, urgent=True)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
         """Count a refusal, and log refusals at most once a second with their number."""
@@ -122,6 +100,7 @@ class DatabaseRecorder:
     def flush(self) -> Promise:
         """Durability of everything noted so far, at once."""
         promise = Promise(asyncio.get_running_loop())
+        self._collect()
         with self._lock:
             if not self._notes and not self._refusals and not self._writing:
                 promise.resolve(True)
@@ -143,22 +122,33 @@ class DatabaseRecorder:
         if self._thread is not None:
             self._thread.join(seconds)
 
-    def _note(self, task: Task, *, urgent: bool, frames: list[bytes] | None = None) -> Promise:
+    def _note(self, task: Task, note: Note, *, urgent: bool) -> Promise:
         promise = Promise(asyncio.get_running_loop())
-        values = row_values(task)
+        note.promises.append(promise)
         with self._lock:
-            older = self._notes.pop(task.id, None)
-            waiting = [] if older is None else older.promises
-            self._notes[task.id] = _Note(values, frames, [*waiting, promise])
-            self._drop_beyond_bound()
+            self._notes.add(task.id, note)
+            self._drop_beyond_bounds()
             self._wake_writer(urgent=urgent)
         return promise
 
-    def _drop_beyond_bound(self) -> None:
-        while len(self._notes) > MAX_PENDING:
-            _, oldest = self._notes.popitem(last=False)
-            oldest.resolve(False)
-            self.dropped += 1
+    def _collect(self) -> None:
+        """Note the events that came since the last time. They have waited their interval: no further one."""
+        if self._collector is not None:
+            self._collector.cancel()
+            self._collector = None
+        if not self._unread:
+            return
+        tasks, self._unread = self._unread, {}
+        with self._lock:
+            for task in tasks.values():
+                self._notes.add(task.id, Note(batches=[_new_events(task)]))
+            self._drop_beyond_bounds()
+            self._wake_writer(urgent=True)
+
+    def _drop_beyond_bounds(self) -> None:
+        notes, events = self._notes.drop_beyond_bounds()
+        self.dropped += notes
+        self.dropped_events += events
 
     def _wake_writer(self, *, urgent: bool) -> None:
         if self._thread is None:
@@ -191,7 +181,7 @@ class DatabaseRecorder:
 
     def _write_batch(self) -> bool:
         with self._lock:
-            notes, self._notes = self._notes, OrderedDict()
+            notes, self._notes = self._notes, Notes()
             refusals, self._refusals = self._refusals, Counter()
             flushes, self._flushes = self._flushes, []
         try:
@@ -210,7 +200,7 @@ class DatabaseRecorder:
             flush.resolve(True)
         return True
 
-    def _write(self, notes: _Notes, refusals: _Refusals) -> set[str]:
+    def _write(self, notes: Notes, refusals: _Refusals) -> set[str]:
         """All in one transaction; one by one if some can never be written, whose ids are returned.
 
         Raises what may pass.
@@ -218,7 +208,7 @@ class DatabaseRecorder:
         unwritable: set[str] = set()
         try:
             with transaction.atomic():
-                write_tasks([task_row(task_id, note.values, note.frames) for task_id, note in notes.items()])
+                write_notes(notes)
                 write_refusals(refusals)
         except Exception as error:
             if _may_pass(error):
@@ -228,12 +218,12 @@ class DatabaseRecorder:
                 write_refusals(refusals)
         return unwritable
 
-    def _write_singly(self, notes: _Notes) -> set[str]:
+    def _write_singly(self, notes: Notes) -> set[str]:
         unwritable = set()
         for task_id, note in notes.items():
             try:
                 with transaction.atomic():
-                    write_tasks([task_row(task_id, note.values, note.frames)])
+                    write_notes({task_id: note})
             except Exception as error:
                 if _may_pass(error):
                     raise
@@ -242,18 +232,23 @@ class DatabaseRecorder:
                 logger.exception("task %s: no database takes its record; dropped", task_id)
         return unwritable
 
-    def _put_back(self, notes: _Notes, refusals: _Refusals, flushes: list[Promise]) -> None:
-        """Before what was noted meanwhile; of one task the newer note counts, for all who wait."""
+    def _put_back(self, notes: Notes, refusals: _Refusals, flushes: list[Promise]) -> None:
+        """Before what was noted meanwhile."""
         with self._lock:
-            for task_id, newer in self._notes.items():
-                older = notes.pop(task_id, None)
-                if older is not None:
-                    newer.promises[:0] = older.promises
-                notes[task_id] = newer
-            self._notes = notes
+            self._notes = self._notes.put_back(notes)
             self._refusals.update(refusals)
             self._flushes[:0] = flushes
-            self._drop_beyond_bound()
+            self._drop_beyond_bounds()
+
+
+def _new_events(task: Task) -> Batch:
+    """The events that the recorder has not seen; from now on it has."""
+    journal = task.journal
+    # What memory pressure took away before it could be noted is missing here, too: a gap.
+    first_id = max(task.recorded_id + 1, journal.first_id)
+    frames = journal.read(first_id - 1, journal.last_id)
+    task.recorded_id = journal.last_id
+    return Batch(first_id, frames)
 
 
 def _may_pass(error: Exception) -> bool:

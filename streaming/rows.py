@@ -12,7 +12,8 @@ from django.db.models import F
 from streaming.core.events import Cancelled, Complete, Error
 from streaming.runtime.task import Task
 
-from .models import Refusal, StreamTask
+from .models import Refusal, Segment, StreamTask
+from .notes import Batch, Note
 from .transcript import main_text
 
 BATCH: Final = 200
@@ -30,6 +31,28 @@ def write_tasks(rows: list[StreamTask]) -> None:
     )
 
 
+def write_notes(notes: Mapping[str, Note]) -> None:
+    """Rows first, then the events that belong to them."""
+    write_tasks(
+        [
+            task_row(task_id, note.values, note.text)
+            for task_id, note in notes.items()
+            if note.values is not None
+        ]
+    )
+    # Written twice where the commit's answer was lost: the same events again.
+    Segment.objects.bulk_create(
+        [
+            segment_row(task_id, batch)
+            for task_id, note in notes.items()
+            for batch in note.batches
+            if batch.frames
+        ],
+        batch_size=BATCH,
+        ignore_conflicts=True,
+    )
+
+
 def write_refusals(refusals: Mapping[tuple[datetime, str, str], int]) -> None:
     """Add to the counts by (minute, pool, reason)."""
     for (minute, pool, reason), count in refusals.items():
@@ -44,6 +67,13 @@ def task_row(task_id: str, values: dict[str, Any], frames: list[bytes] | None) -
         # PostgreSQL cannot store NUL in text.
         row.text = main_text(frames).replace("\x00", "\ufffd")
     return row
+
+
+def segment_row(task_id: str, batch: Batch) -> Segment:
+    """The row of some events that follow each other."""
+    return Segment(
+        task_id=task_id, first_id=batch.first_id, last_id=batch.last_id, frames=b"".join(batch.frames)
+    )
 
 
 def row_values(task: Task) -> dict[str, Any]:

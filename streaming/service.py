@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
 
@@ -33,10 +34,11 @@ from streaming.runtime.task import CancelReason, Task, TaskSpec
 from . import conf
 from .access import Caller
 from .messages import DjangoMessages
-from .models import StreamTask
+from .models import Segment, StreamTask
 from .records import DatabaseRecorder
 from .rendering import RenderedTexts
 from .retry import retry_spec
+from .stored import stored_events, stored_task
 from .transcript import main_text
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -66,6 +68,7 @@ class Service:
             tidy_thread=connections.close_all,
         )
         self._rendered = RenderedTexts()
+        self._loading: dict[str, asyncio.Task[Task]] = {}
 
     # Opening
 
@@ -160,7 +163,7 @@ class Service:
         if isinstance(found, StreamTask):
             if State(found.state).terminal and options.after == found.last_event_id:
                 return None
-            raise EventsPruned(task_id)
+            found = await self._load(found)
         if found.state.terminal and options.after == found.journal.last_id:
             return None
         return self.supervisor.follow(found, options)
@@ -205,6 +208,7 @@ class Service:
         if isinstance(found, Task):
             self.supervisor.forget(found)
         self._rendered.forget(task_id)
+        await Segment.objects.filter(task_id=task_id).adelete()
         await StreamTask.objects.filter(pk=task_id).aupdate(
             arguments=None, text="", error_message="", purged_at=timezone.now()
         )
@@ -255,6 +259,30 @@ class Service:
         except TaskNotFound:
             return None
         return None if task.state.terminal else task
+
+    async def _load(self, row: StreamTask) -> Task:
+        """The ended task behind `row`, read from the database once for all who ask. Raises `EventsPruned`."""
+        loading = self._loading.get(row.id)
+        if loading is None:
+            loading = self._loading[row.id] = asyncio.create_task(self._load_once(row))
+            loading.add_done_callback(lambda _: self._loading.pop(row.id, None))
+        return await asyncio.shield(loading)
+
+    async def _load_once(self, row: StreamTask) -> Task:
+        if not State(row.state).terminal:
+            raise EventsPruned(row.id)
+        segments = await sync_to_async(lambda: list(stored_events(row.id)))()
+        journal = self.supervisor.new_journal()
+        for first_id, frames in segments:
+            journal.adopt(first_id, frames)
+        if not journal.closed:
+            journal.trim(journal.last_id + 1)
+            raise EventsPruned(row.id)
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result(None)
+        task = stored_task(row, journal, ended)
+        self.supervisor.keep(task)
+        return task
 
     async def _record(self, task_id: str) -> StreamTask:
         row = await StreamTask.objects.filter(pk=task_id).afirst()

@@ -198,6 +198,9 @@ ALL: Final[tuple[type[Event], ...]] = (
     Ping,
 )
 
+TERMINAL_NAMES: Final = frozenset(("complete", "error", "cancelled"))
+"""Their names on the wire."""
+
 _decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(
     Content
     | Output

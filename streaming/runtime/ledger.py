@@ -55,6 +55,10 @@ class Ticket:
         self._place: Place[Ticket] | None = None
         self._since = now
 
+    def withdraw(self) -> None:
+        """It claims nothing: the decision of a task that ran elsewhere."""
+        self.holding = Holding.NOTHING
+
 
 class PoolRefused(Refused):
     """Nothing was taken. `retry_after`: seconds after which a try makes sense, from the real queue."""

@@ -43,8 +43,12 @@ class Recorder(Protocol):
         """A waiting task got its permit."""
         ...
 
+    def appended(self, task: Task) -> None:
+        """The task's journal has new events. Called for each of them."""
+        ...
+
     def ended(self, task: Task) -> Commit:
-        """`task.final` is decided."""
+        """`task.final` is decided, and will be the next event of the journal."""
         ...
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from streaming.core.errors import (
@@ -30,6 +31,7 @@ from streaming.core.states import State
 
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
+from .journals.memory import MemoryJournal
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
 from .ports import Commit, Messages, Recorder
@@ -122,7 +124,8 @@ class Supervisor:
         return task
 
     def record(self, task: Task) -> Commit:
-        """Hand the admitted task to the recorder."""
+        """Hand the admitted task, and from now on its events, to the recorder."""
+        task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task)
 
     def get(self, task_id: str) -> Task:
@@ -131,6 +134,15 @@ class Supervisor:
         if task is None:
             raise TaskNotFound(task_id)
         return task
+
+    def new_journal(self) -> MemoryJournal:
+        """An empty journal within the bound of this process' memory."""
+        return self._retention.new_journal()
+
+    def keep(self, task: Task) -> None:
+        """Keep an ended task that was read from elsewhere, as long as one of our own."""
+        self._retention.keep(task)
+        self._keep_sweeping()
 
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events from memory."""

@@ -85,6 +85,7 @@ class Task:
     `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
     is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
+    `recorded_id`: the last event that the recorder has.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Task:
     receipt: Timing | None = None
     pump: asyncio.Task[None] | None = None
     stuck: bool = False
+    recorded_id: int = 0
 
     @property
     def route(self) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from unittest import mock
 
@@ -14,13 +14,15 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connections
 
-from streaming import records, rows
+from streaming import notes, records, rows
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
-from streaming.models import Refusal, StreamTask
+from streaming.models import Refusal, Segment, StreamTask
 from streaming.records import DatabaseRecorder
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
+from streaming.stored import split_frames
+from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, ended, pool_limits, spec, stream_limits
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -114,7 +116,7 @@ async def test_many_records_are_one_transaction(house: House):
         write(rows)
 
     house.recorder._interval = 5
-    with mock.patch.object(records, "write_tasks", counted):
+    with mock.patch.object(rows, "write_tasks", counted):
         tasks = await asyncio.gather(*(house.run(f"text {number}") for number in range(100)))
         await house.written()
     assert await StreamTask.objects.acount() == 100
@@ -149,7 +151,7 @@ async def test_the_loop_never_writes(house: House):
         threads.append(threading.current_thread().name)
         write(rows)
 
-    with mock.patch.object(records, "write_tasks", noted):
+    with mock.patch.object(rows, "write_tasks", noted):
         await house.run("x")
         await house.written()
     assert set(threads) == {"sluice-records"}
@@ -174,7 +176,7 @@ async def test_a_database_that_was_away_gets_everything_later(house: House):
     away = _failing(3, lambda: OperationalError("away"))
     with (
         mock.patch.object(records, "RETRY_PAUSE", 0.05),
-        mock.patch.object(records, "write_tasks", away),
+        mock.patch.object(rows, "write_tasks", away),
     ):
         task = await house.run("kept")
         promise = house.recorder.flush()
@@ -187,7 +189,7 @@ async def test_a_database_that_was_away_gets_everything_later(house: House):
 
 async def test_a_reader_waits_only_briefly_for_a_database_that_is_away(house: House):
     away = _failing(1_000, lambda: OperationalError("away"))
-    with mock.patch.object(records, "RETRY_PAUSE", 0.05), mock.patch.object(records, "write_tasks", away):
+    with mock.patch.object(records, "RETRY_PAUSE", 0.05), mock.patch.object(rows, "write_tasks", away):
         async with asyncio.timeout(5):
             await house.run("x")
         promise = house.recorder.flush()
@@ -199,9 +201,9 @@ async def test_a_reader_waits_only_briefly_for_a_database_that_is_away(house: Ho
 async def test_what_does_not_fit_is_dropped_and_counted(house: House):
     away = _failing(1_000, lambda: OperationalError("away"))
     with (
-        mock.patch.object(records, "MAX_PENDING", 10),
+        mock.patch.object(notes, "MAX_NOTES", 10),
         mock.patch.object(records, "RETRY_PAUSE", 0.05),
-        mock.patch.object(records, "write_tasks", away),
+        mock.patch.object(rows, "write_tasks", away),
     ):
         await asyncio.gather(*(house.run("x") for _ in range(15)))
         assert house.recorder.dropped >= 5
@@ -257,9 +259,9 @@ async def test_what_waits_for_a_database_that_is_away_is_bounded_and_the_oldest_
     """However often the write fails; who waited for a dropped record is told at once."""
     first = None
     with (
-        mock.patch.object(records, "MAX_PENDING", 3),
+        mock.patch.object(notes, "MAX_NOTES", 3),
         mock.patch.object(records, "RETRY_PAUSE", 0.01),
-        mock.patch.object(records, "write_tasks", side_effect=OperationalError("away")),
+        mock.patch.object(rows, "write_tasks", side_effect=OperationalError("away")),
     ):
         for number in range(10):
             task = await house.run(str(number))
@@ -333,3 +335,90 @@ async def test_refusals_are_logged_at_most_once_a_second_with_their_number(
         house.recorder.refused(_snapshot(), "queue_full")
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["refused 1: agent_pool queue_full", "refused 50: agent_pool queue_full"]
+
+
+# Events
+
+
+async def _stored(task: Task) -> list[bytes]:
+    segments = [each async for each in Segment.objects.filter(task_id=task.id).order_by("first_id")]
+    expected = 1
+    for segment in segments:
+        assert segment.first_id == expected, "no hole, nothing twice"
+        expected = segment.last_id + 1
+    return [frame for segment in segments for frame in split_frames(bytes(segment.frames))]
+
+
+async def test_events_are_stored_one_by_one_and_in_order(house: House):
+    task = await house.run(*(f"part {number} of a longer text, " for number in range(50)))
+    await house.written()
+    assert await _stored(task) == task.journal.read(0, 1000)
+
+
+async def test_events_are_stored_while_the_task_still_runs(house: House):
+    goes_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "what came before the crash"
+        await goes_on.wait()
+
+    task = house.supervisor.open(spec(source))
+    house.supervisor.record(task)
+
+    async def stored() -> bool:
+        return await Segment.objects.filter(task_id=task.id).aexists()
+
+    assert await eventually(stored)
+    assert task.final is None
+    assert await _stored(task) == task.journal.read(0, 10)
+    goes_on.set()
+    await ended(task)
+
+
+async def test_the_terminal_event_is_stored_before_it_is_sent(house: House):
+    task = house.supervisor.open(spec(_of("text")))
+    house.supervisor.record(task)
+    seen: list[Awaitable[list[bytes]]] = []
+    task.journal.subscribe(lambda: seen.append(_stored(task)) if task.journal.closed else None)
+    await ended(task)
+    assert b"event: complete" in (await seen[0])[-1]
+
+
+async def test_events_survive_a_database_that_is_away_for_a_while(house: House):
+    write, left = rows.write_tasks, [2]
+
+    def away_at_first(made: list[StreamTask]) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OperationalError("away")
+        write(made)
+
+    with (
+        mock.patch.object(rows, "write_tasks", away_at_first),
+        mock.patch.object(records, "RETRY_PAUSE", 0.01),
+    ):
+        task = await house.run(*("a text that is long enough for an event " for _ in range(30)))
+        await house.written()
+    assert await _stored(task) == task.journal.read(0, 1000)
+
+
+async def test_events_of_a_database_that_stays_away_are_bounded_and_counted(house: House):
+    with (
+        mock.patch.object(rows, "write_tasks", side_effect=OperationalError("away")),
+        mock.patch.object(records, "RETRY_PAUSE", 0.01),
+        mock.patch.object(notes, "MAX_BYTES", 2_000),
+    ):
+        for _ in range(10):
+            await house.run("x" * 500)
+        assert house.recorder.dropped_events > 0
+    await house.written()
+    assert await StreamTask.objects.acount() == 10, "the rows are small, and stay"
+
+
+async def _of_parts(*parts: str) -> AsyncIterator[str]:
+    for part in parts:
+        yield part
+
+
+def _of(*parts: str) -> Callable[[], AsyncIterator[str]]:
+    return lambda: _of_parts(*parts)

@@ -150,18 +150,28 @@ async def test_one_reader_too_many_is_sent_away_to_come_back(tight_http: httpx2.
 # After the log expired
 
 
-async def test_an_expired_log_is_gone_and_its_record_stays(tight_http: httpx2.AsyncClient) -> None:
-    reading = await generate(tight_http, options={"tokens": 3, "interval": 0.01})
+async def left_memory(http: httpx2.AsyncClient) -> None:
+    """Wait until no task is in the server's memory."""
+
+    async def empty() -> bool:
+        return bool((await http.get("/stats")).json()["tasks"]["in_memory"] == 0)
+
+    assert await eventually(empty, 20)
+
+
+async def test_what_left_memory_is_replayed_from_the_database(tight_http: httpx2.AsyncClient) -> None:
+    reading = await generate(tight_http, options={"tokens": 40, "interval": 0.01})
     place = reading.response.headers["location"]
     fresh = (await tight_http.get(place)).json()
-
-    async def expired() -> bool:
-        return (await tight_http.get(f"{place}/events")).status_code == 410
-
-    assert await eventually(expired, 20)
-    assert (await tight_http.get(f"{place}/events")).json()["code"] == "events_pruned"
-    assert (await tight_http.get(f"{place}/events?after=1")).status_code == 410
+    durable = [(event.id, event.data) for event in reading.events if event.id]
+    for after in (0, 1, len(durable) // 2, len(durable) - 1):
+        await left_memory(tight_http)
+        again = await read_stream(tight_http, "GET", f"{place}/events?after={after}")
+        assert [(event.id, event.data) for event in again.events if event.id] == durable[after:]
+    await left_memory(tight_http)
     assert (await tight_http.get(f"{place}/events?after={reading.ids[-1]}")).status_code == 204
+    ahead = await tight_http.get(f"{place}/events?after={reading.ids[-1] + 1}")
+    assert (ahead.status_code, ahead.json()["code"]) == (409, "ahead_of_stream")
     timing = ("status_messages", "resumes", "blocked_ms")
     kept = (await tight_http.get(place)).json()
     for each in (kept, fresh):
@@ -176,10 +186,7 @@ async def test_a_failed_record_from_the_database_equals_the_one_from_memory(
     place = reading.response.headers["location"]
     fresh = (await tight_http.get(place)).json()
 
-    async def expired() -> bool:
-        return (await tight_http.get(f"{place}/events")).status_code == 410
-
-    assert await eventually(expired, 20)
+    await left_memory(tight_http)
     assert (await tight_http.get(place)).json()["error"] == fresh["error"]
 
 

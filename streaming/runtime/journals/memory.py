@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming.core import sse
-from streaming.core.events import Event, Truncated, encode
+from streaming.core.events import TERMINAL_NAMES, Event, Truncated, encode
 
 from .base import JournalClosed, JournalFull
 
@@ -63,6 +63,21 @@ class MemoryJournal:
         self._add(sse.content_frame(event_id, delta, channel), always=False, closes=False)
         return event_id
 
+    def adopt(self, first_id: int, frames: list[bytes]) -> None:
+        """Take over frames that were written elsewhere, the first of which has the id `first_id`.
+
+        Behind a hole only what follows it is kept (readers see the gap). The limit is the writer's affair.
+        """
+        if first_id > self.last_id + 1:
+            self.trim(self.last_id + 1)
+            self._first_id = first_id
+        for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
+            self._frames.append(frame)
+            self._account(len(frame) + _FRAME_OVERHEAD)
+        if self._frames:
+            self.closed = sse.name(self._frames[-1]) in TERMINAL_NAMES
+        self._wake()
+
     def read(self, after: int, limit: int) -> list[bytes]:
         start = max(after + 1 - self._first_id, 0)
         return self._frames[start : start + limit]
@@ -90,6 +105,9 @@ class MemoryJournal:
         self._frames.append(frame)
         self._account(cost)
         self.closed = closes
+        self._wake()
+
+    def _wake(self) -> None:
         # A copy: a reader may leave while it is being woken.
         for wake in tuple(self._subscribers):
             wake()

@@ -134,6 +134,9 @@ class FakeRecorder:
     def started(self, task: Task) -> None:
         self.calls.append(("started", task.id))
 
+    def appended(self, task: Task) -> None:
+        assert task.journal.last_id > 0
+
     def ended(self, task: Task) -> FakeCommit:
         assert task.final is not None
         assert not task.journal.closed, "the record comes before the reader"
