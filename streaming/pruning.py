@@ -1,0 +1,46 @@
+"""Deleting what is older than it has to be kept: ended tasks with their events, and counts of refusals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from streaming.core.states import State
+
+from .models import Refusal, Segment, StreamTask
+
+CHUNK: Final = 500
+"""Tasks deleted in one transaction: short enough that no writer waits for long."""
+
+_ENDED: Final = tuple(state.value for state in State if state.terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many rows went, or would go."""
+
+    tasks: int
+    refusals: int
+
+
+def prunable(before: datetime) -> tuple[QuerySet[StreamTask], QuerySet[Refusal]]:
+    """The tasks that ended before `before`, and the refusals of minutes before it. What waits or runs is
+    never among them."""
+    tasks = StreamTask.objects.filter(state__in=_ENDED, finished_at__lt=before)
+    return tasks, Refusal.objects.filter(minute__lt=before)
+
+
+def prune(before: datetime) -> Pruned:
+    """Delete them, in short transactions."""
+    tasks, refusals = prunable(before)
+    count = 0
+    while ids := list(tasks.order_by("finished_at").values_list("pk", flat=True)[:CHUNK]):
+        with transaction.atomic():
+            Segment.objects.filter(task_id__in=ids).delete()
+            StreamTask.objects.filter(pk__in=ids).delete()
+        count += len(ids)
+    return Pruned(count, refusals.delete()[0])
