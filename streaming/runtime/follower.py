@@ -140,6 +140,10 @@ class Follower:
         if self._cursor + 1 < journal.first_id:
             self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
             self._cursor = journal.first_id - 1
+        elif journal.dense_id < self._cursor < journal.last_id:
+            # What this reader saw did not survive a crash; all that is left is the end.
+            self._notices.append(Gap(requested=self._cursor, available_from=journal.last_id, lost=True))
+            self._cursor = journal.last_id - 1
         if self._status is not None:
             self._notices.append(self._status)
             self._status = None
@@ -152,7 +156,7 @@ class Follower:
             pieces.append(self._sign_of_life(now, sent_at))
         frames = journal.read(self._cursor, MAX_FRAMES)
         if frames:
-            self._cursor += len(frames)
+            self._cursor = self._behind(len(frames))
             pieces.append(framing.durable(frames, sent_at))
             self._throttle.content_flowed(now)
         if journal.closed and self._cursor >= journal.last_id:
@@ -243,6 +247,12 @@ class Follower:
     def closed(self) -> bool:
         """Whether nobody reads here any more."""
         return self._closed
+
+    def _behind(self, count: int) -> int:
+        """The cursor after `count` more frames, over the hole before the end if there is one."""
+        journal = self.task.journal
+        cursor = max(self._cursor, journal.first_id - 1) + count
+        return cursor if cursor <= journal.dense_id else journal.last_id
 
     def _ready(self) -> bool:
         return (

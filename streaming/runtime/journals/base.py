@@ -1,17 +1,22 @@
 """What every journal promises.
 
 Append assigns the id: 1, 2, 3 … without holes. Readers come with a cursor (the last id they have) and
-get what follows it; a reader whose cursor is older than `first_id - 1` has a gap and can see so.
+get what follows it; a reader whose cursor is older than `first_id - 1` has a gap and can see so. One hole is
+possible: after a crash the end stands far behind the last event that survived, so that no id ever names two
+events; a reader whose cursor is in that hole has read what is lost.
 Frames are the SSE bytes of the events, encoded once, shared by all readers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from streaming.core.errors import StorageFull
 from streaming.core.events import Event
+
+LOST_IDS: Final = 1_000_000
+"""How far behind the last event that survived a crash its end stands."""
 
 
 class JournalClosed(RuntimeError):
@@ -36,6 +41,11 @@ class Journal(Protocol):
     @property
     def first_id(self) -> int:
         """The oldest id that can be read; `last_id + 1` when none can."""
+        ...
+
+    @property
+    def dense_id(self) -> int:
+        """The newest id without a hole before it: `last_id`, except after a crash."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 from streaming.core import sse
 from streaming.core.events import TERMINAL_NAMES, Event, Truncated, encode
 
-from .base import JournalClosed, JournalFull
+from .base import LOST_IDS, JournalClosed, JournalFull
 
 # What a bytes object and its place in the list cost beside the payload (CPython, 64 bit).
 _FRAME_OVERHEAD: Final = 41
@@ -29,20 +29,26 @@ class MemoryJournals:
 class MemoryJournal:
     """See `base.Journal`."""
 
-    __slots__ = ("_first_id", "_frames", "_size", "_store", "_subscribers", "closed", "limit")
+    __slots__ = ("_first_id", "_frames", "_hole", "_size", "_store", "_subscribers", "closed", "limit")
 
     def __init__(self, store: MemoryJournals, limit: int) -> None:
         self._store = store
         self.limit = limit
         self._frames: list[bytes] = []
         self._first_id = 1
+        # Ids that were skipped before the last frame.
+        self._hole = 0
         self._size = 0
         self._subscribers: list[Callable[[], None]] = []
         self.closed = False
 
     @property
     def last_id(self) -> int:
-        return self._first_id + len(self._frames) - 1
+        return self._first_id + len(self._frames) - 1 + self._hole
+
+    @property
+    def dense_id(self) -> int:
+        return self.last_id - self._hole - 1 if self._hole else self.last_id
 
     @property
     def first_id(self) -> int:
@@ -66,9 +72,12 @@ class MemoryJournal:
     def adopt(self, first_id: int, frames: list[bytes]) -> None:
         """Take over frames that were written elsewhere, the first of which has the id `first_id`.
 
-        Behind a hole only what follows it is kept (readers see the gap). The limit is the writer's affair.
+        The hole that a crash leaves is kept as such; behind any other only what follows it is kept (readers
+        see the gap). The limit is the writer's affair.
         """
-        if first_id > self.last_id + 1:
+        if first_id >= self.last_id + LOST_IDS:
+            self._hole = first_id - self.last_id - 1
+        elif first_id > self.last_id + 1:
             self.trim(self.last_id + 1)
             self._first_id = first_id
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
@@ -80,6 +89,8 @@ class MemoryJournal:
 
     def read(self, after: int, limit: int) -> list[bytes]:
         start = max(after + 1 - self._first_id, 0)
+        if after >= self.dense_id and after < self.last_id:
+            start = len(self._frames) - 1
         return self._frames[start : start + limit]
 
     def trim(self, first_id: int) -> None:

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streaming.core import sse
 from streaming.core.errors import CursorAhead, EventsPruned, TooManyFollowers
 from streaming.core.framing import NDJSON, SSE
 from streaming.runtime.follower import MAX_FRAMES, NEVER_READ, FollowOptions, follow
+from streaming.runtime.journals.base import LOST_IDS
+from streaming.runtime.journals.memory import MemoryJournals
 from streaming.runtime.task import CancelReason
 
 from .fakes import (
@@ -414,6 +417,28 @@ async def test_gap_for_a_reader_that_is_behind():
     assert events[0].name == "gap"
     assert events[0].data["requested"] == before[-1].id
     assert [each.id for each in events if each.id] == list(range(40, task.journal.last_id + 1))
+
+
+@pytest.mark.parametrize("survived", [0, 3])
+@virtual_time
+async def test_after_a_crash_every_cursor_gets_what_survived_a_lost_gap_or_the_end(survived):
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(3, pause=0)))
+        await ended(task)
+        frames, end_id = task.journal.read(0, survived), survived + LOST_IDS
+        task.journal = MemoryJournals(1_000_000).create()
+        task.journal.adopt(1, frames)
+        task.journal.adopt(end_id, [sse.frame(end_id, "error", b'{"type":"error","code":"interrupted"}')])
+        for cursor in (0, survived, survived + 1, survived + 40, end_id - 1):
+            reader = Reader(supervisor, task, after=cursor)
+            events = [each for each in await reader.end() if each.name not in ("retry", "status")]
+            lost = [each.data for each in events if each.name == "gap"]
+            assert [each.id for each in events if each.id] == [*range(cursor + 1, survived + 1), end_id]
+            assert events[-1].name == "error"
+            if survived < cursor:
+                assert lost == [{"type": "gap", "requested": cursor, "available_from": end_id, "lost": True}]
+            else:
+                assert lost == []
 
 
 @virtual_time

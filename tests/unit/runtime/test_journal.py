@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from streaming.core import sse
 from streaming.core.events import Cancelled, Content, Error, Output, Truncated, decode
-from streaming.runtime.journals.base import JournalClosed, JournalFull
+from streaming.runtime.journals.base import LOST_IDS, JournalClosed, JournalFull
 from streaming.runtime.journals.memory import MemoryJournals
 
 # Each store: bytes that one journal may hold -> an object with `create()` and `size`.
@@ -293,3 +294,68 @@ def test_state_machine(make_store):
         suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(kind, settings=quick)
+
+
+# Written elsewhere
+
+
+def copy(frames, *cuts):
+    """A journal that adopts `frames` in pieces cut before these ids."""
+    made = MemoryJournals(BROAD).create()
+    points = [1, *cuts, len(frames) + 1]
+    for first_id, end in itertools.pairwise(points):
+        made.adopt(first_id, frames[first_id - 1 : end - 1])
+    return made
+
+
+def test_an_adopted_journal_reads_like_the_original(journal):
+    fill(journal, 9)
+    journal.append(END)
+    frames = journal.read(0, 99)
+    for cuts in ((), (4,), (2, 3, 9), (10,)):
+        copied = copy(frames, *cuts)
+        assert (copied.first_id, copied.last_id, copied.dense_id, copied.closed) == (1, 10, 10, True)
+        for after in range(11):
+            assert copied.read(after, 99) == frames[after:]
+
+
+def test_what_is_adopted_twice_is_there_once(journal):
+    fill(journal, 6)
+    frames = journal.read(0, 99)
+    copied = copy(frames)
+    copied.adopt(4, frames[3:])
+    copied.adopt(1, frames)
+    assert copied.read(0, 99) == frames
+
+
+def test_adopting_wakes_the_readers(journal):
+    fill(journal, 1)
+    woken = []
+    copied = MemoryJournals(BROAD).create()
+    copied.subscribe(lambda: woken.append(copied.last_id))
+    copied.adopt(1, journal.read(0, 1))
+    assert woken == [1]
+
+
+def test_behind_a_hole_only_the_rest_is_kept(journal):
+    fill(journal, 9)
+    frames = journal.read(0, 99)
+    copied = copy(frames[:3])
+    copied.adopt(7, frames[6:])
+    assert (copied.first_id, copied.last_id) == (7, 9)
+    assert ids(copied.read(0, 99)) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("survived", [0, 1, 5])
+def test_the_hole_of_a_crash_is_kept_before_the_end(journal, survived):
+    fill(journal, survived)
+    frames = journal.read(0, 99)
+    end = sse.frame(survived + LOST_IDS, "error", b"{}")
+    copied = copy(frames)
+    copied.adopt(survived + LOST_IDS, [end])
+    assert (copied.first_id, copied.dense_id, copied.last_id) == (1, survived, survived + LOST_IDS)
+    assert copied.closed
+    assert copied.read(0, 99) == [*frames, end]
+    for after in (survived, survived + 1, survived + LOST_IDS - 1):
+        assert copied.read(after, 99) == [end]
+    assert copied.read(survived + LOST_IDS, 99) == []
