@@ -14,7 +14,7 @@ import logging
 import tempfile
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Any, Final, TypeGuard
+from typing import IO, Any, ClassVar, Final, TypeGuard
 
 import django
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -58,8 +58,12 @@ def get_asgi_application() -> StreamingHandler:
 class StreamingHandler(ASGIHandler):
     """See the module."""
 
+    made: ClassVar[bool] = False
+    """Whether this process has made one."""
+
     def __init__(self) -> None:
         super().__init__()
+        StreamingHandler.made = True
         self._lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:

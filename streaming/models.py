@@ -63,6 +63,12 @@ class StreamTask(models.Model):
     error_message = models.TextField(_("error message"), blank=True)
     cancel_reason = models.CharField(_("cancelled by"), max_length=16, blank=True)
     text = models.TextField(_("text"), blank=True)
+    process = models.CharField(
+        _("process"), max_length=32, blank=True, help_text=_("Which process runs it, or ran it last.")
+    )
+    epoch = models.PositiveIntegerField(
+        _("epoch"), default=1, help_text=_("Rises when another process takes the task over.")
+    )
     purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
 
     class Meta:
@@ -73,6 +79,7 @@ class StreamTask(models.Model):
             models.Index(fields=("-created_at", "-id"), name="streaming_task_newest"),
             models.Index(fields=("owner", "-created_at", "-id"), name="streaming_task_owner"),
             models.Index(fields=("state", "-created_at"), name="streaming_task_state"),
+            models.Index(fields=("process", "state"), name="streaming_task_process"),
         )
         permissions = (
             ("read_content", _("Can read prompts and texts")),
@@ -82,6 +89,25 @@ class StreamTask(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+
+class Process(models.Model):
+    """A process that runs tasks. Its beat rises once a second; if it stands still, the process is dead."""
+
+    id = models.CharField(max_length=32, primary_key=True)
+    machine = models.CharField(
+        max_length=64, blank=True, help_text=_("Where its process number means something; empty if unknown.")
+    )
+    pid = models.PositiveIntegerField()
+    beat = models.PositiveBigIntegerField(default=0)
+    started_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = _("process")
+        verbose_name_plural = _("processes")
+
+    def __str__(self) -> str:
+        return f"{self.id[:8]} ({self.pid})"
 
 
 class Segment(models.Model):

@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
 
@@ -24,7 +25,8 @@ from streaming.core.states import State
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise
-from .rows import row_values, write_notes, write_refusals
+from .processes import TICK, Registry
+from .rows import row_values, taken_over, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,18 @@ _Refusals = Counter[tuple[datetime, str, str]]
 
 
 class DatabaseRecorder:
-    """See `ports.Recorder`. `interval`: seconds that records may trail behind."""
+    """See `ports.Recorder`. `interval`: seconds that records may trail behind. `registry`: this process among
+    those that share the database. `on_lost`: called in the writer's thread with the id of a task that another
+    process has taken over; nothing more is written of it."""
 
-    def __init__(self, interval: float) -> None:
+    def __init__(
+        self, interval: float, registry: Registry, on_lost: Callable[[str], object] = lambda task_id: None
+    ) -> None:
         self._interval = interval
+        self._registry = registry
+        self._on_lost = on_lost
+        self._next_tick = 0.0
+        self._able = True
         self._lock = threading.Condition()
         self._notes = Notes()
         self._refusals: _Refusals = Counter()
@@ -58,11 +68,11 @@ class DatabaseRecorder:
 
     def accepted(self, task: Task) -> Promise:
         """Note a new task."""
-        return self._note(task, Note(values=row_values(task)), urgent=task.state is State.QUEUED)
+        return self._note(task, Note(values=self._row(task)), urgent=task.state is State.QUEUED)
 
     def started(self, task: Task) -> None:
         """Note that a waiting task runs."""
-        self._note(task, Note(values=row_values(task)), urgent=False)
+        self._note(task, Note(values=self._row(task)), urgent=False)
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -80,7 +90,7 @@ class DatabaseRecorder:
         journal = task.journal
         batch = _new_events(task)
         batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
-        note = Note(values=row_values(task), text=journal.read(0, journal.last_id), batches=[batch])
+        note = Note(values=self._row(task), text=journal.read(0, journal.last_id), batches=[batch])
         return self._note(task, note, urgent=True)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
@@ -121,6 +131,14 @@ class DatabaseRecorder:
             self._lock.notify_all()
         if self._thread is not None:
             self._thread.join(seconds)
+
+    def start(self) -> None:
+        """Show life from now on, not only from the first task on."""
+        with self._lock:
+            self._wake_writer(urgent=False)
+
+    def _row(self, task: Task) -> dict[str, Any]:
+        return row_values(task) | {"process": self._registry.process_id}
 
     def _note(self, task: Task, note: Note, *, urgent: bool) -> Promise:
         promise = Promise(asyncio.get_running_loop())
@@ -164,16 +182,47 @@ class DatabaseRecorder:
         try:
             while self._wait_for_work():
                 if not self._write_batch() and self._closing:
-                    break
+                    return
+            self._leave()
         finally:
             connection.close()
 
     def _wait_for_work(self) -> bool:
-        """Whether there is work; False when closing and all is written."""
+        """Whether there is work; False when closing and all is written. Ticks meanwhile."""
+        while True:
+            with self._lock:
+                # A flush without notes stands for those that are being written when it is asked for.
+                self._writing = False
+                ready = self._lock.wait_for(
+                    self._has_work, timeout=max(0.0, self._next_tick - time.monotonic())
+                )
+            if time.monotonic() >= self._next_tick and not self._closing:
+                self._tick()
+            if ready:
+                return self._collect_for_a_moment()
+
+    def _has_work(self) -> bool:
+        return bool(self._notes or self._refusals or self._flushes or self._closing)
+
+    def _tick(self) -> None:
+        able, self._able = self._able, True
+        try:
+            self._registry.tick(time.monotonic(), able=able)
+        except (DatabaseError, InterfaceError) as error:
+            self._able = False
+            logger.warning("could not show life: %s", error)
+            connection.close()
+        self._next_tick = time.monotonic() + TICK
+
+    def _leave(self) -> None:
+        try:
+            self._registry.leave()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("could not say good-bye: %s", error)
+
+    def _collect_for_a_moment(self) -> bool:
+        """Wait until somebody is in a hurry or the interval is over; whether there is work."""
         with self._lock:
-            # A flush without notes stands for those that are being written when it is asked for.
-            self._writing = False
-            self._lock.wait_for(lambda: self._notes or self._refusals or self._flushes or self._closing)
             self._lock.wait_for(lambda: self._urgent or self._closing, timeout=self._interval)
             self._urgent = False
             self._writing = bool(self._notes or self._refusals or self._flushes)
@@ -188,6 +237,7 @@ class DatabaseRecorder:
             unwritable = self._write(notes, refusals)
         except (DatabaseError, InterfaceError):
             self.failed_writes += 1
+            self._able = False
             logger.exception("could not write %d records; trying again", len(notes))
             self._put_back(notes, refusals, flushes)
             connection.close()
@@ -208,29 +258,40 @@ class DatabaseRecorder:
         unwritable: set[str] = set()
         try:
             with transaction.atomic():
-                write_notes(notes)
+                lost = self._write_ours(notes)
                 write_refusals(refusals)
         except Exception as error:
             if _may_pass(error):
                 raise
-            unwritable = self._write_singly(notes)
+            lost, unwritable = self._write_singly(notes)
             with transaction.atomic():
                 write_refusals(refusals)
-        return unwritable
+        for task_id in lost:
+            logger.warning("task %s: another process has taken it over", task_id)
+            self._on_lost(task_id)
+        return unwritable | lost
 
-    def _write_singly(self, notes: Notes) -> set[str]:
-        unwritable = set()
+    def _write_ours(self, notes: Mapping[str, Note]) -> set[str]:
+        """Write all but what others have taken over, which is returned."""
+        lost = taken_over(notes, self._registry.process_id)
+        write_notes({task_id: note for task_id, note in notes.items() if task_id not in lost})
+        return lost
+
+    def _write_singly(self, notes: Notes) -> tuple[set[str], set[str]]:
+        """The tasks that others have taken over, and those that can never be written."""
+        lost: set[str] = set()
+        unwritable: set[str] = set()
         for task_id, note in notes.items():
             try:
                 with transaction.atomic():
-                    write_notes({task_id: note})
+                    lost |= self._write_ours({task_id: note})
             except Exception as error:
                 if _may_pass(error):
                     raise
                 unwritable.add(task_id)
                 self.dropped += 1
                 logger.exception("task %s: no database takes its record; dropped", task_id)
-        return unwritable
+        return lost, unwritable
 
     def _put_back(self, notes: Notes, refusals: _Refusals, flushes: list[Promise]) -> None:
         """Before what was noted meanwhile."""

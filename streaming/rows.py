@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,6 +29,15 @@ def write_tasks(rows: list[StreamTask]) -> None:
     StreamTask.objects.bulk_create(
         rows, batch_size=BATCH, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN
     )
+
+
+def taken_over(task_ids: Iterable[str], process_id: str) -> set[str]:
+    """Those of the tasks whose row belongs to another process by now; the rows are locked until the end of
+    the transaction, so that nobody takes over in between."""
+    rows = StreamTask.objects.select_for_update().exclude(process=process_id)
+    ids = list(task_ids)
+    chunks = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
+    return {pk for chunk in chunks for pk in rows.filter(pk__in=chunk).values_list("pk", flat=True)}
 
 
 def write_notes(notes: Mapping[str, Note]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import threading
 from collections.abc import Iterable
 from datetime import datetime
@@ -35,6 +36,7 @@ from . import conf
 from .access import Caller
 from .messages import DjangoMessages
 from .models import Segment, StreamTask
+from .processes import Registry
 from .records import DatabaseRecorder
 from .rendering import RenderedTexts
 from .retry import retry_spec
@@ -59,7 +61,12 @@ class Service:
     """See the module. Made and used inside one running event loop."""
 
     def __init__(self) -> None:
-        self.recorder = DatabaseRecorder(conf.sse().journal_flush_interval)
+        loop = asyncio.get_running_loop()
+        self.recorder = DatabaseRecorder(
+            conf.sse().journal_flush_interval,
+            Registry(secrets.token_hex(16)),
+            lambda task_id: loop.call_soon_threadsafe(self.supervisor.abandon, task_id),
+        )
         self.supervisor = Supervisor(
             conf.pools(),
             conf.stream_limits(),
@@ -69,6 +76,7 @@ class Service:
         )
         self._rendered = RenderedTexts()
         self._loading: dict[str, asyncio.Task[Task]] = {}
+        self.recorder.start()
 
     # Opening
 
@@ -305,6 +313,11 @@ def service() -> Service:
                 del _services[closed]
             found = _services[loop] = Service()
     return found
+
+
+async def begin(sender: Any, **kwargs: Any) -> None:
+    """The process starts: what a dead one left behind gets its end now, and not at the first request."""
+    service()
 
 
 async def close_service(grace: float) -> int:

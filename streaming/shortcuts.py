@@ -13,6 +13,8 @@ from functools import partial, wraps
 from typing import Any, Literal, ParamSpec
 
 import msgspec
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -109,6 +111,7 @@ async def start_in_background(
 
     The record is durable before the answer. Defaults: priority `batch`; the task goes on unread.
     """
+    _require_asgi(request)
     require_json_accepted(request)
     defaults: dict[str, Any] = {"kind": name, "priority": "batch", "on_disconnect": "continue"}
     wishes = Options(**defaults | options)
@@ -120,10 +123,19 @@ async def start_in_background(
 async def _stream(
     request: HttpRequest, opens: Callable[[], Any], arguments: dict[str, Any] | None, options: Options
 ) -> HttpResponseBase:
+    _require_asgi(request)
     wishes = follow_options(request, resumed=False)
     spec = await _spec(request, opens, arguments, options)
     follower = await service().open(spec, wishes)
     return EventStream(request, follower, wishes.framing.content_type)
+
+
+def _require_asgi(request: HttpRequest) -> None:
+    """Raises `ImproperlyConfigured` under WSGI: the event loop ends with the view, and the task with it."""
+    if not isinstance(request, ASGIRequest):
+        raise ImproperlyConfigured(
+            "a stream needs an ASGI server: manage.py serve, or runserver with daphne in INSTALLED_APPS"
+        )
 
 
 async def _spec(

@@ -214,6 +214,26 @@ class Supervisor:
         """Ask for the task's end; `task.ended` tells when it came. Idempotent."""
         self._stop(task, reason)
 
+    def abandon(self, task_id: str) -> None:
+        """Another process has taken the task over, and tells its end: stop, and say nothing more of it here.
+
+        Readers are sent away; they come back and find that end.
+        """
+        task = self._active.pop(task_id, None)
+        if task is None or task.final is not None:
+            return
+        self._waiting.leave(task)
+        for follower in list(task.followers):
+            if isinstance(follower, Follower):
+                follower.dismiss()
+        task.final = self._terminal_event(task, Interrupted(), task.timing(time.monotonic()))
+        if task.pump is None:
+            self.pool_of(task).ledger.release(task.ticket)
+        else:
+            task.pump.cancel()
+        if not task.ended.done():
+            task.ended.set_result(None)
+
     async def end(self, task: Task, outcome: Outcome) -> None:
         """Decide the terminal event (the first caller wins), make it durable, send it."""
         if task.final is not None:

@@ -18,6 +18,7 @@ from streaming import notes, records, rows
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
 from streaming.models import Refusal, Segment, StreamTask
+from streaming.processes import Registry
 from streaming.records import DatabaseRecorder
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
@@ -34,7 +35,7 @@ class House:
     """A supervisor with the real recorder."""
 
     def __init__(self, interval: float = 0.05) -> None:
-        self.recorder = DatabaseRecorder(interval)
+        self.recorder = DatabaseRecorder(interval, Registry("1" * 32))
         self.supervisor = Supervisor(
             {"agent_pool": pool_limits(max_workers=200)},
             stream_limits(),

@@ -13,6 +13,7 @@ from typing import Any, Final
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.urls import NoReverseMatch, reverse
 
 from streaming import conf
 from streaming.addresses import url_of
@@ -24,15 +25,17 @@ GRACEFUL_TIMEOUT: Final = 2
 KERNEL_PATIENCE: Final = 2
 """Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
 
-EXAMPLE: Final = (
-    '{"user_id":"test_user","category":"美食探店","topic":"新开的咖啡店","tone":"活泼可爱","length":"中等"}'
-)
+APPLICATION: Final = "streaming.asgi.application"
+"""What is served where a project names no ASGI_APPLICATION."""
+
+PAGES: Final = {"API description": "sluice:openapi-view", "Admin": "admin:index"}
+"""What is announced where the project has it: titles and names of URLs."""
 
 
 class Command(BaseCommand):
     """uvicorn with httptools and the best event loop there is, on a socket that notices dead readers."""
 
-    help = "Serve streams over HTTP at HOST:PORT (environment, .env, or the options)."
+    help = "Serve streams over HTTP at HOST:PORT (the settings of these names, or the options)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The address."""
@@ -46,8 +49,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Listen, say where, serve until told to stop."""
         _unbuffer()
-        host = options["host"] or settings.HOST
-        port = settings.PORT if options["port"] is None else options["port"]
+        host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
+        port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:
             listener = listen(host, port, conf.sse().connection_timeout + KERNEL_PATIENCE)
         except (OSError, OverflowError) as error:
@@ -71,16 +74,13 @@ class Command(BaseCommand):
         host, port = listener.getsockname()[:2]
         url = url_of(host, port)
         self.stdout.write(f"Sluice serves at {url} (uvicorn, httptools, {config.loop} event loop).")
-        self.stdout.write(f"  API description: {url}/docs     admin: {url}/admin/")
-        self.stdout.write("  Try it:")
-        self.stdout.write(
-            f"    curl -N -X POST {url}/content/generate/stream/async "
-            f"-H 'Content-Type: application/json' -d '{EXAMPLE}'"
-        )
+        for title, name in PAGES.items():
+            if path := _path_of(name):
+                self.stdout.write(f"  {title}: {url}{path}")
         for _, lines in serving.send(Command, url=url, host=host):
             for line in lines or ():
                 self.stdout.write(f"  {line}")
-        if settings.ALLOW_ANONYMOUS == "false":
+        if conf.allow_anonymous() == "false":
             self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
 
 
@@ -108,7 +108,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
 def _config() -> uvicorn.Config:
     limits = conf.server()
     return uvicorn.Config(
-        settings.ASGI_APPLICATION.replace(".application", ":application"),
+        ":".join(getattr(settings, "ASGI_APPLICATION", APPLICATION).rsplit(".", 1)),
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
         http="httptools",
         lifespan="on",
@@ -120,6 +120,14 @@ def _config() -> uvicorn.Config:
         access_log=False,
         log_config=None,
     )
+
+
+def _path_of(name: str) -> str:
+    """Where the project has the URL of that name; empty if it has not."""
+    try:
+        return reverse(name)
+    except NoReverseMatch:
+        return ""
 
 
 def _unbuffer() -> None:

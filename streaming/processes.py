@@ -1,0 +1,89 @@
+"""The processes that share a database: each shows that it lives, and takes over from those that do not.
+
+Everything here runs in the writer's thread, one look a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from django.db.models import F
+
+from streaming.core.liveness import Observer
+
+from .interruption import interrupt_tasks_of
+from .models import Process
+
+logger = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+"""Seconds between two beats."""
+
+
+class Registry:
+    """This process among the others. `process_id`: 32 hex digits, new for each start."""
+
+    def __init__(self, process_id: str) -> None:
+        self.process_id = process_id
+        self._observer = Observer()
+
+    def tick(self, now: float, *, able: bool) -> None:
+        """Show life, look at the others, and give the tasks of the dead their end. `now`: monotonic seconds;
+        `able`: whether the writes since the last tick succeeded. Raises what the database raises."""
+        self._beat()
+        for process_id in self._dead(now, able=able):
+            ended = interrupt_tasks_of(process_id, self.process_id)
+            logger.warning("process %s is dead: %d of its tasks were interrupted", process_id, ended)
+            Process.objects.filter(pk=process_id).delete()
+
+    def leave(self) -> None:
+        """The process goes down in order, with no task left."""
+        Process.objects.filter(pk=self.process_id).delete()
+
+    def _beat(self) -> None:
+        if not Process.objects.filter(pk=self.process_id).update(beat=F("beat") + 1):
+            # The first beat; or others held us for dead, and what was ours is theirs.
+            Process.objects.create(id=self.process_id, machine=machine(), pid=os.getpid())
+
+    def _dead(self, now: float, *, able: bool) -> set[str]:
+        others = list(Process.objects.exclude(pk=self.process_id))
+        silent = self._observer.look({each.id: each.beat for each in others}, now, able=able)
+        return silent | set(gone(others))
+
+
+def gone(processes: Iterable[Process]) -> list[str]:
+    """Those of this machine whose process number is nobody's any more, or has become our own (in a container
+    that was started again). That needs no waiting."""
+    return [
+        each.id for each in processes if each.machine and each.machine == machine() and not _runs(each.pid)
+    ]
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@cache
+def machine() -> str:
+    """What tells the process numbers of this machine, since it was started, from all others: a digest of the
+    boot's id and the process namespace. Empty where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()

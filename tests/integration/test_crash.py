@@ -1,0 +1,96 @@
+"""A process that is killed: its readers come back to another one, and are told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from streaming.runtime.journals.base import LOST_IDS
+from tests.support.client import STREAM, Reading, brief, client, eventually, generate, read_stream
+from tests.support.servers import environment, migrate, started
+
+pytestmark = pytest.mark.server
+
+LONG = {"tokens": 10_000, "interval": 0.01}
+
+
+async def text_of(http: httpx2.AsyncClient, place: str) -> str:
+    text: str = (await http.get(place)).json()["text"]
+    return text
+
+
+def numbered(reading: Reading) -> str:
+    return "".join(event.data["delta"] for event in reading.events if event.name == "content")
+
+
+@pytest.mark.parametrize("kind", ["serve", "daphne"])
+async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(kind: str, tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    migrate(env)
+    with started(kind, tmp_path, env) as first:
+        async with client(first.url) as http:
+            before = await generate(http, until=60, options=LONG)
+            await asyncio.sleep(0)
+        first.stop(signal.SIGKILL)
+    place = before.response.headers["location"]
+    with started(kind, tmp_path, env) as second:
+        async with client(second.url) as http:
+
+            async def has_ended() -> bool:
+                return bool((await http.get(place)).json()["state"] == "error")
+
+            assert await eventually(has_ended)
+            record = (await http.get(place)).json()
+            assert record["error"]["code"] == "interrupted"
+            assert record["error"]["retryable"] is True
+            whole = await read_stream(http, "GET", f"{place}/events")
+            assert whole.ids[:-1] == list(range(1, len(whole.ids)))
+            assert whole.ids[-1] == whole.ids[-2] + LOST_IDS
+            assert numbered(whole) == record["text"]
+            assert "".join(f"{k} " for k in range(10_000)).startswith(record["text"])
+            assert whole.end.name == "error"
+            seen = before.ids[-1]
+            rest = await read_stream(http, "GET", f"{place}/events?after={seen}")
+            gaps = [event.data for event in rest.events if event.name == "gap"]
+            survived = whole.ids[-2]
+            if seen > survived:
+                assert gaps == [
+                    {"type": "gap", "requested": seen, "available_from": whole.ids[-1], "lost": True}
+                ]
+            else:
+                assert gaps == []
+            assert [event for event in rest.ids if event <= survived] == list(range(seen + 1, survived + 1))
+            assert rest.end.id == whole.end.id
+
+
+async def test_what_had_ended_before_the_crash_keeps_its_end(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    migrate(env)
+    with started("serve", tmp_path, env) as first:
+        async with client(first.url) as http:
+            done = await generate(http, options={"tokens": 50, "interval": 0})
+        first.stop(signal.SIGKILL)
+    place = done.response.headers["location"]
+    with started("serve", tmp_path, env) as second:
+        async with client(second.url) as http:
+            again = await read_stream(http, "GET", f"{place}/events")
+            assert [(e.id, e.data) for e in again.events if e.id] == [
+                (e.id, e.data) for e in done.events if e.id
+            ]
+            assert (await http.get(f"{place}/events?after={done.ids[-1]}")).status_code == 204
+
+
+async def test_a_process_that_ends_in_order_leaves_no_trace_among_the_living(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    migrate(env)
+    with started("serve", tmp_path, env) as first:
+        async with client(first.url) as http:
+            await http.post(STREAM, json=brief(options={"tokens": 3, "interval": 0}))
+        assert first.stop() == 0
+        log = first.log()
+    with started("serve", tmp_path, env) as second:
+        assert "dead" not in log + second.log()
