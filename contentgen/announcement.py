@@ -1,9 +1,26 @@
-"""Who writes, in one line for an operator's terminal."""
+"""What `serve` says of this app on an operator's terminal: who writes, and a call to try it."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from django.urls import NoReverseMatch, reverse
+
 from . import conf
 from .providers import ProviderUnavailable, default_provider
+
+EXAMPLE: Final = (
+    '{"user_id":"test_user","category":"美食探店","topic":"新开的咖啡店","tone":"活泼可爱","length":"中等"}'
+)
+
+
+def first_call(url: str) -> list[str]:
+    """Lines with a call that streams from the server at `url`; none where the project has no such route."""
+    try:
+        place = reverse("content-stream")
+    except NoReverseMatch:
+        return []
+    return ["Try it:", f"  curl -N -X POST {url}{place} -H 'Content-Type: application/json' -d '{EXAMPLE}'"]
 
 
 def who_writes() -> str:

@@ -20,15 +20,15 @@ class ContentgenConfig(AppConfig):
         """Register the producer and the system checks; take part in a server's start and end."""
         from . import checks, producers  # noqa: F401
 
-        serving.connect(_say_who_writes, dispatch_uid="contentgen")
+        serving.connect(_announce, dispatch_uid="contentgen")
         starting.connect(_warm, dispatch_uid="contentgen")
         stopping.connect(_close, dispatch_uid="contentgen")
 
 
-def _say_who_writes(**kwargs: Any) -> list[str]:
-    from .announcement import who_writes
+def _announce(sender: Any, *, url: str, **kwargs: Any) -> list[str]:
+    from .announcement import first_call, who_writes
 
-    return [who_writes()]
+    return [*first_call(url), who_writes()]
 
 
 async def _warm(**kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from settings.settings import INSTALLED_APPS as ALL_APPS
 
 INSTALLED_APPS = [name for name in ALL_APPS if not name.startswith(("unfold", "accounts", "contentgen"))]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+LOGIN_URL = "admin:login"
 ROOT_URLCONF = "tests.django.plain_admin_urls"
 
 

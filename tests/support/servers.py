@@ -27,6 +27,9 @@ STOP_LIMIT = 30.0
 COMMANDS = {
     "serve": ["manage.py", "serve", "--port", "{port}"],
     "uvicorn": ["-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"],
+    "uvicorn without an own application": [
+        *("-m", "uvicorn", "streaming.asgi:application", "--port", "{port}", "--no-access-log")
+    ],
     "daphne": ["-m", "daphne", "-p", "{port}", "settings.asgi:application"],
     "runserver": ["manage.py", "runserver", "--noreload", "127.0.0.1:{port}"],
 }
@@ -112,13 +115,13 @@ def running(kind: str, folder: Path, **overrides: str) -> Iterator[Server]:
 
 
 @contextmanager
-def started(kind: str, folder: Path, env: dict[str, str]) -> Iterator[Server]:
-    """A server over a database that exists already."""
+def started(kind: str, folder: Path, env: dict[str, str], project: Path = ROOT) -> Iterator[Server]:
+    """A server over a database that exists already, of the project with its `manage.py` in `project`."""
     port = free_port()
-    output = folder / f"{kind}-{port}.log"
+    output = folder / f"{kind.split()[0]}-{port}.log"
     command = [sys.executable, *(piece.format(port=port) for piece in COMMANDS[kind])]
     with output.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=subprocess.STDOUT)
     server = Server(kind, port, process, output, folder / "test.sqlite3")
     try:
         _wait_until_it_answers(server)

@@ -108,18 +108,24 @@ class Room:
         self._leave(member)
         self.ledger.release(member.task.ticket)
 
-    def positions(self) -> dict[Member, int | None]:
-        """The position that each waiting task is told now."""
-        return {each: self.lines.place(each.task, self.clock.now)[0] for each in self.waiting}
+    def told(self) -> dict[Member, tuple[int, float]]:
+        """The position and the seconds that each waiting task is told now."""
+        answers = {}
+        for each in self.waiting:
+            position, eta = self.lines.place(each.task, self.clock.now)
+            assert position is not None
+            assert eta is not None
+            answers[each] = position, eta
+        return answers
+
+    def positions(self) -> list[int]:
+        """The positions that are told now, sorted."""
+        return sorted(position for position, _ in self.told().values())
 
     def line(self) -> list[Member]:
         """The waiting tasks by the position that they are told now."""
-        positions = self.positions()
-        return sorted(positions, key=lambda each: positions[each] or 0)
-
-    def etas(self) -> list[float | None]:
-        """The seconds that are told now, the first in line first."""
-        return [self.lines.place(each.task, self.clock.now)[1] for each in self.line()]
+        answers = self.told()
+        return sorted(answers, key=lambda each: answers[each][0])
 
     def active(self, owner: str) -> int:
         """Tasks of an owner, running and waiting."""
@@ -164,12 +170,27 @@ def loop():
 
 Step = tuple[str, Any, Any]
 
-arrive = st.tuples(st.just("arrive"), st.sampled_from(OWNERS), st.integers(0, 2))
 finish = st.tuples(st.just("finish"), st.integers(0, 9), st.none())
 withdraw = st.tuples(st.just("withdraw"), st.integers(0, 9), st.none())
 let_pass = st.tuples(st.just("pass"), st.sampled_from([0.25, 2.0, 9.0]), st.none())
-# Arrivals twice, so that lines form.
-stories = st.lists(arrive | arrive | finish | withdraw | let_pass, max_size=60)
+
+
+def waves(owners: str, classes: int, ebb: st.SearchStrategy[Step]) -> st.SearchStrategy[list[Step]]:
+    """Bursts of arrivals in one class, so that lines form, and what happens between them."""
+    burst = st.lists(st.sampled_from(owners), max_size=8)
+    wave = st.tuples(st.integers(0, classes - 1), burst, st.lists(ebb, max_size=8))
+    return st.lists(wave.map(steps_of), max_size=8).map(
+        lambda found: [step for each in found for step in each]
+    )
+
+
+def steps_of(wave: tuple[int, list[str], list[Step]]) -> list[Step]:
+    """The arrivals of a wave, then its ebb."""
+    priority, owners, ebb = wave
+    return [*(("arrive", owner, priority) for owner in owners), *ebb]
+
+
+stories = waves(OWNERS, 3, finish | withdraw | let_pass)
 workers = st.integers(1, 3)
 
 
@@ -186,14 +207,14 @@ def happen(room: Room, step: Step) -> None:
             room.clock.now += seconds
 
 
-def told(
+def play(
     loop: asyncio.AbstractEventLoop, steps: Iterable[Step], max_workers: int, ageing: float = NEVER
 ) -> Room:
     """A room where all this happened, with places for everybody; the line is looked at after each step."""
     room = Room(pool_limits(max_workers=max_workers, queue_size=100, aging_seconds=ageing), loop)
     for step in steps:
         happen(room, step)
-        room.positions()
+        room.told()
     return room
 
 
@@ -203,7 +224,7 @@ def told(
 @fast
 @given(steps=stories, max_workers=workers)
 def test_without_ageing_no_class_waits_behind_a_lower_one(loop, steps, max_workers):
-    for grant in told(loop, steps, max_workers).grants:
+    for grant in play(loop, steps, max_workers).grants:
         assert all(grant.member.priority <= other.priority for other in grant.others)
 
 
@@ -211,12 +232,12 @@ def test_without_ageing_no_class_waits_behind_a_lower_one(loop, steps, max_worke
 @given(steps=stories, max_workers=workers, ageing=st.sampled_from([AGEING, NEVER]))
 def test_arrival_decides_within_one_owner_and_class(loop, steps, max_workers, ageing):
     order: defaultdict[Seat, list[int]] = defaultdict(list)
-    for grant in told(loop, steps, max_workers, ageing).grants:
+    for grant in play(loop, steps, max_workers, ageing).grants:
         order[grant.member.seat].append(grant.member.number)
     assert all(numbers == sorted(numbers) for numbers in order.values())
 
 
-@fast
+@settings(fast, max_examples=30)
 @given(data=st.data(), burst=st.lists(st.integers(0, 2), min_size=135, max_size=135))
 def test_of_a_burst_35_are_served_in_order_of_class_and_100_refused(loop, data, burst):
     """R19: five run, thirty wait, a hundred more ask."""
@@ -246,7 +267,7 @@ def test_of_a_burst_35_are_served_in_order_of_class_and_100_refused(loop, data, 
 )
 def test_nobody_gets_more_than_the_share_and_one_while_others_wait(loop, first, later, max_workers):
     """From the moment the line forms, among those who have waited since: whatever the numbers they sent."""
-    room = told(loop, [("arrive", "holder", 0)] * max_workers, max_workers)
+    room = play(loop, [("arrive", "holder", 0)] * max_workers, max_workers)
     for owner in first:
         room.arrive(owner, 0)
     steady, turns, seen = set(first), Counter[str](), len(room.grants)
@@ -261,11 +282,11 @@ def test_nobody_gets_more_than_the_share_and_one_while_others_wait(loop, first, 
         seen = len(room.grants)
 
 
-@fast
-@given(steps=stories, max_workers=workers)
+@settings(fast, max_examples=200)
+@given(steps=waves("aaab", 2, finish | withdraw), max_workers=workers)
 def test_from_any_moment_on_two_who_wait_stay_within_two_turns(loop, steps, max_workers):
     """The bound of start-time fair queueing (Goyal, Vin and Cheng 1996, theorem 1) for tasks of one size."""
-    grants = told(loop, steps, max_workers).grants
+    grants = play(loop, steps, max_workers).grants
     for end, grant in enumerate(grants):
         mine = grant.member.seat
         for other in {each.seat for each in grant.others if each.priority == mine[1]} - {mine}:
@@ -275,6 +296,28 @@ def test_from_any_moment_on_two_who_wait_stay_within_two_turns(loop, steps, max_
                 assert ahead <= 2
 
 
+@fast
+@given(
+    here=st.integers(1, 8),
+    before=st.integers(0, 8),
+    whose=st.sampled_from([("a", 1), ("rush", 0)]),
+    coming=st.integers(1, 8),
+)
+def test_who_joins_a_line_takes_turns_from_then_on(loop, here, before, whose, coming):
+    """Some wait, and others are served: of the same owner, or of a higher class. Whoever then comes has
+    earned nothing by being away, and pays nothing for turns in another class."""
+    queued = [("arrive", "a", 1)] * here + [("arrive", *whose)] * before
+    room = play(loop, [("arrive", "holder", 0), *queued, *[("finish", 0, None)] * before], 1)
+    seen = len(room.grants)
+    for _ in range(coming):
+        room.arrive("b", 1)
+    while room.waiting:
+        room.finish(room.running[0])
+    turns = "".join(grant.member.owner for grant in room.grants[seen:])
+    pairs = min(here, coming)
+    assert turns[: 2 * pairs] in ("ab" * pairs, "ba" * pairs)
+
+
 # --- Ageing -------------------------------------------------------------------------------------------
 
 
@@ -282,7 +325,7 @@ def test_from_any_moment_on_two_who_wait_stay_within_two_turns(loop, steps, max_
 @given(steps=stories, max_workers=workers)
 def test_nobody_is_passed_by_who_came_a_whole_aging_step_later(loop, steps, max_workers):
     """One step for each class between them more, or fewer."""
-    for grant in told(loop, steps, max_workers, AGEING).grants:
+    for grant in play(loop, steps, max_workers, AGEING).grants:
         for other in grant.others:
             head_start = AGEING * (1 + other.priority - grant.member.priority)
             assert grant.member.arrived < other.arrived + head_start
@@ -317,11 +360,19 @@ def test_ageing_bounds_every_wait(seed, max_workers, places):
 
 
 @fast
-@given(steps=stories, max_workers=workers, ageing=st.sampled_from([AGEING, NEVER]))
-def test_the_positions_told_are_the_order_of_grants_if_nothing_else_happens(loop, steps, max_workers, ageing):
-    room = told(loop, steps, max_workers, ageing)
-    room.clock.now += MAX_AGE + 0.25
-    assert sorted(room.positions().values()) == list(range(1, len(room.waiting) + 1))
+@given(
+    steps=stories,
+    max_workers=workers,
+    ageing=st.sampled_from([AGEING, NEVER]),
+    later=st.sampled_from([MAX_AGE + 0.25, AGEING]),
+)
+def test_the_positions_told_are_the_order_of_grants_if_nothing_else_happens(
+    loop, steps, max_workers, ageing, later
+):
+    """Also when nothing has moved for a while: what is told is at most `MAX_AGE` old."""
+    room = play(loop, steps, max_workers, ageing)
+    room.clock.now += later
+    assert room.positions() == list(range(1, len(room.waiting) + 1))
     line, seen = room.line(), len(room.grants)
     while room.waiting:
         room.finish(room.running[0])
@@ -331,16 +382,17 @@ def test_the_positions_told_are_the_order_of_grants_if_nothing_else_happens(loop
 @fast
 @given(steps=stories, max_workers=workers)
 def test_who_runs_has_no_position(loop, steps, max_workers):
-    room = told(loop, steps, max_workers)
+    room = play(loop, steps, max_workers)
     assert {room.lines.place(each.task, room.clock.now) for each in room.running} <= {(None, None)}
 
 
 @fast
 @given(steps=stories, max_workers=workers)
 def test_estimates_are_finite_and_grow_with_the_position(loop, steps, max_workers):
-    etas = told(loop, steps, max_workers, AGEING).etas()
-    assert all(eta is not None and math.isfinite(eta) and eta >= 0 for eta in etas)
-    assert etas == sorted(etas, key=lambda eta: eta or 0)
+    answers = play(loop, steps, max_workers, AGEING).told()
+    etas = [eta for _, eta in sorted(answers.values())]
+    assert all(math.isfinite(eta) and eta >= 0 for eta in etas)
+    assert etas == sorted(etas)
 
 
 @fast
@@ -366,8 +418,6 @@ def test_with_even_service_times_the_estimate_is_off_by_less_than_one(gaps, serv
 
 class PoolMachine(RuleBasedStateMachine):
     """Anything that tasks can do to a narrow pool: what holds at every moment, and after all have left."""
-
-    room: Room | None = None
 
     @initialize(
         max_workers=workers,
@@ -416,24 +466,21 @@ class PoolMachine(RuleBasedStateMachine):
         self.room.clock.now += seconds
 
     @invariant()
-    @precondition(lambda self: self.room)
     def no_more_run_and_wait_than_may(self):
         assert self.room.ledger.running == len(self.room.running) <= self.limits.max_workers
         assert self.room.ledger.waiting == len(self.room.waiting) <= self.limits.queue_size
 
     @invariant()
-    @precondition(lambda self: self.room)
     def nobody_waits_while_a_permit_is_free(self):
         assert not self.room.waiting or len(self.room.running) == self.limits.max_workers
 
     @invariant()
-    @precondition(lambda self: self.room)
     def positions_are_dense(self):
-        assert sorted(self.room.positions().values()) == list(range(1, len(self.room.waiting) + 1))
+        assert self.room.positions() == list(range(1, len(self.room.waiting) + 1))
 
     def teardown(self):
         """Whoever is left goes: then the pool is as it was at the start, for everybody."""
-        if self.room is None:
+        if not hasattr(self, "room"):
             return
         while self.room.waiting:
             self.room.withdraw(self.room.waiting[-1])

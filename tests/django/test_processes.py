@@ -1,0 +1,168 @@
+"""Processes that share a database: who is dead, who takes over, and who writes no more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from streaming.interruption import interrupt_tasks_of
+from streaming.models import Process, Segment, StreamTask
+from streaming.processes import Registry, gone, machine
+from streaming.records import DatabaseRecorder
+from streaming.runtime.journals.base import LOST_IDS
+from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.task import Task
+from tests.support.client import eventually
+from tests.unit.runtime.fakes import FakeMessages, Reader, ended, pool_limits, spec, stream_limits
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MINE, OTHER = "a" * 32, "b" * 32
+
+
+def beats() -> dict[str, int]:
+    return dict(Process.objects.values_list("id", "beat"))
+
+
+def test_each_tick_is_a_beat_and_leaving_removes_it():
+    registry = Registry(MINE)
+    for second in range(4):
+        registry.tick(second, able=True)
+    assert beats() == {MINE: 3}
+    registry.leave()
+    assert beats() == {}
+
+
+def test_a_silent_process_is_dead_after_five_seconds_and_a_beating_one_is_not():
+    # Of another machine, so that only its beat tells.
+    Process.objects.create(id=OTHER, machine="elsewhere", pid=1)
+    registry = Registry(MINE)
+    for second in range(5):
+        registry.tick(second, able=True)
+    assert OTHER in beats()
+    Process.objects.filter(pk=OTHER).update(beat=1)
+    for second in range(5, 10):
+        registry.tick(second, able=True)
+    assert OTHER in beats()
+    registry.tick(10, able=True)
+    assert OTHER not in beats()
+
+
+def test_who_was_held_for_dead_comes_back_as_a_new_entry():
+    registry = Registry(MINE)
+    registry.tick(0, able=True)
+    Process.objects.all().delete()
+    registry.tick(1, able=True)
+    assert beats() == {MINE: 0}
+
+
+@pytest.mark.skipif(not machine(), reason="this system does not tell its processes' home")
+def test_a_process_number_that_is_nobodys_needs_no_waiting():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here: dict[str, Any] = {"machine": machine()}
+    processes = [
+        Process(id="1" * 32, pid=child.pid, **here),
+        Process(id="2" * 32, pid=os.getpid(), **here),
+        Process(id="3" * 32, pid=os.getppid(), **here),
+        Process(id="4" * 32, pid=child.pid, machine="elsewhere"),
+        Process(id="5" * 32, pid=child.pid, machine=""),
+    ]
+    assert gone(processes) == ["1" * 32, "2" * 32]
+
+
+class House:
+    """A supervisor and its recorder, as a process of their own."""
+
+    def __init__(self, process_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.recorder = DatabaseRecorder(
+            0.05,
+            Registry(process_id),
+            lambda task_id: loop.call_soon_threadsafe(self.supervisor.abandon, task_id),
+        )
+        self.supervisor = Supervisor(
+            {"agent_pool": pool_limits()},
+            stream_limits(),
+            self.recorder,
+            FakeMessages(),
+            connections.close_all,
+        )
+
+    def open(self, source: Any) -> Task:
+        task = self.supervisor.open(spec(source))
+        self.supervisor.record(task)
+        return task
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House(MINE)
+    yield made
+    await asyncio.to_thread(made.recorder.close, 20.0)
+    made.supervisor.close()
+
+
+async def held_up_after(text: str, goes_on: asyncio.Event) -> AsyncIterator[str]:
+    yield text
+    await goes_on.wait()
+    yield "what nobody may see any more"
+
+
+async def test_who_lost_a_task_stops_and_writes_nothing_more(house: House):
+    goes_on = asyncio.Event()
+    task = house.open(lambda: held_up_after("survives", goes_on))
+    reader = Reader(house.supervisor, task)
+    await reader.saw("survives")
+    assert await house.recorder.flush().wait(20)
+    assert await sync_to_async(interrupt_tasks_of)(MINE, OTHER) == 1
+    goes_on.set()
+    events = await reader.end()
+    assert events[-1].name == "reconnect", "the end is told by who took over, and by nobody else"
+    assert await house.recorder.flush().wait(20)
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.state, row.error_code, row.text, row.epoch) == ("error", "interrupted", "survives", 2)
+    stored = [each async for each in Segment.objects.order_by("first_id").values_list("last_id", flat=True)]
+    assert stored[-1] == stored[-2] + LOST_IDS
+    assert house.supervisor.statistics()["tasks"] == {"active": 0, "in_memory": 0}
+
+    async def permit_is_back() -> bool:
+        return house.supervisor.pools["agent_pool"].ledger.statistics().running == 0
+
+    assert await eventually(permit_is_back)
+
+
+async def test_of_two_who_take_over_one_does(house: House):
+    task = house.open(lambda: held_up_after("x", asyncio.Event()))
+    assert await house.recorder.flush().wait(20)
+    first, second = await asyncio.gather(
+        *(asyncio.to_thread(_in_thread, MINE, by) for by in (OTHER, "c" * 32))
+    )
+    assert first + second == 1
+    assert (await StreamTask.objects.aget(pk=task.id)).epoch == 2
+
+
+async def test_a_task_that_had_ended_keeps_its_end(house: House):
+    async def source() -> AsyncIterator[str]:
+        yield "whole"
+
+    task = house.open(source)
+    await ended(task)
+    assert await house.recorder.flush().wait(20)
+    assert await sync_to_async(interrupt_tasks_of)(MINE, OTHER) == 0
+    assert (await StreamTask.objects.aget(pk=task.id)).state == "complete"
+
+
+def _in_thread(process_id: str, by: str) -> int:
+    try:
+        return interrupt_tasks_of(process_id, by)
+    finally:
+        connections.close_all()
