@@ -26,12 +26,17 @@ TICK: Final = 1.0
 """Seconds between two beats."""
 
 
+_here: Final[set[str]] = set()
+"""The ids that live in this process: each event loop has one."""
+
+
 class Registry:
     """This process among the others. `process_id`: 32 hex digits, new for each start."""
 
     def __init__(self, process_id: str) -> None:
         self.process_id = process_id
         self._observer = Observer()
+        _here.add(process_id)
 
     def tick(self, now: float, *, able: bool) -> None:
         """Show life, look at the others, and give the tasks of the dead their end. `now`: monotonic seconds;
@@ -44,6 +49,7 @@ class Registry:
 
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
+        _here.discard(self.process_id)
         Process.objects.filter(pk=self.process_id).delete()
 
     def _beat(self) -> None:
@@ -52,7 +58,7 @@ class Registry:
             Process.objects.create(id=self.process_id, machine=machine(), pid=os.getpid())
 
     def _dead(self, now: float, *, able: bool) -> set[str]:
-        others = list(Process.objects.exclude(pk=self.process_id))
+        others = list(Process.objects.exclude(pk__in=_here))
         silent = self._observer.look({each.id: each.beat for each in others}, now, able=able)
         return silent | set(gone(others))
 

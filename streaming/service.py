@@ -10,6 +10,7 @@ import asyncio
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
@@ -53,6 +54,9 @@ RECORD_PATIENCE: Final = 5.0
 CANCEL_WAIT: Final = 2.0
 """Seconds that a cancel call waits for the terminal event, which comes within one."""
 
+TAKEOVER_PATIENCE: Final = 2.0
+"""Seconds that a reader of a task that runs nowhere here waits for its end."""
+
 LONG_TEXT: Final = 262_144
 """Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
 
@@ -76,7 +80,6 @@ class Service:
         )
         self._rendered = RenderedTexts()
         self._loading: dict[str, asyncio.Task[Task]] = {}
-        self.recorder.start()
 
     # Opening
 
@@ -277,8 +280,7 @@ class Service:
         return await asyncio.shield(loading)
 
     async def _load_once(self, row: StreamTask) -> Task:
-        if not State(row.state).terminal:
-            raise EventsPruned(row.id)
+        row = await self._once_ended(row)
         segments = await sync_to_async(lambda: list(stored_events(row.id)))()
         journal = self.supervisor.new_journal()
         for first_id, frames in segments:
@@ -292,10 +294,27 @@ class Service:
         self.supervisor.keep(task)
         return task
 
+    async def _once_ended(self, row: StreamTask) -> StreamTask:
+        """The row with its end, which whoever takes over from a dead process writes within a moment.
+
+        Raises `EventsPruned` when nobody does.
+        """
+        began, schedule = time.monotonic(), conf.poll_schedule()
+        while not State(row.state).terminal:
+            waited = time.monotonic() - began
+            if waited > TAKEOVER_PATIENCE:
+                raise EventsPruned(row.id)
+            await asyncio.sleep(schedule.pause(waited))
+            row = await self._record(row.id)
+        return row
+
     async def _record(self, task_id: str) -> StreamTask:
         row = await StreamTask.objects.filter(pk=task_id).afirst()
         if row is None:
             raise TaskNotFound(task_id)
+        if not State(row.state).terminal:
+            # It runs elsewhere, or its process is dead: look, also where no server said that it starts.
+            self.recorder.start()
         return row
 
 
@@ -317,7 +336,7 @@ def service() -> Service:
 
 async def begin(sender: Any, **kwargs: Any) -> None:
     """The process starts: what a dead one left behind gets its end now, and not at the first request."""
-    service()
+    service().recorder.start()
 
 
 async def close_service(grace: float) -> int:

@@ -220,13 +220,14 @@ class Supervisor:
         Readers are sent away; they come back and find that end.
         """
         task = self._active.pop(task_id, None)
-        if task is None or task.final is not None:
+        if task is None:
             return
         self._waiting.leave(task)
         for follower in list(task.followers):
             if isinstance(follower, Follower):
                 follower.dismiss()
-        task.final = self._terminal_event(task, Interrupted(), task.timing(time.monotonic()))
+        if task.final is None:
+            task.final = self._terminal_event(task, Interrupted(), task.timing(time.monotonic()))
         if task.pump is None:
             self.pool_of(task).ledger.release(task.ticket)
         else:
@@ -252,7 +253,8 @@ class Supervisor:
             if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1
         finally:
-            self._publish_end(task)
+            if task.id in self._active:
+                self._publish_end(task)
 
     # The pump's host
 
