@@ -11,9 +11,10 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.views import redirect_to_login
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.views.defaults import page_not_found
 from django.views.decorators.http import require_safe
 
 from streaming.core.errors import TaskNotFound
@@ -36,7 +37,8 @@ def page(view: PageView[P]) -> PageView[P]:
         try:
             return await view(request, *args, **kwargs)
         except TaskNotFound as error:
-            raise Http404 from error
+            # Also under DEBUG, where Http404 would show the developer's page.
+            return await sync_to_async(page_not_found)(request, error)
         except Problem as problem:
             if problem.status == 401:
                 return redirect_to_login(request.get_full_path())

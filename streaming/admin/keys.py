@@ -19,7 +19,7 @@ from django.views.decorators.http import require_POST
 from streaming import keys
 from streaming.models import ApiKey
 
-from . import words
+from . import forms, words
 from .theme import ModelAdmin, label
 
 
@@ -72,6 +72,20 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[type-arg]
 
     # Making one
 
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """One form makes one key: a reload of the page with the key sends the form again."""
+        if request.method == "POST" and self.has_add_permission(request) and not forms.take(request):
+            text = _(
+                "This form was sent already; the key was shown once. Make another one if you did not copy it."
+            )
+            self.message_user(request, text, messages.WARNING)
+            place: HttpResponse = self.response_post_save_add(request, None)
+            return place
+        page: HttpResponse = super().add_view(request, form_url, extra_context)
+        return page
+
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         """A new key needs a user and a name."""
         return (
@@ -123,6 +137,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[type-arg]
         may_revoke = key is not None and key.revoked_at is None and self.has_change_permission(request, key)
         context |= {
             "may_revoke": may_revoke,
+            "form_mark": forms.give(request) if key is None else None,
             "show_save_and_add_another": False,
             "show_save_and_continue": False,
         }

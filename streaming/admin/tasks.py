@@ -11,7 +11,7 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import path, reverse
+from django.urls import NoReverseMatch, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -27,7 +27,7 @@ from streaming.runtime.task import Task
 from . import process, words
 from .detail import Content, detail_of
 from .filters import ErrorFilter, KindFilter, PeriodFilter, PoolFilter, ReasonFilter, RouteFilter, StateFilter
-from .theme import ReadOnlyAdmin
+from .theme import ChangeList, ReadOnlyAdmin
 
 logger = logging.getLogger("streaming")
 
@@ -42,7 +42,28 @@ HEAVY: Final = (*CONTENT, "snapshot", "timing", "usage")
 AT_ONCE: Final = 100
 """Tasks that one action takes: more would hold up the request for too long."""
 
+_ID_IS_HIDDEN: Final = gettext_lazy(
+    "This task is anonymous: whoever knows its id can read it. So only people with the permission "
+    "streaming.read_content may open it."
+)
+
 ACTIVE: Final = [state.value for state in State if not state.terminal]
+
+
+class TaskList(ChangeList):
+    """The list, which does not give away ids (see `hides_id`)."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """The rows of the page, each with `id_is_hidden`."""
+        super().get_results(request)
+        for row in self.result_list:
+            row.id_is_hidden = hides_id(request, row)
+
+    def url_for_result(self, result: Any) -> str:
+        """The task's page. Raises `NoReverseMatch`, the list's word for no link, for hidden ids."""
+        if result.id_is_hidden:
+            raise NoReverseMatch
+        return super().url_for_result(result)
 
 
 @admin.register(StreamTask)
@@ -53,14 +74,13 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     list_display = (
         "short_id",
         "state_in_words",
-        "kind",
         "who",
-        "route_in_words",
-        "reason_in_words",
         "accepted",
         "queued",
         "first_content",
         "total",
+        "kind",
+        "way",
         "length",
         "model_name",
     )
@@ -83,9 +103,28 @@ class StreamTaskAdmin(ReadOnlyAdmin):
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """A hand-written URL does not search in what its author may not read, nor in what no index helps."""
-        if lookup.split("__")[0] in HEAVY:
+        column = lookup.split("__")[0]
+        if column in HEAVY or (column in ("id", "pk") and not (request and may_read(request))):
             return False
         return super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """Who may not know ids cannot find them digit by digit."""
+        fields = self.search_fields
+        return fields if may_read(request) else ("=id", *(name for name in fields if name != "id"))
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[TaskList]:
+        """The list, which hides ids."""
+        return TaskList
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> StreamTask | None:
+        """The task, for every page about it. Raises `PermissionDenied` where the id is not to be known."""
+        row: StreamTask | None = super().get_object(request, object_id, from_field)
+        if row is not None and hides_id(request, row) and self.has_view_permission(request):
+            raise PermissionDenied(_ID_IS_HIDDEN)
+        return row
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         """Whether the user may end other people's tasks."""
@@ -96,6 +135,10 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         return request.user.has_perm("streaming.retry_streamtask")
 
     # Columns
+
+    def action_checkbox(self, obj: Any) -> SafeString:
+        """None where the id is hidden: it is the value of the box."""
+        return SafeString() if obj.id_is_hidden else super().action_checkbox(obj)
 
     @admin.display(description=gettext_lazy("task"), ordering="id")
     def short_id(self, row: StreamTask) -> str:
@@ -111,16 +154,6 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     def who(self, row: StreamTask) -> SafeString:
         """The signed-in owner and the end user."""
         return words.who(row)
-
-    @admin.display(description=gettext_lazy("route"), ordering="route")
-    def route_in_words(self, row: StreamTask) -> str:
-        """Which way."""
-        return words.word(row.route, words.ROUTES)
-
-    @admin.display(description=gettext_lazy("reason"), ordering="reason")
-    def reason_in_words(self, row: StreamTask) -> str:
-        """Why that way."""
-        return words.word(row.reason, words.REASONS)
 
     @admin.display(description=gettext_lazy("accepted"), ordering="created_at")
     def accepted(self, row: StreamTask) -> SafeString:
@@ -141,6 +174,11 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     def total(self, row: StreamTask) -> str:
         """Time from acceptance to the end."""
         return words.duration(row.total_ms)
+
+    @admin.display(description=gettext_lazy("route"), ordering="reason")
+    def way(self, row: StreamTask) -> str:
+        """Which way, and why that one."""
+        return words.verdict(row)
 
     @admin.display(description=gettext_lazy("length"), ordering="content_length")
     def length(self, row: StreamTask) -> str:
@@ -286,6 +324,12 @@ class StreamTaskAdmin(ReadOnlyAdmin):
 def may_read(request: HttpRequest) -> bool:
     """Whether the user may see prompts and texts."""
     return request.user.has_perm(READ_CONTENT)
+
+
+def hides_id(request: HttpRequest, row: StreamTask) -> bool:
+    """Whether the user may see no more than the beginning of the id: who knows that of an anonymous task can
+    read the stream over the API."""
+    return row.owner_id is None and not may_read(request)
 
 
 def _is_detail(request: HttpRequest) -> bool:

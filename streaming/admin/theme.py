@@ -14,10 +14,13 @@ THEMED: Final = apps.is_installed("unfold")
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin, SimpleListFilter
+    from django.contrib.admin.views.main import ChangeList
 elif THEMED:
     from unfold.admin import ModelAdmin
+    from unfold.views import ChangeList
 else:
     from django.contrib.admin import ModelAdmin
+    from django.contrib.admin.views.main import ChangeList
 
 if not TYPE_CHECKING:
     if apps.is_installed("unfold.contrib.filters"):
@@ -25,7 +28,7 @@ if not TYPE_CHECKING:
     else:
         from django.contrib.admin import SimpleListFilter
 
-__all__ = ["ModelAdmin", "ReadOnlyAdmin", "SimpleListFilter", "label"]
+__all__ = ["ChangeList", "ModelAdmin", "ReadOnlyAdmin", "SimpleListFilter", "label"]
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]

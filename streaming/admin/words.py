@@ -138,8 +138,12 @@ def pretty(value: Any) -> str:
 def decision(row: StreamTask) -> str:
     """Why the task went its way: `running 5 of 5, waiting 3 of 30 → via the queue: workers busy`."""
     load = _load(row.snapshot) if row.snapshot else ""
-    verdict = f"{word(row.route, ROUTES)}: {word(row.reason, REASONS)}"
-    return f"{load} → {verdict}" if load else verdict
+    return f"{load} → {verdict(row)}" if load else verdict(row)
+
+
+def verdict(row: StreamTask) -> str:
+    """The way and its reason: `via the queue: workers busy`."""
+    return f"{word(row.route, ROUTES)}: {word(row.reason, REASONS)}"
 
 
 def _load(snapshot: dict[str, Any]) -> str:

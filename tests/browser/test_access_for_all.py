@@ -62,6 +62,21 @@ async def test_all_of_it_works_from_the_keyboard(home: Visit) -> None:
     await reaches(page, "cancelled")
 
 
+async def test_the_focus_is_never_lost(home: Visit) -> None:
+    page = home.page
+    focused = "document.activeElement.textContent.trim()"
+    await page.get_by_label("Topic").fill("focus")
+    await page.locator("[data-generate]").press("Enter")
+    await has_written(page, "focus")
+    assert "Write" in await page.evaluate(focused)
+    await page.get_by_role("button", name="Stop").press("Enter")
+    await reaches(page, "cancelled")
+    assert await page.evaluate(focused) in ("Copy", "Again")
+    await page.get_by_role("button", name="Again").press("Enter")
+    await has_written(page, "focus")
+    assert await page.evaluate(focused) in ("Stop", "Copy")
+
+
 async def test_focus_is_always_visible(home: Visit) -> None:
     page = home.page
     for _ in range(25):

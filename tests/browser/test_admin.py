@@ -47,9 +47,9 @@ async def violations_in(page: Page, parts: str) -> list[str]:
     ]
 
 
-def started(site: Server, options: Mapping[str, object]) -> str:
+def started(site: Server, options: Mapping[str, object], **members: object) -> str:
     """A task in the background; its id."""
-    answer = httpx2.post(f"{site.url}{LATER}", json=brief(options=options), trust_env=False)
+    answer = httpx2.post(f"{site.url}{LATER}", json=brief(options=options, **members), trust_env=False)
     assert answer.status_code == 202
     return str(answer.json()["task_id"])
 
@@ -73,6 +73,37 @@ async def test_a_task_is_cancelled_and_started_again(
         await expect(page.get_by_text("1 started again.")).to_be_visible()
         await page.get_by_role("button", name="Cancel").click()
         await expect(page.get_by_text("1 cancelled.")).to_be_visible()
+
+
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+async def test_durations_are_in_view_on_a_small_screen(
+    browser: Browser, site: Server, session: str, language: str
+) -> None:
+    task_id = started(site, SHORT, user_id="somebody-with-a-name-that-is-long")
+    async with operating(browser, site, session, "light") as seen:
+        page = seen.page
+        await seen.context.set_extra_http_headers({"Accept-Language": language})
+        await page.set_viewport_size({"width": 1280, "height": 800})
+        await page.goto(f"{site.url}{LIST}")
+        for name in ("state_in_words", "who", "accepted", "queued", "first_content", "total"):
+            cell = page.get_by_role("row").filter(has_text=task_id[:8]).locator(f".field-{name}")
+            box = await cell.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= 1280, name
+
+
+async def test_a_reload_of_the_page_with_the_key_makes_no_second_one(
+    browser: Browser, site: Server, session: str
+) -> None:
+    async with operating(browser, site, session, "light") as seen:
+        page = seen.page
+        await page.goto(f"{site.url}{KEYS}add/")
+        await page.get_by_label("Name").fill("made once")
+        await page.get_by_label("Name").press("Enter")
+        await expect(page.get_by_label("API key", exact=True)).to_be_visible()
+        await page.reload()
+        await expect(page.get_by_text("This form was sent already")).to_be_visible()
+        await expect(page.get_by_role("row").filter(has_text="made once")).to_have_count(1)
 
 
 async def test_what_a_model_wrote_runs_nothing(browser: Browser, site: Server, session: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -11,7 +13,8 @@ from playwright.async_api import Browser, expect
 from tests.browser.steps import SCRIPT_TEXT, cancelled, has_written, part, reaches, started, text, write
 from tests.support.browser import CuttingProxy, Visit, cutting, visit
 from tests.support.client import client, eventually
-from tests.support.servers import Server
+from tests.support.servers import Server, environment, free_port, migrate
+from tests.support.servers import started as started_server
 
 LOST = ("net::ERR_", "Failed to load resource")
 """What Chromium says about a connection that is cut."""
@@ -44,6 +47,70 @@ async def test_stop_ends_the_task(home: Visit, site: Server) -> None:
         record = (await http.get(f"/streams/{page.url.split('#')[1]}")).json()
     assert record["state"] == "cancelled"
     assert await text(page).text_content() == record["text"]
+
+
+async def test_stop_before_the_answer_stops_the_task_once_it_is_known(
+    cuttable: Visit, proxy: CuttingProxy, site: Server
+) -> None:
+    page = cuttable.page
+    proxy.answers.clear()
+    await write(page, writer="scripted")
+    await page.get_by_role("button", name="Stop").click()
+    await expect(part(page, "state-text")).to_have_text("Stopping")
+    proxy.answers.set()
+    await reaches(page, "cancelled")
+    async with client(site.url) as http:
+        record = (await http.get(f"/streams/{page.url.split('#')[1]}")).json()
+    assert record["state"] == "cancelled"
+
+
+async def test_stop_while_cut_off_is_done_on_return(cuttable: Visit, proxy: CuttingProxy) -> None:
+    page = cuttable.page
+    await write(page, writer="scripted")
+    await has_written(page, "5 ")
+    proxy.refuse = True
+    proxy.cut()
+    await expect(part(page, "connection")).to_contain_text("Connection lost")
+    await page.get_by_role("button", name="Stop").click()
+    proxy.refuse = False
+    await reaches(page, "cancelled")
+    assert await text(page).text_content() != SCRIPT_TEXT
+
+
+async def test_impatience_starts_one_task(home: Visit) -> None:
+    page = home.page
+    started_tasks: list[str] = []
+    page.on(
+        "request", lambda request: started_tasks.append(request.url) if request.method == "POST" else None
+    )
+    await page.get_by_label("Topic").fill("patience")
+    for _ in range(4):
+        await page.keyboard.press("Control+Enter")
+        # Playwright's own click would wait until the button is enabled again.
+        await page.locator("[data-generate]").evaluate("button => button.click()")
+    await reaches(page, "finished")
+    assert len(started_tasks) == 1
+
+
+async def test_a_killed_server_takes_no_text_away(browser: Browser, tmp_path: Path) -> None:
+    env = environment(tmp_path, SSE_RETRY="0.2", PORT=str(free_port()))
+    migrate(env)
+    with started_server("serve", tmp_path, env) as first:
+        async with cutting(first.port) as proxy, visit(browser, proxy.url) as seen:
+            seen.allowed = (*LOST, "404", "410", "500")
+            await write(seen.page, writer="scripted")
+            await has_written(seen.page, "30 ")
+            read = await text(seen.page).text_content()
+            first.stop(signal.SIGKILL)
+            with started_server("serve", tmp_path, env) as second:
+                proxy.retarget(second.port)
+                await reaches(seen.page, "failed")
+                shown = await text(seen.page).text_content()
+                assert read is not None
+                assert shown is not None
+                assert shown.startswith(read)
+                await expect(seen.page.get_by_role("button", name="Again", exact=True)).to_be_visible()
+                await expect(part(seen.page, "connection")).to_be_hidden()
 
 
 async def test_a_reload_goes_on_with_the_same_stream(home: Visit) -> None:
@@ -88,8 +155,20 @@ async def test_a_network_that_stays_away_is_waited_for(cuttable: Visit, proxy: C
     proxy.cut()
     await expect(part(page, "connection")).to_contain_text("Connection lost")
     proxy.refuse = False
+    await expect(part(page, "announcer")).to_have_text("Reconnected")
     await reaches(page, "finished")
     assert await text(page).text_content() == SCRIPT_TEXT
+
+
+async def test_a_moment_offline_that_the_connection_survives_is_forgotten(home: Visit) -> None:
+    page = home.page
+    await write(page, writer="scripted")
+    await has_written(page, "5 ")
+    await page.evaluate("dispatchEvent(new Event('offline'))")
+    await expect(part(page, "connection")).to_contain_text("You are offline")
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await expect(part(page, "connection")).to_be_hidden()
+    await reaches(page, "finished")
 
 
 async def test_offline_is_said_and_coming_back_resumes(home: Visit) -> None:

@@ -110,6 +110,23 @@ async def test_the_inspector_shows_every_event(home: Visit) -> None:
     assert drawn
 
 
+async def test_a_finished_stream_opens_at_its_beginning_with_the_same_receipt(home: Visit) -> None:
+    page = home.page
+    await write(page, writer="scripted")
+    await reaches(page, "finished")
+    await expect(page.locator("[data-receipt=model]")).to_have_text("scripted")
+    receipt = await page.locator("[data-receipt]").all_inner_texts()
+    await page.set_viewport_size({"width": 360, "height": 500})
+    await page.reload()
+    await reaches(page, "finished")
+    await expect(part(page, "rendered")).to_be_visible()
+    assert await part(page, "sheet").evaluate("sheet => sheet.scrollHeight > sheet.clientHeight")
+    assert await part(page, "sheet").evaluate("sheet => sheet.scrollTop") == 0
+    again = await page.locator("[data-receipt]").all_inner_texts()
+    # Of events, a reader who comes later sees no status.
+    assert again[:4] + again[5:] == receipt[:4] + receipt[5:]
+
+
 async def test_plain_text_can_be_had_back(home: Visit) -> None:
     page = home.page
     await write(page)
@@ -127,6 +144,8 @@ async def test_copy_takes_the_text(home: Visit) -> None:
     await reaches(page, "finished")
     await page.get_by_role("button", name="Copy").click()
     await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    await page.get_by_role("button", name="Copied").click()
+    await expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
     copied = await page.evaluate("navigator.clipboard.readText()")
     assert copied == await text(page).text_content()
 

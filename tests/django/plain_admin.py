@@ -44,8 +44,11 @@ def look() -> None:
         total_ms=61_000.0,
         text="<script>alert(1)</script>",
     )
-    made = boss.post("/admin/streaming/apikey/add/", {"user": user.pk, "name": "n"})
-    assert b"sluice_" in made.content
+    form = boss.get("/admin/streaming/apikey/add/").content.decode()
+    mark = form.split('name="form_mark" value="')[1].split('"')[0]
+    sent = {"user": user.pk, "name": "n", "form_mark": mark}
+    assert b"sluice_" in boss.post("/admin/streaming/apikey/add/", sent).content
+    assert boss.post("/admin/streaming/apikey/add/", sent).status_code == 302
     pages = {
         "/admin/streaming/streamtask/": b"stream-label-success",
         "/admin/streaming/streamtask/?state=complete&accepted=day": b"1 min 1 s",

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,17 @@ def test_events_of_another_process_are_explained(boss: Client, rows: list[Stream
 SECRETS = ("secret-prompt", "secret-text", "secret-error")
 
 
-def _secret_row() -> StreamTask:
-    return _row(
-        9, "error", text="secret-text", arguments={"topic": "secret-prompt"}, error_message="secret-error"
-    )
+def _owner() -> Any:
+    return get_user_model().objects.get_or_create(username="owner")[0]
+
+
+def _secret_row(**values: Any) -> StreamTask:
+    contents = {
+        "text": "secret-text",
+        "arguments": {"topic": "secret-prompt"},
+        "error_message": "secret-error",
+    }
+    return _row(9, "error", **{"owner": _owner(), **contents, **values})
 
 
 def test_contents_need_their_permission():
@@ -228,6 +236,45 @@ def test_contents_cannot_be_guessed_by_searching(lookup: str):
     assert clerk.get(f"{LIST}?{lookup}").status_code == 400
     for secret in SECRETS:
         assert clerk.get(f"{LIST}?q={secret}").context["cl"].result_count == 0
+
+
+# Anonymous tasks: whoever knows the id of one can read it over the API
+
+
+def test_ids_of_anonymous_tasks_are_not_told_to_who_may_not_read_them():
+    hidden, shown = _row(8, "complete", text="x"), _secret_row()
+    operator = staff("view_streamtask", "cancel_streamtask", "retry_streamtask")
+    listed = operator.get(LIST).content.decode()
+    assert hidden.pk[:8] in listed
+    assert hidden.pk not in listed, "neither as a link nor to be chosen"
+    assert f'href="{LIST}{shown.pk}/change/' in listed
+    assert f'value="{shown.pk}"' in listed
+    reader = staff("view_streamtask", "read_content", "cancel_streamtask", name="reader")
+    listed = reader.get(LIST).content.decode()
+    assert f'href="{LIST}{hidden.pk}/change/' in listed
+    assert f'value="{hidden.pk}"' in listed
+
+
+@pytest.mark.parametrize("verb", ["change", "history", "cancel", "retry"])
+def test_pages_of_anonymous_tasks_are_for_who_may_read_them(verb: str):
+    row = _row(8, "complete", text="x")
+    operator = staff("view_streamtask", "cancel_streamtask", "retry_streamtask")
+    call = operator.post if verb in ("cancel", "retry") else operator.get
+    page = call(f"{LIST}{row.pk}/{verb}/", headers={"accept": "text/html"})
+    assert page.status_code == 403
+    assert "streaming.read_content" in page.content.decode(), "says why"
+
+
+def test_ids_of_anonymous_tasks_cannot_be_found_digit_by_digit():
+    row = StreamTask.objects.get(pk=_row(0xABCDEF12, "complete").pk)
+    clerk, reader = staff("view_streamtask"), staff("view_streamtask", "read_content", name="reader")
+    beginning = row.pk[:31]
+    for client, found in ((clerk, 0), (reader, 1)):
+        assert client.get(f"{LIST}?q={beginning}").context["cl"].result_count == found
+        assert client.get(f"{LIST}?q={row.pk}").context["cl"].result_count == 1, "who has it knows it"
+    for lookup in ("id__startswith", "pk__startswith", "id__gte", "id"):
+        assert clerk.get(f"{LIST}?{lookup}={beginning}").status_code == 400
+    assert reader.get(f"{LIST}?id__startswith={beginning}").context["cl"].result_count == 1
 
 
 @pytest.fixture
@@ -262,7 +309,7 @@ def test_a_role_without_permissions_sees_no_task(rows: list[StreamTask]):
 
 
 def test_buttons_and_actions_are_for_those_who_may(boss: Client):
-    ended = _row(9, "complete", arguments={})
+    ended = _row(9, "complete", arguments={}, owner=_owner())
     StreamTask.objects.update(kind="admin-test")
     clerk = staff("view_streamtask")
     assert "Start again" in page_of(boss, ended)
@@ -358,6 +405,13 @@ def test_filters_searches_and_orders_work(boss: Client, rows: list[StreamTask], 
     assert page.context["cl"].result_count >= 1
 
 
+def test_what_one_looks_for_comes_first(boss: Client, rows: list[StreamTask]):
+    page = boss.get(LIST)
+    first = ["short_id", "state_in_words", "who", "accepted", "queued", "first_content", "total"]
+    assert [name for name in page.context["cl"].list_display if name != "action_checkbox"][:7] == first
+    assert "at once: capacity" in page.content.decode(), "the way and its reason share a column"
+
+
 def test_a_filter_filters(boss: Client, rows: list[StreamTask]):
     page = boss.get(f"{LIST}?state=error")
     assert [row.state for row in page.context["cl"].result_list] == ["error"]
@@ -420,9 +474,21 @@ def test_a_stranger_sees_nothing(client: Client, rows: list[StreamTask]):
 # Keys
 
 
+def key_form(client: Client, user: Any, name: str = "nightly") -> dict[str, Any]:
+    """The form for a new key, filled in."""
+    return {"user": user.pk, "name": name, "form_mark": mark_of(client.get(f"{KEYS}add/"))}
+
+
+def mark_of(page: Any) -> str:
+    """What tells the page's form from others."""
+    found = re.search(r'<input type="hidden" name="form_mark" value="([\w-]+)">', page.content.decode())
+    assert found is not None
+    return found.group(1)
+
+
 def make_key(client: Client, user: Any, name: str = "nightly") -> Any:
     """The answer to the form."""
-    return client.post(f"{KEYS}add/", {"user": user.pk, "name": name})
+    return client.post(f"{KEYS}add/", key_form(client, user, name))
 
 
 def test_a_key_is_shown_once_and_kept_nowhere(boss: Client, log: pytest.LogCaptureFixture):
@@ -443,6 +509,41 @@ def test_a_key_is_shown_once_and_kept_nowhere(boss: Client, log: pytest.LogCaptu
     ]
     for place in (KEYS, f"{KEYS}{key.pk}/change/", f"{KEYS}{key.pk}/history/", "/admin/"):
         assert text not in boss.get(place).content.decode()
+
+
+def test_a_reload_of_the_page_with_the_key_makes_no_second_one(boss: Client):
+    form = key_form(boss, get_user_model().objects.get(username="boss"))
+    assert boss.post(f"{KEYS}add/", form).status_code == 200
+    assert told(boss, f"{KEYS}add/", form) == (
+        "This form was sent already; the key was shown once. Make another one if you did not copy it."
+    )
+    assert ApiKey.objects.count() == 1
+    assert boss.post(f"{KEYS}add/", form | {"form_mark": ""}).status_code == 302
+    assert ApiKey.objects.count() == 1
+    assert make_key(boss, get_user_model().objects.get(username="boss")).status_code == 200
+
+
+def test_two_forms_at_once_make_two_keys(boss: Client):
+    user = get_user_model().objects.get(username="boss")
+    for form in (key_form(boss, user, "one"), key_form(boss, user, "two")):
+        assert boss.post(f"{KEYS}add/", form).status_code == 200
+    assert {key.name for key in ApiKey.objects.all()} == {"one", "two"}
+
+
+def test_a_form_with_errors_can_be_sent_again(boss: Client):
+    form = key_form(boss, get_user_model().objects.get(username="boss"))
+    for _reload in range(2):
+        page = boss.post(f"{KEYS}add/", form | {"user": ""})
+        assert page.context["errors"]
+    assert boss.post(f"{KEYS}add/", form | {"form_mark": mark_of(page)}).status_code == 200
+    assert ApiKey.objects.count() == 1
+
+
+def test_who_may_only_make_keys_is_sent_where_he_may_be(boss: Client):
+    maker = staff("add_apikey")
+    form = key_form(maker, get_user_model().objects.get(username="clerk"))
+    assert maker.post(f"{KEYS}add/", form).status_code == 200
+    assert "sent already" in told(maker, f"{KEYS}add/", form)
 
 
 def test_only_superusers_make_keys_for_others(boss: Client):
@@ -562,6 +663,71 @@ def test_moments_are_for_people():
     assert ">3\xa0minutes ago<" in moment(NOW, NOW + timedelta(minutes=3, seconds=5))
     assert ">05/04/2026 12:00:00 UTC<" in moment(NOW, NOW + timedelta(days=2))
     assert 'datetime="2026-05-04T12:00:00+00:00"' in moment(NOW, NOW)
+
+
+# Chinese
+
+
+class Words(HTMLParser):
+    """What people read on a page, or hear: its text, and attributes that are text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.unread = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        spoken = ("title", "aria-label", "placeholder", "alt", "data-label")
+        self.found |= {value for name, value in attrs if name in spoken and value}
+        # The theme's icons are words of a font.
+        self.unread = tag in ("script", "style", "pre") or "material-symbols" in (
+            dict(attrs).get("class") or ""
+        )
+
+    def handle_endtag(self, tag: str) -> None:
+        self.unread = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.unread and data.strip():
+            self.found.add(" ".join(data.split()))
+
+
+NAMES = re.compile(r"[Ss]luice(_\S+)?|English|Owner|Content [0-9a-f]+")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/admin/login/?next=/admin/",
+        "/admin/",
+        LIST,
+        f"{LIST}?q=nothing-of-that-name",
+        f"{LIST}{3:032x}/change/",
+        f"{LIST}{3:032x}/history/",
+        "/admin/streaming/refusal/",
+        KEYS,
+        f"{KEYS}add/",
+        USERS,
+        f"{USERS}add/",
+        "/admin/auth/group/add/",
+        "owner",
+        "key",
+    ],
+)
+def test_chinese_pages_are_all_chinese(boss: Client, rows: list[StreamTask], place: str):
+    key = _key(boss)
+    addresses = {"owner": f"{USERS}{_owner().pk}/change/", "key": f"{KEYS}{key.pk}/change/"}
+    client = Client() if "login" in place else boss
+    page = client.get(addresses.get(place, place), headers={"accept-language": "zh-hans"})
+    assert page.status_code == 200
+    foreign = [
+        words for words in Words(page.content.decode()).found if not re.search("[\u4e00-\u9fff]", words)
+    ]
+    # Sentences and words with a capital: values such as "agent_pool" have neither.
+    assert [
+        words for words in foreign if re.search(r"[A-Z][a-z]{2}|[a-z]{2} [a-z]{2}", NAMES.sub("", words))
+    ] == []
 
 
 # Django's own admin

@@ -16,7 +16,7 @@ MARKERS = {"gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[a-z]|\{\w*\}")
 
 PROJECT = "."
-"""The project's own catalogue, beside its templates."""
+"""The project's own catalogue, for its templates and settings."""
 
 CATALOGUES = [
     ("streaming", "django"),
@@ -91,7 +91,7 @@ def marked(app: str, domain: str) -> set[str]:
         return set().union(*map(strings_of_script, (ROOT / app / "static").rglob("*.js")))
     folder = ROOT / app
     templates = [path for kind in ("*.html", "*.txt") for path in (folder / "templates").rglob(kind)]
-    modules = [] if app == PROJECT else list(folder.rglob("*.py"))
+    modules = (folder / "settings").glob("*.py") if app == PROJECT else folder.rglob("*.py")
     return set().union(*map(strings_of_template, templates), *map(marked_strings, modules))
 
 

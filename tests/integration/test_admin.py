@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -273,6 +274,21 @@ async def test_both_languages_have_their_pages(boss: Operator, language: str):
         assert f'<html lang="{language}"' in answer.text
     listed = await boss.http.get(LIST, headers=headers)
     assert ("任务" in listed.text) == (language == "zh-hans")
+
+
+async def test_two_clicks_at_once_make_one_key(boss: Operator):
+    place = "/admin/streaming/apikey/add/"
+    form = (await boss.http.get(place)).text
+    sent = {"csrfmiddlewaretoken": TOKEN, "name": "clicked twice"}
+    for name, pattern in (
+        ("user", r'<option value="(\d+)" selected'),
+        ("form_mark", r'name="form_mark" value="([^"]+)"'),
+    ):
+        found = re.search(pattern, form)
+        assert found is not None, name
+        sent[name] = found.group(1)
+    answers = await asyncio.gather(*(boss.http.post(place, data=sent) for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 302, 302, 302]
 
 
 async def test_a_plain_uvicorn_serves_the_admin_the_same_tasks(tmp_path: Path):

@@ -74,18 +74,25 @@ async def visit(browser: Browser, url: str, **options: Any) -> AsyncIterator[Vis
 
 
 class CuttingProxy:
-    """TCP on loopback in front of a server; `cut` breaks what is open, `refuse` what would come."""
+    """TCP on loopback in front of a server; `cut` breaks what is open, `refuse` what would come; while
+    `answers` is not set, nothing comes back from the server."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._writers: set[asyncio.StreamWriter] = set()
         self.refuse = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.port = 0
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    def retarget(self, port: int) -> None:
+        """The server is elsewhere now."""
+        self._target = port
 
     def cut(self) -> None:
         """Reset all connections, as a lost network does."""
@@ -101,16 +108,20 @@ class CuttingProxy:
         mine = {writer, other_writer}
         self._writers |= mine
         try:
-            await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+            await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer, self.answers))
         finally:
             self._writers -= mine
             for each in mine:
                 each.transport.abort()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
+) -> None:
     with suppress(ConnectionError):
         while data := await reader.read(65_536):
+            if gate is not None:
+                await gate.wait()
             writer.write(data)
             await writer.drain()
     writer.transport.abort()

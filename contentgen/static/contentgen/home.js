@@ -17,6 +17,7 @@ const viewer = new Viewer(document.querySelector("[data-viewer]"), {
 });
 
 function write() {
+  if (viewer.busy) return;
   clearErrors();
   if (form.elements.topic.value.trim() === "") {
     fieldError("topic", gettext("Say what it shall be about."));
@@ -52,7 +53,8 @@ function visitor() {
 }
 
 function changed(client) {
-  generate.disabled = viewer.busy;
+  // Not `disabled`, which would take the focus away from who pressed it.
+  generate.setAttribute("aria-disabled", String(viewer.busy));
   if (client.id === null) return;
   if (client.id !== shown) {
     shown = client.id;

@@ -16,6 +16,8 @@ const STATES = {
 };
 
 export class Recent {
+  #here = []; // this page's own, where the browser stores nothing
+
   /** `headers()`: those of a request. `owned`: the server knows which streams are the caller's. */
   constructor(root, { headers, owned }) {
     Object.assign(this, { headers, owned });
@@ -34,9 +36,11 @@ export class Recent {
     this.#store([{ id, topic }, ...others].slice(0, KEPT));
   }
 
+  /** Show the list anew. What cannot be loaded now stays as it is shown, until the next time. */
   async load() {
     const topics = new Map(this.#stored().map(({ id, topic }) => [id, topic]));
     const records = this.owned ? await this.#own() : await this.#known([...topics.keys()]);
+    if (records === null) return;
     this.list.replaceChildren(...records.map((record) => this.#item(record, topics.get(record.id))));
     this.empty.hidden = records.length > 0;
   }
@@ -49,11 +53,12 @@ export class Recent {
 
   async #own() {
     const response = await this.#get(`${this.streams.replace(/\/$/, "")}?limit=${KEPT}`);
-    return response?.ok ? (await response.json()).items : [];
+    return response?.ok ? (await response.json()).items : null;
   }
 
   async #known(ids) {
     const responses = await Promise.all(ids.map((id) => this.#get(this.place(id))));
+    if (responses.includes(null)) return null;
     const gone = ids.filter((_, index) => responses[index]?.status === 404);
     if (gone.length > 0) this.#store(this.#stored().filter(({ id }) => !gone.includes(id)));
     return Promise.all(responses.filter((response) => response?.ok).map((response) => response.json()));
@@ -82,13 +87,14 @@ export class Recent {
 
   #stored() {
     try {
-      return JSON.parse(localStorage.getItem(KEY)) ?? [];
+      return JSON.parse(localStorage.getItem(KEY)) ?? this.#here;
     } catch {
-      return [];
+      return this.#here;
     }
   }
 
   #store(entries) {
+    this.#here = entries;
     try {
       localStorage.setItem(KEY, JSON.stringify(entries));
     } catch {

@@ -1,24 +1,28 @@
-/* A live region that does not chatter: the newest sentence, one each four seconds at most. */
+/* A live region that does not chatter: one sentence each four seconds at most. */
 const PAUSE = 4_000;
 
 export class Announcer {
-  #next = null;
+  #important = []; // each of them is said
+  #latest = null; // of the rest only the newest
   #timer = null;
 
   constructor(region) {
     this.region = region;
   }
 
-  say(sentence) {
-    this.#next = sentence;
+  /** `important`: to be said although newer sentences come. */
+  say(sentence, { important = false } = {}) {
+    if (!important) this.#latest = sentence;
+    else if (this.#important.at(-1) !== sentence) this.#important.push(sentence);
     if (this.#timer === null) this.#speak();
   }
 
   #speak() {
     this.#timer = null;
-    if (this.#next === null) return;
-    this.region.textContent = this.#next;
-    this.#next = null;
+    const sentence = this.#important.shift() ?? this.#latest;
+    if (sentence === null) return;
+    if (sentence === this.#latest) this.#latest = null;
+    this.region.textContent = sentence;
     this.#timer = setTimeout(() => this.#speak(), PAUSE);
   }
 }

@@ -13,6 +13,7 @@ const MAX_DELAY = 30_000;
  * `comment` {text, at}: a heartbeat;
  * `connection` {state}: `connecting`, `open`, `reconnected`, `waiting` (with `delay` in ms), `offline`;
  * `started` {id, route}: the server took the task;
+ * `unstopped` {problem}: the server refused to stop the task;
  * `refused` {problem, retryAfter}: nothing was started, or the stream cannot be read (`retryAfter` in s);
  * `over` {}: nothing more will come.
  */
@@ -23,6 +24,8 @@ export class StreamClient extends EventTarget {
   #lastId = 0;
   #retry = 2_000;
   #ended = false;
+  #reading = false;
+  #stopping = false;
   #abort = null;
   #wake = null;
   #alarm = null;
@@ -49,10 +52,19 @@ export class StreamClient extends EventTarget {
     this.#run(this.#resumption());
   }
 
-  /** Ask the server to end the task; its `cancelled` event comes over the stream. */
+  /**
+   * Ask the server to end the task; its `cancelled` event comes over the stream. A task whose id is not known
+   * yet, or a server that cannot be reached now, is told as soon as it can be; asked again before that, the
+   * client gives up waiting. Throws a problem document.
+   */
   async stop() {
-    if (this.place === null) return this.close();
-    const response = await fetch(this.place, { method: "DELETE", headers: this.headers() });
+    if (this.place === null && this.#stopping) return this.close();
+    this.#stopping = true;
+    if (this.place === null) return;
+    const request = { method: "DELETE", headers: this.headers() };
+    const response = await fetch(this.place, request).catch(() => null);
+    if (response === null) return;
+    this.#stopping = false;
     if (!response.ok) throw await problemOf(response);
   }
 
@@ -82,6 +94,7 @@ export class StreamClient extends EventTarget {
   async #read({ url, options }, resumed) {
     this.#abort = new AbortController();
     this.#watch();
+    this.#reading = true;
     try {
       const response = await fetch(url, {
         ...options,
@@ -93,6 +106,7 @@ export class StreamClient extends EventTarget {
       this.#opened(response, resumed);
       await this.#drain(response.body.getReader());
     } finally {
+      this.#reading = false;
       clearTimeout(this.#alarm);
     }
   }
@@ -117,6 +131,7 @@ export class StreamClient extends EventTarget {
     if (resumed) this.reconnects += 1;
     else this.#tell("started", { id: this.id, route });
     this.#tell("connection", { state: resumed ? "reconnected" : "open" });
+    if (this.#stopping) this.stop().catch((problem) => this.#tell("unstopped", { problem }));
   }
 
   async #drain(reader) {
@@ -170,7 +185,11 @@ export class StreamClient extends EventTarget {
     }
   }
 
-  #online = () => this.#wake?.();
+  // Perhaps the connection survived; if not, it is time to try again.
+  #online = () => {
+    if (this.#reading) this.#tell("connection", { state: "open" });
+    this.#wake?.();
+  };
 
   #offline = () => this.#tell("connection", { state: "offline" });
 

@@ -61,7 +61,7 @@ export class Inspector {
 }
 
 function kindOf(type) {
-  if (TERMINAL.has(type)) return "end";
+  if (TERMINAL.has(type)) return type;
   return type === "content" || type === "status" ? type : "other";
 }
 
@@ -74,7 +74,7 @@ function excerpt(data) {
 
 function row(cells) {
   const line = document.createElement("tr");
-  line.className = kindOf(cells[3]);
+  line.className = TERMINAL.has(cells[3]) ? `end ${cells[3]}` : kindOf(cells[3]);
   for (const [index, text] of cells.entries()) {
     const cell = document.createElement("td");
     cell.textContent = text;

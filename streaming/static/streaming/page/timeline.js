@@ -2,7 +2,7 @@
 const HEIGHT = 84;
 const REDRAW = 100; // ms between two drawings
 const MAX_MARKS = 4_000; // more than there are pixels
-const LANES = { status: 12, end: 12, other: 26 };
+const LANES = { status: 12, complete: 12, error: 12, cancelled: 12, other: 26 };
 
 export class Timeline {
   #marks = []; // {at, kind, size}
@@ -88,7 +88,9 @@ export class Timeline {
     return {
       content: colour("accent"),
       status: colour("warm"),
-      end: colour("good"),
+      complete: colour("good"),
+      error: colour("bad"),
+      cancelled: colour("muted"),
       other: colour("muted"),
       axis: colour("muted"),
     };

@@ -2,7 +2,7 @@
 import { Announcer } from "./announcer.js";
 import { problemOf, StreamClient, TERMINAL } from "./client.js";
 import { copy } from "./clipboard.js";
-import { duration, fill, number } from "./format.js";
+import { fill, number } from "./format.js";
 import { Inspector } from "./inspector.js";
 import { Receipt } from "./receipt.js";
 
@@ -20,6 +20,8 @@ export class Viewer {
   #frame = null;
   #countdown = null;
   #badge = null;
+  #live = false; // whether the text is being written now, and not replayed
+  #retry = () => {};
 
   constructor(root, { headers, onAgain = null, onChange = () => {} }) {
     Object.assign(this, { root, headers, onAgain, onChange });
@@ -29,9 +31,8 @@ export class Viewer {
     this.#part("stop").addEventListener("click", () => this.#stop());
     this.#part("copy").addEventListener("click", () => this.#copy());
     this.#part("plain").addEventListener("click", () => this.#togglePlain());
-    for (const name of ["again", "retry"]) {
-      this.#part(name).addEventListener("click", () => this.onAgain?.());
-    }
+    this.#part("again").addEventListener("click", () => this.onAgain());
+    this.#part("retry").addEventListener("click", () => this.#retry());
   }
 
   get busy() {
@@ -40,13 +41,18 @@ export class Viewer {
 
   /** Start a task and show it. */
   start(url, body) {
-    this.#begin().start(url, body);
+    const client = this.#begin();
+    this.#live = true;
+    this.#retry = this.onAgain;
+    client.start(url, body);
   }
 
   /** Show the task at `place`, from its beginning. */
   follow(place) {
     this.place = place;
-    this.#begin().follow(place);
+    const client = this.#begin();
+    this.#retry = () => this.follow(place);
+    client.follow(place);
   }
 
   /** Back to the empty page; a running task goes on. */
@@ -58,6 +64,7 @@ export class Viewer {
   }
 
   #begin() {
+    const focused = this.root.contains(document.activeElement);
     this.#client?.close();
     this.#reset();
     const client = new StreamClient({
@@ -73,10 +80,12 @@ export class Viewer {
     on("event", this.#event);
     on("comment", ({ text, at }) => this.inspector.add({ type: "comment", data: { type: "comment", text }, id: null, at }));
     on("refused", this.#refused);
+    on("unstopped", ({ problem }) => this.#notStopped(problem));
     on("over", () => this.#over());
     this.#client = client;
     this.#state("working", gettext("Connecting"));
     this.#show("stop", true);
+    this.#keepFocus(focused);
     this.onChange(client);
     return client;
   }
@@ -107,10 +116,10 @@ export class Viewer {
     this.onChange(this.#client);
   }
 
-  #connection({ state, delay }) {
+  #connection({ state }) {
     clearTimeout(this.#badge);
     const words = {
-      waiting: fill(gettext("Connection lost; next try in {delay}"), { delay: duration(delay ?? 0) }),
+      waiting: gettext("Connection lost; trying again"),
       offline: gettext("You are offline; the text goes on when you are back"),
       reconnected: gettext("Reconnected"),
     }[state];
@@ -123,7 +132,7 @@ export class Viewer {
     badge.textContent = words;
     badge.dataset.connection = state;
     badge.hidden = false;
-    this.announcer.say(words);
+    this.announcer.say(words, { important: true });
     if (state === "reconnected") {
       this.counts.reconnects = this.#client.reconnects;
       this.receipt.count(this.counts);
@@ -158,6 +167,7 @@ export class Viewer {
   }
 
   #status({ status, message, route, position }) {
+    this.#live = true; // of an ended task there is none
     this.#showRoute(route);
     if (status === "queued") {
       this.#state("waiting", gettext("Waiting"));
@@ -180,15 +190,20 @@ export class Viewer {
   }
 
   #end({ type, data }) {
+    const focused = this.root.contains(document.activeElement);
     this.#draw();
     this.#show("stop", false);
+    this.#show("connection", false);
     this.#show("again", this.onAgain !== null);
     this.#show("hint", false);
     this.#show("wait", false);
+    this.receipt.count(this.counts);
     if (type === "complete") this.#complete(data);
     else if (type === "cancelled") this.#state("cancelled", gettext("Stopped"));
     else this.#failed(data);
     if (type !== "complete") this.#receiptOfRecord();
+    if (!this.#live) this.#part("sheet").scrollTop = 0;
+    this.#keepFocus(focused);
   }
 
   #complete(data) {
@@ -202,16 +217,18 @@ export class Viewer {
 
   #failed({ code, message, retryable }) {
     this.#state("failed", gettext("Failed"));
+    this.#retry = this.onAgain;
     this.#notice(gettext("The stream ended with an error"), message, retryable);
-    if (retryable) this.#show("again", false); // the notice has a button for it
+    this.announcer.say(message, { important: true });
     this.#part("notice").dataset.code = code;
   }
 
   async #refused({ problem, retryAfter }) {
     this.#show("stop", false);
+    this.#show("connection", false);
     this.#show("hint", false);
     if (problem.code === "events_pruned") return this.#showRecord();
-    this.#state("refused", gettext("Refused"));
+    this.#state("refused", problem.status === 404 ? gettext("Not found") : gettext("Refused"));
     const [title, text] = wordsFor(problem);
     this.#notice(title, text, true);
     this.#part("notice").dataset.code = problem.code;
@@ -237,29 +254,30 @@ export class Viewer {
   // What the reader does
 
   async #stop() {
-    this.#part("stop").disabled = true;
+    this.#state(this.root.dataset.state, gettext("Stopping"));
     try {
       await this.#client.stop();
     } catch (problem) {
-      const words = problem.title ?? gettext("The server could not be told to stop.");
-      this.announcer.say(words);
-      this.#note(words);
-    } finally {
-      this.#part("stop").disabled = false;
+      this.#notStopped(problem);
     }
+  }
+
+  #notStopped(problem) {
+    const words = problem.title ?? gettext("The server could not be told to stop.");
+    this.announcer.say(words, { important: true });
+    this.#note(words);
   }
 
   async #copy() {
     const button = this.#part("copy");
-    const label = button.textContent;
     try {
       await copy(this.text);
       button.textContent = gettext("Copied");
     } catch {
       button.textContent = gettext("Not copied");
     }
-    this.announcer.say(button.textContent);
-    setTimeout(() => (button.textContent = label), 2_000);
+    this.announcer.say(button.textContent, { important: true });
+    setTimeout(() => (button.textContent = button.dataset.copy), 2_000);
   }
 
   #togglePlain() {
@@ -277,7 +295,8 @@ export class Viewer {
     const response = await fetch(`${this.place}/rendered`, { headers: this.headers() }).catch(() => null);
     if (!response?.ok || client !== this.#client) return; // the plain text stays
     const { html } = await response.json();
-    if (html === null || html.trim() === "") return;
+    if (html === null) this.#note(gettext("The text is too long to be formatted, and stays plain."));
+    if (!html?.trim()) return;
     this.#part("rendered").innerHTML = html;
     this.#show("rendered", true);
     this.#show("text", false);
@@ -285,11 +304,14 @@ export class Viewer {
     this.#part("plain").setAttribute("aria-pressed", "false");
   }
 
+  /** Instead of events that are no longer kept. What was seen before and the record lacks stays. */
   async #showRecord() {
     const record = await this.#record();
     if (record === null) return;
-    this.text = record.text;
-    this.#part("text").firstChild.data = record.text;
+    if (record.text.length >= this.text.length) {
+      this.text = record.text;
+      this.#part("text").firstChild.data = record.text;
+    }
     this.#showRoute(record.route);
     this.#part("copy").disabled = this.text === "";
     if (record.state === "complete") {
@@ -297,10 +319,11 @@ export class Viewer {
       this.#render();
     } else if (record.state === "cancelled") this.#state("cancelled", gettext("Stopped"));
     else if (record.error) this.#failed(record.error);
-    else this.#state("finished", record.state);
+    else this.#failed({ code: "interrupted", message: gettext("The server that wrote it is gone."), retryable: true });
     if (record.timing) this.receipt.fill(record.timing, { characters: [...record.text].length });
-    if (record.text === "") this.#note(gettext("The text is no longer kept."));
+    if (this.text === "") this.#note(gettext("The text is no longer kept."));
     else this.#note(gettext("The events of this stream are no longer kept; this is its record."));
+    this.#show("again", this.onAgain !== null);
   }
 
   async #receiptOfRecord() {
@@ -330,7 +353,7 @@ export class Viewer {
     cancelAnimationFrame(this.#frame?.request);
     this.#frame = null;
     const sheet = this.#part("sheet");
-    const follows = sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < AT_THE_END;
+    const follows = this.#live && sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < AT_THE_END;
     const added = { text: "", reasoning: "" };
     for (const [channel, delta] of this.#pieces) added[channel === "reasoning" ? "reasoning" : "text"] += delta;
     this.#pieces = [];
@@ -339,7 +362,7 @@ export class Viewer {
       this.#show("reasoning", true);
       this.#part("reasoning-text").firstChild.appendData(added.reasoning);
     }
-    this.receipt.count(this.counts);
+    if (this.busy) this.receipt.count(this.counts);
     if (follows) sheet.scrollTop = sheet.scrollHeight;
   }
 
@@ -348,7 +371,7 @@ export class Viewer {
     this.#part("notice-text").textContent = text;
     this.#part("retry").textContent = gettext("Try again");
     this.#part("retry").disabled = false;
-    this.#show("retry", again && this.onAgain !== null);
+    this.#show("retry", again && this.#retry !== null);
     this.#show("notice-link", false);
     this.#show("hint", false);
     this.#show("notice", true);
@@ -372,6 +395,14 @@ export class Viewer {
     };
     this.#countdown = setInterval(tick, 250);
     tick();
+  }
+
+  /** Who worked with a button that is gone goes on with one that is there. */
+  #keepFocus(focused) {
+    const lost = document.activeElement === document.body || document.activeElement?.closest("[hidden]");
+    if (!focused || !lost) return;
+    const usable = (button) => !button.hidden && !button.disabled;
+    [...this.root.querySelectorAll(".bar button")].find(usable)?.focus();
   }
 
   #note(text) {
@@ -404,7 +435,7 @@ export class Viewer {
 function wordsFor(problem) {
   const own = {
     not_found: [gettext("The stream is not there"), gettext("It may have ended with the server that wrote it, or it belongs to somebody else.")],
-    unreachable: [gettext("The server cannot be reached"), gettext("Nothing was started. Look at your connection and try again.")],
+    unreachable: [gettext("The server cannot be reached"), gettext("No answer came. If a text was started all the same, it ends by itself after a while.")],
     unexpected_answer: [gettext("An unexpected answer"), gettext("Something between here and the server answered in its place.")],
   }[problem.code];
   return own ?? [problem.title, problem.detail ?? ""];
