@@ -14,8 +14,8 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
-from django.views.defaults import page_not_found
 from django.views.decorators.http import require_safe
+from django.views.defaults import page_not_found
 
 from streaming.core.errors import TaskNotFound
 
