@@ -24,6 +24,8 @@ from streaming.core.errors import (
 )
 from streaming.core.events import Content, Finish, clean_text
 
+from .secrecy import scrubbed, tells
+
 Part = str | Content
 """Text of the answer, or of the model's reasoning (channel `reasoning`). Never empty."""
 
@@ -33,8 +35,18 @@ REASONING: Final = "reasoning"
 LOG_LENGTH: Final = 300
 """Code points of a foreign text in one line of the log."""
 
+MAX_FOREIGN: Final = 2_000
+"""Code points of a foreign text that are looked at for that line."""
+
+WITHHELD: Final = "[withheld: it repeats the key]"
+"""What stands for a foreign text that tells the key in another writing."""
+
 MAX_USAGE: Final = 16
 """Members of `usage` that are passed on."""
+
+MAY_PASS: Final = frozenset({408, 409, 425})
+"""Statuses of the 400s that are no verdict on the request: it may succeed as it is (RFC 9110, 15.5.9 and
+15.5.10; RFC 8470, 5.2)."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/ -]{1,64}")
 _MODEL: Final = re.compile(r"[!-~]{1,128}")
@@ -48,14 +60,15 @@ _REJECTED_WORDS: Final = ("invalid_request", "context_length", "model_not_found"
 class ChatReader:
     """Reads one answer. `feed` takes the data of one event and gives its parts; `finish` says how it ended.
 
-    `secret`: what must not appear in the text of an error, should the service repeat it.
+    `secret`: what must appear neither in the text of an error nor in a name that is passed on, should the
+    service repeat it. `model`: the one that was asked for, which counts until the service names one.
     """
 
-    def __init__(self, secret: str = "") -> None:
+    def __init__(self, secret: str = "", model: str | None = None) -> None:
         self._secret = secret
         self._reason: str | None = None
         self._usage: dict[str, int] | None = None
-        self._model: str | None = None
+        self._model = model
         self._halves: dict[str | None, str] = {}
         self.done = False
         """Whether the end mark has come."""
@@ -96,23 +109,23 @@ class ChatReader:
         try:
             chunk = decoded(data)
         except (ValueError, RecursionError):
-            raise UpstreamError(f"not JSON: {one_line(data, self._secret)}") from None
+            raise UpstreamError(f"{len(data)} characters that are not JSON") from None
         if not isinstance(chunk, dict):
-            raise UpstreamError(f"not a chunk of a chat completion: {one_line(data, self._secret)}")
+            raise UpstreamError(f"no chunk of a chat completion, but a {type(chunk).__name__}")
         return chunk
 
     def _reported(self, chunk: dict[str, Any]) -> GenerationError:
         error = chunk.get("error") or chunk
-        text = one_line(json.dumps(error, ensure_ascii=False), self._secret)
+        text = one_line(words_of(error), self._secret)
         return kind_of_report(error)(f"the service reports an error: {text}")
 
     def _note(self, chunk: dict[str, Any]) -> None:
         """What the chunk says about the whole answer."""
         model = chunk.get("model")
-        if isinstance(model, str) and _MODEL.fullmatch(model):
+        if isinstance(model, str) and _MODEL.fullmatch(model) and not tells(model, self._secret):
             self._model = model
         if isinstance(usage := chunk.get("usage"), dict):
-            self._usage = numbers(usage) or self._usage
+            self._usage = numbers(usage, self._secret) or self._usage
 
     def _parts(self, chunk: dict[str, Any]) -> Iterator[Part]:
         for choice in _choices(chunk):
@@ -121,7 +134,8 @@ class ChatReader:
                 yield from self._message_parts(message)
             reason = choice.get("finish_reason")
             if isinstance(reason, str) and reason:
-                self._reason = reason if _NAME.fullmatch(reason) else "unknown"
+                known = _NAME.fullmatch(reason) and not tells(reason, self._secret)
+                self._reason = reason if known else "unknown"
 
     def _message_parts(self, message: dict[str, Any]) -> Iterator[Part]:
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -153,18 +167,21 @@ def decoded(data: str) -> Any:
         return json.loads(data, strict=False)
 
 
-def numbers(usage: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of a `usage` object: whole numbers under plain names, the first few."""
+def numbers(usage: Mapping[str, Any], secret: str = "") -> dict[str, int]:
+    """The counts of a `usage` object: whole numbers under plain names that do not tell the secret, among the
+    first few."""
     counts = {
         name: value
         for name, value in usage.items()
         if type(value) is int and 0 <= value < 2**53 and _NAME.fullmatch(name)
     }
-    return dict(list(counts.items())[:MAX_USAGE])
+    return {name: value for name, value in list(counts.items())[:MAX_USAGE] if not tells(name, secret)}
 
 
 def kind_of_status(status: int) -> type[GenerationError]:
     """What a refusal over HTTP (RFC 9110, 15.5 and 15.6) means for the task."""
+    if status in MAY_PASS:
+        return UpstreamError
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return UpstreamAuthFailed
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -191,18 +208,25 @@ def kind_of_report(error: Any) -> type[GenerationError]:
     return UpstreamError
 
 
+def words_of(error: Any) -> str:
+    """What an error says: its code, type and message, and no other member."""
+    if isinstance(error, Mapping):
+        named = (error.get(name) for name in ("code", "type", "message", "detail"))
+        return ", ".join(str(value) for value in named if value and isinstance(value, int | str))
+    return error if isinstance(error, str) else ""
+
+
 def one_line(text: str, secret: str = "") -> str:
     """A foreign text for the log: without the secret, in one printable line, cut."""
-    line = _UNPRINTABLE.sub(" ", scrubbed(text, secret)).strip()
+    if len(text) > MAX_FOREIGN:
+        # A secret that was cut in two is not recognised, but it lies at the end.
+        text = scrubbed(text[:MAX_FOREIGN], secret)
+        text = text[: max(0, len(text) - len(secret))]
+    line = scrubbed(text, secret)
+    if tells(line, secret):
+        return WITHHELD
+    line = _UNPRINTABLE.sub(" ", line).strip()
     return line if len(line) <= LOG_LENGTH else f"{line[:LOG_LENGTH]}…"
-
-
-def scrubbed(text: str, secret: str) -> str:
-    """A text without the secret. JSON may escape a slash in it, and JSON inside JSON twice."""
-    if not secret:
-        return text
-    pattern = r"\\*/".join(re.escape(piece) for piece in secret.split("/"))
-    return re.sub(pattern, "[key]", text)
 
 
 def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:

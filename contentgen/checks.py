@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from streaming.conf import pools
 
 from . import conf
+from .prompts import broken_prompts
 from .providers import ProviderUnavailable, available_providers, find_provider
 
 TEXT_POOL: Final = "agent_pool"
@@ -44,8 +45,9 @@ def check_providers(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Ch
 
 @register("contentgen")
 def check_model_service(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E002-E004: a key, an address or a value that cannot be right; the provider is off until it is.
-    W002-W004: allowed, but unwise."""
+    """E002-E004: a key, an address or a value that cannot be right; the provider is off until it is. E005:
+    the environment lets no client be made. E006: a prompt that cannot be rendered. W002-W004: allowed, but
+    unwise."""
     found: list[CheckMessage] = [
         *_errors(conf.key_faults, id="contentgen.E002"),
         *_errors(conf.base_faults, id="contentgen.E003"),
@@ -60,12 +62,38 @@ def check_model_service(app_configs: Sequence[Any] | None, **kwargs: Any) -> lis
             )
         )
     service = conf.service()
-    return [*found, *_unwise(service)] if service is not None else found
+    if service is None:
+        return found
+    return [*found, *_impossible(service), *_broken_prompts(), *_unwise(service)]
 
 
 def _errors(faults: Callable[[], Iterator[conf.Fault]], **options: Any) -> Iterator[Error]:
     for fault in faults():
         yield Error(fault.message, hint=fault.hint, obj=fault.setting, **options)
+
+
+def _impossible(service: conf.Service) -> Iterator[CheckMessage]:
+    # The client takes a quarter second to import, so who has no service does without.
+    from .client import ClientFault, make_client
+
+    try:
+        make_client(service)
+    except ClientFault as fault:
+        yield Error(
+            f"no client of the model service can be made: {fault}",
+            hint="Mend or unset the variable. Proxies are http:// or https:// and a host; socks5:// needs a "
+            "further package.",
+            id="contentgen.E005",
+        )
+
+
+def _broken_prompts() -> Iterator[CheckMessage]:
+    for name, reason in broken_prompts():
+        yield Error(
+            f"the prompt {name} cannot be rendered: {reason}",
+            hint="Mend the file of that name in the project's templates, or take it away to get ours.",
+            id="contentgen.E006",
+        )
 
 
 def _unwise(service: conf.Service) -> Iterator[CheckMessage]:

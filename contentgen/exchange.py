@@ -12,7 +12,7 @@ import httpx2
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTruncated
 from streaming.core.sse import Decoder, ServerSentEvent, SSELimitExceeded
 
-from .chat_protocol import ChatReader, Part, one_line, scrubbed
+from .chat_protocol import ChatReader, Part, decoded, one_line, words_of
 
 MAX_EVENT: Final = 1_048_576
 """Bytes of one event of an answer, and of one line."""
@@ -27,27 +27,35 @@ REFUSAL_PATIENCE: Final = 2.0
 """Seconds for the body of a refusal."""
 
 END_PATIENCE: Final = 1.0
-"""Seconds that an answer gets after its `finish_reason` to tell its usage and to end."""
+"""Seconds that an answer gets after its `finish_reason` to tell its usage and to end, whatever comes."""
 
 LAST_BYTES: Final = 0.2
 """Seconds for the last bytes of an answer, so that its connection can be used again."""
 
 _EVENT_TYPES: Final = ("text/event-stream", "text/plain", "application/octet-stream", "")
 
+_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbf")
+"""How an event stream begins, and no JSON document does; the last is a BOM."""
+
+_MAX_BLANK: Final = 1_024
+"""Bytes before the first that is no blank, which tell that it is no event stream."""
+
 
 class Exchange:
     """See the module. `opened`: whether it needed a new connection. `first`: the parts of its first token.
-    `secret`: what must not appear in an error."""
+    `secret`: what must not appear in an error. `model`: the one that was asked for."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, model: str | None = None) -> None:
         self.opened = False
-        self.reader = ChatReader(secret)
+        self.reader = ChatReader(secret, model)
         self.first: list[Part] = []
         self._secret = secret
         self._decoder = Decoder(MAX_EVENT, MAX_EVENT)
         self._response: httpx2.Response | None = None
         self._chunks: AsyncGenerator[bytes, None] | None = None
+        self._ahead = b""
         self._at_end = False
+        self._end_by: float | None = None
         self._failure: GenerationError | None = None
 
     async def trace(self, name: str, info: dict[str, Any]) -> None:
@@ -69,12 +77,11 @@ class Exchange:
         """Read until the first parts are there, or the end. Raises errors of the tree."""
         assert self._response is not None
         kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            self.first = await self.whole()
-        elif kind in _EVENT_TYPES:
-            self.first = await self.parts()
-        else:
-            raise UpstreamError(f"the answer is no event stream but {one_line(kind)}")
+        if kind != "application/json" and kind not in _EVENT_TYPES:
+            raise UpstreamError(f"the answer is no event stream but {one_line(kind, self._secret)}")
+        # There are services that send events and call them JSON.
+        is_whole = kind == "application/json" and not await self._begins_like_events()
+        self.first = await (self.whole() if is_whole else self.parts())
 
     async def parts(self) -> list[Part]:
         """The next parts, as many as came at once; none at the end. Raises errors of the tree."""
@@ -102,15 +109,20 @@ class Exchange:
             body += data
         return bytes(body)
 
-    async def refusal(self) -> str:
-        """What a refusal says, as far as it comes soon."""
+    async def refusal(self) -> tuple[str, str]:
+        """The body of a refusal, as far as it comes soon; and what the log may say of it: the words of an
+        error in JSON, of anything else length and type alone."""
+        body = b""
         with suppress(TimeoutError, UpstreamError):
             async with asyncio.timeout(REFUSAL_PATIENCE):
                 body = await self.body(MAX_ERROR)
-            text = scrubbed(body[:MAX_ERROR].decode("utf-8", "replace"), self._secret)
-            # A secret that was cut in two is not recognised, but it lies at the end.
-            return text if len(body) <= MAX_ERROR else text[: len(text) - len(self._secret)]
-        return ""
+        text = body.decode("utf-8", "replace")
+        try:
+            said = decoded(text)
+        except (ValueError, RecursionError):
+            return text, self._without_words(body)
+        error = said.get("error") or said if isinstance(said, dict) else said
+        return text, one_line(words_of(error), self._secret)
 
     async def drain(self) -> None:
         """Take in the last bytes, if they come soon."""
@@ -124,8 +136,28 @@ class Exchange:
             await self._chunks.aclose()
             await self._response.aclose()
 
+    def _without_words(self, body: bytes) -> str:
+        assert self._response is not None
+        kind = self._response.headers.get("content-type", "no type")
+        count = f"more than {MAX_ERROR}" if len(body) > MAX_ERROR else str(len(body))
+        return f"{count} bytes, {one_line(kind, self._secret)}"
+
+    async def _begins_like_events(self) -> bool:
+        """Whether the body begins with a field of an event; what was read for that is not lost."""
+        longest = max(map(len, _FIELDS))
+        head = b""
+        while len(head.lstrip()) < longest and len(head) < _MAX_BLANK:
+            if not (data := await self._next_chunk()):
+                break
+            head += data
+        self._ahead = head
+        return head.lstrip().startswith(_FIELDS)
+
     async def _next_chunk(self) -> bytes:
         assert self._chunks is not None
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
         try:
             while not (data := await anext(self._chunks)):
                 pass
@@ -140,8 +172,13 @@ class Exchange:
 
     async def _late_chunk(self) -> bytes:
         """A chunk after the `finish_reason`, which nobody needs any more; empty if it does not come soon."""
+        now = asyncio.get_running_loop().time()
+        if self._end_by is None:
+            self._end_by = now + END_PATIENCE
+        if now >= self._end_by:
+            return b""
         with suppress(TimeoutError, UpstreamTruncated):
-            async with asyncio.timeout(END_PATIENCE):
+            async with asyncio.timeout_at(self._end_by):
                 return await self._next_chunk()
         return b""
 

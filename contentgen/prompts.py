@@ -8,11 +8,13 @@ user wrote is data: it stands between marks that it cannot imitate, and the syst
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 from django.template import Context, Engine
 
-from .brief import Brief
+from .brief import LENGTHS, Brief
 from .copywriter.keywords import TONES, recognise
 
 OTHER_TONE: Final = "other"
@@ -29,9 +31,7 @@ _EMPTY_LINES: Final = re.compile(r"\n{3,}")
 
 def messages(brief: Brief) -> list[dict[str, str]]:
     """The chat that asks for the text of `brief`, in its language."""
-    values: dict[str, object] = {name: _as_data(getattr(brief, name)) for name in FIELDS}
-    values["characters"] = brief.characters
-    values["words"] = max(1, round(brief.characters / CHARACTERS_PER_WORD))
+    values = _values(brief)
     values["tone_advice"] = _render(brief, f"tones/{tone_of(brief)}.txt", values)
     return [
         {"role": "system", "content": _render(brief, "system.txt", values)},
@@ -42,6 +42,34 @@ def messages(brief: Brief) -> list[dict[str, str]]:
 def tone_of(brief: Brief) -> str:
     """The tone whose words the brief uses, else `other`."""
     return recognise(brief.tone, TONES) or OTHER_TONE
+
+
+def broken_prompts() -> Iterator[tuple[str, str]]:
+    """Every file that cannot be rendered for some brief, with the reason: for all languages and tones."""
+    names = ["system.txt", "brief.txt", *(f"tones/{tone}.txt" for tone in (*TONES, OTHER_TONE))]
+    for language in LENGTHS:
+        short = Brief(user_id="u", topic="t", language=language)  # type: ignore[arg-type]
+        full = msgspec.structs.replace(short, **dict.fromkeys(FIELDS, "t"))
+        for name in names:
+            reason = _fault(short, name) or _fault(full, name)
+            if reason:
+                yield f"contentgen/prompts/{language}/{name}", reason
+
+
+def _fault(brief: Brief, name: str) -> str:
+    """Why a file cannot be rendered for `brief`; empty if it can. A template may raise anything."""
+    try:
+        _render(brief, name, _values(brief) | {"tone_advice": brief.tone})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _values(brief: Brief) -> dict[str, object]:
+    values: dict[str, object] = {name: _as_data(getattr(brief, name)) for name in FIELDS}
+    values["characters"] = brief.characters
+    values["words"] = max(1, round(brief.characters / CHARACTERS_PER_WORD))
+    return values
 
 
 def _render(brief: Brief, name: str, values: dict[str, object]) -> str:

@@ -21,8 +21,9 @@ import httpx2
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from streaming.core.events import Finish
 
-from . import __version__, conf
-from .chat_protocol import Part, kind_of_status, one_line
+from . import conf
+from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
+from .client import ClientFault, make_client
 from .conf import Service
 from .exchange import MAX_EVENT, Exchange
 
@@ -34,8 +35,9 @@ WARM_FOR: Final = 4.0
 BACKOFF: Final = 0.25
 """Seconds before the first retry; doubled for each further one, and up to half as much again by chance."""
 
-RETRIED: Final = frozenset({429, 500, 502, 503, 504})
-"""Statuses after which the same request may succeed (RFC 9110, 15.6; RFC 6585, 4)."""
+RETRIED: Final = MAY_PASS | {429, 500, 502, 503, 504} | frozenset(range(520, 530))
+"""Statuses after which the same request may succeed (RFC 9110, 15.6; RFC 6585, 4; 520 to 529 are those of
+networks in front of a service)."""
 
 
 class _Failed(Exception):
@@ -58,12 +60,16 @@ class _UsageRefused(Exception):
 
 
 class Upstream:
-    """See the module. Belongs to the running event loop; made inside it."""
+    """See the module. Belongs to the running event loop; made inside it. Raises `UpstreamError` where the
+    environment lets no client be made (the system check contentgen.E005 says the same before)."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._loop = asyncio.get_running_loop()
-        self._client = _client(service)
+        try:
+            self._client = make_client(service)
+        except ClientFault as fault:
+            raise UpstreamError(f"no client: {fault}") from fault
         self._permits = asyncio.Semaphore(service.config.max_connections)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asks_for_usage = True
@@ -86,10 +92,13 @@ class Upstream:
             self._retire(exchange)
 
     def warm(self) -> None:
-        """Open a connection in the background, unless there is a fresh one."""
-        if self._warming is not None or self._loop.time() - self._last_used < WARM_FOR:
+        """Open a connection in the background, unless there is a fresh one or a text would wait for it."""
+        is_fresh = self._loop.time() - self._last_used < WARM_FOR
+        if self._warming is not None or is_fresh or self._permits.locked():
             return
         self._warming = self._loop.create_task(self._warm())
+        # A task that is cancelled before its first step runs no `finally`.
+        self._warming.add_done_callback(self._forget_warming)
         self._keep(self._warming)
 
     async def settled(self) -> None:
@@ -136,8 +145,11 @@ class Upstream:
         """One request until its first token."""
         try:
             async with asyncio.timeout_at(limit):
+                if self._permits.locked() and self._warming is not None:
+                    # A text does not wait for what was only to make it faster.
+                    self._warming.cancel()
                 await self._permits.acquire()
-                exchange = Exchange(self._service.key)
+                exchange = Exchange(self._service.key, request["model"])
                 try:
                     await self._begin(exchange, request)
                 except BaseException:
@@ -188,10 +200,10 @@ class Upstream:
         status = response.status_code
         if response.is_redirect:
             raise UpstreamError(f"status {status}: a redirect, and none is followed; look at OPENAI_API_BASE")
-        text = await exchange.refusal()
-        if status in (400, 422) and "stream_options" in request and "stream_options" in text:
+        body, words = await exchange.refusal()
+        if status in (400, 422) and "stream_options" in request and "stream_options" in body:
             raise _UsageRefused
-        error = kind_of_status(status)(f"status {status}: {one_line(text, self._service.key)}")
+        error = kind_of_status(status)(f"status {status}: {words}")
         raise _Failed(error, again=status in RETRIED, after=_retry_after(response.headers))
 
     # --- The rest --------------------------------------------------------------------------------------
@@ -230,6 +242,8 @@ class Upstream:
 
     async def _warm(self) -> None:
         try:
+            if self._permits.locked():
+                return
             async with asyncio.timeout(self._service.config.connect_timeout):
                 await self._permits.acquire()
                 exchange = Exchange(self._service.key)
@@ -243,36 +257,14 @@ class Upstream:
         else:
             if response.status_code in (401, 403):
                 self._warn_once(f"refuses OPENAI_API_KEY (status {response.status_code})")
-        finally:
-            self._warming = None
+
+    def _forget_warming(self, task: asyncio.Task[None]) -> None:
+        self._warming = None
 
     def _warn_once(self, text: str) -> None:
         if not self._warned:
             self._warned = True
             logger.warning("the model service at %s %s", self._service.host, text)
-
-
-def _client(service: Service) -> httpx2.AsyncClient:
-    config = service.config
-    plain_and_near = service.is_local and service.base.startswith("http:")
-    return httpx2.AsyncClient(
-        headers={
-            "Authorization": f"Bearer {service.key}",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"Sluice/{__version__}",
-        },
-        limits=httpx2.Limits(
-            max_connections=config.max_connections,
-            max_keepalive_connections=config.max_connections,
-            keepalive_expiry=config.keepalive,
-        ),
-        timeout=httpx2.Timeout(None, connect=config.connect_timeout),
-        follow_redirects=False,
-        # A proxy of the environment has no business between us and our own machine.
-        trust_env=not service.is_local,
-        # Without TLS the certificates need not be read, which takes a tenth of a second.
-        verify=not plain_and_near,
-    )
 
 
 def _pause(tries: int) -> float:
@@ -296,7 +288,8 @@ _upstreams: Final[dict[asyncio.AbstractEventLoop, Upstream]] = {}
 
 
 def upstream() -> Upstream | None:
-    """The running loop's way to the model service; None where there is no service."""
+    """The running loop's way to the model service; None where there is no service. Raises `UpstreamError`
+    where the environment lets none be made."""
     service = conf.service()
     if service is None:
         return None
@@ -322,7 +315,8 @@ def warm() -> None:
     Cheap, raises nothing, and does nothing without a service, without a running loop, or while a fresh
     connection is there.
     """
-    with suppress(RuntimeError):
+    # A fault of the environment is told by a system check, and by the next text.
+    with suppress(RuntimeError, UpstreamError):
         found = upstream()
         if found is not None:
             found.warm()

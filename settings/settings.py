@@ -21,7 +21,19 @@ from django.utils.translation import gettext_lazy
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.Env()
+
+class _Environment(environ.Env):  # type: ignore[misc]
+    """Values as they stand. Its base takes `$NAME` for the value of NAME, and a key may begin so."""
+
+    def get_value(self, var: str, cast: Any = None, **options: Any) -> Any:
+        """The value of `var` as `cast`, else the default."""
+        text = self.ENVIRON.get(var, "")
+        return (
+            self.parse_value(text, cast) if text.startswith("$") else super().get_value(var, cast, **options)
+        )
+
+
+env = _Environment()
 # ENV_FILE names another file; empty: none is read.
 _env_file = env.str("ENV_FILE", default=str(BASE_DIR / ".env"))
 if _env_file and Path(_env_file).is_file():
@@ -82,15 +94,31 @@ def _one_of(name: str, default: str, choices: Collection[str]) -> str:
 def _origins(name: str) -> list[str]:
     """Origins as browsers write them, separated by commas."""
     origins = [origin.strip() for origin in env.str(name, default="").split(",") if origin.strip()]
-    wrong = [each for each in origins if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#@*]+", each)]
+    wrong = [each for each in origins if not _is_origin(each)]
     if wrong:
         ENVIRONMENT_PROBLEMS.append(
             (
                 name,
-                f"{name} has {', '.join(wrong)}: expected scheme://host[:port] in lower case, without a path",
+                f"{name} has {', '.join(wrong)}: expected scheme://host[:port] as browsers send it, in lower "
+                "case, without a path, the port from 1 to 65535 and not the scheme's own (80, 443)",
             )
         )
     return [each for each in origins if each not in wrong]
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser may send it as the origin of a page (RFC 6454, 6.2)."""
+    found = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text
+    )
+    if found is None:
+        return False
+    scheme, port = found.groups()
+    # The origin of a file is "null".
+    return scheme != "file" and int(port or 1) < 65_536 and (scheme, port) not in _OWN_PORTS
+
+
+_OWN_PORTS = {("http", "80"), ("https", "443")}
 
 
 def _database(name: str, default: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from .addresses import is_loopback
 from .problems import Problem
 
 _FORWARDING: Final = re.compile(
-    r"forwarded|via|x-(original-)?forwarded(-.*)?|x-real-ip|.*client-?ip|.*connecting-ip|x-envoy-.*|x-original-.*",
+    r"(x-)?forwarded(-.*)?|x-original-.*|via|cdn-loop|x-real-ip|.*client-?ip|.*connecting-ip|.*user-?ip|"
+    r"cf-.*|x-envoy-.*|x-azure-.*|x-appengine-.*",
     re.IGNORECASE,
 )
 """Headers by which a proxy speaks for somebody else: a loopback peer is then no proof of a local user."""
@@ -91,11 +92,12 @@ async def require_operator(request: HttpRequest) -> Caller:
 
 
 async def _by_key(credentials: str, address: str) -> Caller:
-    scheme, _space, text = credentials.partition(" ")
+    # Blanks around a value are none of it, and several may part scheme and key (RFC 9110, 5.5 and 11.4).
+    scheme, _space, text = credentials.strip(" \t").partition(" ")
     if scheme.lower() != "bearer":
         detail = _("The Authorization header takes an API key: Bearer <key>.")
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
-    key = await keys.find(text)
+    key = await keys.find(text.lstrip(" "))
     if key is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it was revoked, or its user may not sign in.")

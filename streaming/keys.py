@@ -53,5 +53,16 @@ async def find(text: str) -> ApiKey | None:
     return found if found is not None and found.user.is_active else None
 
 
+def named(text: str) -> list[ApiKey]:
+    """The keys that an operator may mean, two at most: the one with this text, or those that begin so.
+
+    What is longer than a beginning and no key names none, for nobody knows how the keys go on.
+    """
+    rows = ApiKey.objects.select_related("user")
+    if _KEY.fullmatch(text):
+        return list(rows.filter(digest=_digest(text)))
+    return [] if len(text) > SHOWN else list(rows.filter(prefix__startswith=text)[:2])
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -285,12 +285,17 @@ class DatabaseRecorder:
             try:
                 with transaction.atomic():
                     lost |= self._write_ours({task_id: note})
+            except IntegrityError as error:
+                # Nothing to look into: the owner was deleted while the task ran.
+                first_line = str(error).partition("\n")[0]
+                logger.warning("task %s: its record refers to what is gone; dropped: %s", task_id, first_line)
+                unwritable.add(task_id)
             except Exception as error:
                 if _may_pass(error):
                     raise
-                unwritable.add(task_id)
-                self.dropped += 1
                 logger.exception("task %s: no database takes its record; dropped", task_id)
+                unwritable.add(task_id)
+        self.dropped += len(unwritable)
         return lost, unwritable
 
     def _put_back(self, notes: Notes, refusals: _Refusals, flushes: list[Promise]) -> None:

@@ -13,7 +13,7 @@ from threading import Barrier
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection
 from django.test import Client, override_settings
 from django.utils import timezone
@@ -261,6 +261,11 @@ def _token_of(url: str) -> str:
     found = re.search(r"/accounts/signin/([\w-]+)/$", url.strip())
     assert found is not None, url
     return found[1]
+
+
+def test_the_help_says_that_earlier_links_go_on_working():
+    words = " ".join(load_command_class("accounts", "signin_link").help.split())
+    assert "Earlier links of that user are not touched" in words
 
 
 @override_settings(HOST="127.0.0.1", PORT=8000)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -123,6 +125,15 @@ def test_the_command_prints_the_key_and_nothing_else(alice: User):
     assert out.strip() not in err
 
 
+def test_a_key_that_nobody_could_see_is_revoked(alice: User):
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (closing it fails once more)
+    with pytest.raises(CommandError, match=r"could not be written.*revoked"):
+        call_command("create_api_key", "alice", stdout=full, stderr=StringIO(), no_color=True)
+    with suppress(OSError):
+        full.close()
+    assert ApiKey.objects.get().revoked_at is not None
+
+
 def test_a_key_for_nobody_is_refused_with_a_hint():
     with pytest.raises(CommandError, match=r"no user 'mallory'.*createsuperuser"):
         _run("create_api_key", "mallory")
@@ -151,6 +162,15 @@ def test_a_key_is_revoked_by_its_beginning(alice: User):
     out, _ = _run("revoke_api_key", text)
     assert "already" in out
     assert text not in out
+
+
+def test_what_only_begins_like_a_key_revokes_nothing(alice: User):
+    _, text = keys.issue(alice)
+    for wrong in (text[:-1] + ("A" if text[-1] != "A" else "B"), text[:16], text[:-1], text + "A"):
+        with pytest.raises(CommandError, match="whole key") as caught:
+            _run("revoke_api_key", wrong)
+        assert wrong[16:] not in str(caught.value) or not wrong[16:], "it may be a key"
+    assert find(text) is not None
 
 
 def test_a_beginning_must_name_one_key(alice: User):

@@ -82,6 +82,39 @@ def test_a_check_does_not_show_a_password():
         assert "hunter2" not in str(check_model_service(None))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080", "socksio"),
+        ("HTTP_PROXY", "ftp://user:hunter2@proxy.test", "no address of a proxy"),
+        ("https_proxy", "http://user:hunter2", "no address of a proxy"),
+        ("SSL_CERT_FILE", "/nonexistent/hunter2.pem", "No such file"),
+    ],
+)
+def test_an_environment_without_a_client_is_named_and_no_secret_is_told(
+    variable: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, value)
+    with override_settings(OPENAI_API_KEY=KEY, OPENAI_API_BASE="https://models.test/v1"):
+        (error,) = check_model_service(None)
+        assert error.id == "contentgen.E005"
+        assert variable.upper() in error.msg
+        assert reason in error.msg
+        assert "hunter2" not in str(error)
+        assert error.hint
+
+
+def test_a_proxy_does_not_matter_to_a_service_on_this_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    assert ids(OPENAI_API_BASE="https://127.0.0.1:8443/v1") == []
+
+
+def test_certificates_matter_to_a_service_on_this_machine_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
+    assert ids(OPENAI_API_BASE="https://127.0.0.1:8443/v1") == ["contentgen.E005"]
+    assert ids(OPENAI_API_BASE="http://127.0.0.1:8443/v1") == [], "without TLS they are not read"
+
+
 @pytest.mark.parametrize("wrong", NEVER_RIGHT, ids=repr)
 @pytest.mark.parametrize("name", OpenAIConfig.__struct_fields__)
 def test_a_wrong_value_is_named_with_its_variable(name: str, wrong: Any):

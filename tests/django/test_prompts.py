@@ -10,8 +10,9 @@ from django.conf import settings
 from django.test import override_settings
 
 from contentgen.brief import Brief
+from contentgen.checks import check_model_service
 from contentgen.copywriter.keywords import TONES
-from contentgen.prompts import FIELDS, messages, tone_of
+from contentgen.prompts import FIELDS, broken_prompts, messages, tone_of
 from tests.support.servers import ROOT
 
 PROMPTS = ROOT / "contentgen/templates/contentgen/prompts"
@@ -79,6 +80,31 @@ def test_nothing_is_escaped():
 
 def test_a_user_s_braces_are_no_template():
     assert "{{ characters }} {% if %}" in prompts(topic="{{ characters }} {% if %}")[1]
+
+
+BROKEN = [
+    ("en/system.txt", b"{% if topic %}", "TemplateSyntaxError"),
+    ("zh/brief.txt", b"{% nonsense %}", "nonsense"),
+    ("en/tones/lively.txt", b"\xff\xfe", "UnicodeDecodeError"),
+    ("zh/tones/other.txt", b"{% if audience %}{% include 'gone.txt' %}{% endif %}", "gone.txt"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), BROKEN)
+def test_a_prompt_that_cannot_be_rendered_is_named(tmp_path: Path, name: str, content: bytes, reason: str):
+    own = tmp_path / "contentgen/prompts" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(content)
+    templates = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    with override_settings(TEMPLATES=templates, OPENAI_API_KEY="sk-0123456789"):
+        (error,) = check_model_service(None)
+    assert error.id == "contentgen.E006"
+    assert f"contentgen/prompts/{name}" in error.msg
+    assert reason in error.msg
+
+
+def test_our_prompts_can_be_rendered():
+    assert list(broken_prompts()) == []
 
 
 def test_an_operator_replaces_a_prompt_by_a_file(tmp_path: Path):

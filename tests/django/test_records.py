@@ -279,7 +279,9 @@ async def test_what_waits_for_a_database_that_is_away_is_bounded_and_the_oldest_
     assert house.recorder.dropped == 7
 
 
-async def test_the_record_of_a_deleted_owner_does_not_block_the_others(house: House):
+async def test_the_record_of_a_deleted_owner_does_not_block_the_others(
+    house: House, caplog: pytest.LogCaptureFixture
+):
     user = await get_user_model().objects.acreate(username="gone")
     gate = asyncio.Event()
 
@@ -295,6 +297,11 @@ async def test_the_record_of_a_deleted_owner_does_not_block_the_others(house: Ho
     good = await house.run("good")
     await house.written()
     assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
+    assert house.recorder.dropped == 1
+    (line,) = [record for record in caplog.records if record.name == "streaming.records"]
+    assert task.id in line.getMessage()
+    assert (line.levelname, line.exc_info) == ("WARNING", None), "no traceback: nothing is wrong"
+    assert "\n" not in line.getMessage()
 
 
 # --- Refusals -----------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +16,7 @@ from django.test import override_settings
 
 from streaming import conf
 from streaming.checks import check_settings, ensure_sound
-from tests.support.servers import ROOT
+from tests.support.servers import ROOT, environment
 
 GROUPS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SSE_CONFIG": ("SSE", conf.SSEConfig),
@@ -226,6 +229,21 @@ def test_the_settings_file_has_the_default_priorities():
 
 
 # --- Overriding ---------------------------------------------------------------------------------------
+
+
+def test_a_value_that_begins_with_a_dollar_is_taken_as_it_stands(tmp_path: Path):
+    names = ["OPENAI_API_KEY", "OPENAI_API_BASE", "SECRET_KEY", "OPENAI_MODEL"]
+    values = {name: f"$HOME-{name}" for name in names} | {"ALLOWED_HOSTS": "$a,b"}
+    code = f"from settings import settings as s; print(*[getattr(s, n) for n in {names}], *s.ALLOWED_HOSTS)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(tmp_path, **values),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == [*(values[name] for name in names), "$a", "b"], done.stderr
 
 
 def test_an_override_is_seen_at_once_and_ends():

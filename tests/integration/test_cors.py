@@ -196,6 +196,15 @@ WRONG = [
     "https://user@app.example",
     "null",
     "file://",
+    "file://x",
+    "https://app.example:443",
+    "http://app.example:80",
+    "https://app.example:99999",
+    "https://app.example:0",
+    "https://app.example:0443",
+    "https://app.example:x",
+    "https://app.example:",
+    "https://bücher.example",
     f"{ORIGIN} {OTHER}",
     f"{ORIGIN},*",
 ]
@@ -207,6 +216,20 @@ def test_a_wrong_origin_in_the_settings_is_refused(tmp_path: Path, value: str) -
     assert done.returncode != 0
     assert "CORS_ALLOWED_ORIGINS" in done.stderr
     assert "streaming.E007" in done.stderr
+
+
+def test_whatever_a_browser_may_send_can_be_allowed(tmp_path: Path) -> None:
+    right = [
+        "http://localhost:3000",
+        "https://app.example:80",
+        "http://127.0.0.1:65535",
+        "https://[::1]:8443",
+        "https://xn--bcher-kva.example",
+        "chrome-extension://abcdefghijklmnop",
+        "capacitor://localhost",
+    ]
+    done = _manage(tmp_path, ["check"], ",".join(right))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", [["manage.py", "serve", "--port", "0"], ["-m", "daphne", "-p", "0"]])

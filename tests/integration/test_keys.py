@@ -137,6 +137,16 @@ async def test_a_wrong_key_starts_nothing(http: httpx2.AsyncClient) -> None:
     assert (await http.get("/stats")).json()["routes"] == before
 
 
+@pytest.mark.parametrize(
+    "line", ["Bearer {}  ", "Bearer {}\t", "Bearer   {}", "bearer {} \t ", " \tBearer {}"]
+)
+def test_blanks_around_a_key_are_none_of_it(server: Server, keys: dict[str, Headers], line: str) -> None:
+    key = keys["alice"]["Authorization"].removeprefix("Bearer ")
+    head = f"GET /streams HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization:{line.format(key)}\r\n\r\n"
+    response, body = exchange(server, head.encode())
+    assert response.status == 200, body
+
+
 LINES: list[bytes] = [
     b"Authorization:",
     b"Authorization: Bearer",

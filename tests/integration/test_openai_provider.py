@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from django.test import override_settings
 
 from contentgen.brief import Brief
 from contentgen.conf import service
 from contentgen.providers import openai
+from contentgen.secrecy import tells
 from contentgen.upstream import Upstream, close_upstream, upstream, warm
 from streaming import Content, Finish
 from streaming.core.errors import GenerationError
@@ -85,10 +94,21 @@ def text_of(parts: list[Any]) -> str:
 # --- Answers that are whole ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["good", "no-done", "done-only", "done-and-open", "finished-and-open", "finished-and-cut", "one-byte"],
-)
+WHOLE = [
+    "good",
+    "no-done",
+    "done-only",
+    "done-and-open",
+    "finished-and-open",
+    "finished-and-alive",
+    "finished-and-cut",
+    "one-byte",
+    "events-as-json",
+    "comment-as-json",
+]
+
+
+@pytest.mark.parametrize("model", WHOLE)
 async def test_a_whole_answer_is_exact_and_says_how_it_ended(fake: ModelService, model: str):
     parts = await read(model)
     assert text_of(parts) == TEXT
@@ -96,11 +116,16 @@ async def test_a_whole_answer_is_exact_and_says_how_it_ended(fake: ModelService,
     assert (parts[-1].finish_reason, parts[-1].model) == ("stop", "fake-1")
 
 
-async def test_what_has_ended_is_not_waited_for(fake: ModelService):
+@pytest.mark.parametrize("model", ["finished-and-open", "finished-and-alive"])
+async def test_what_has_ended_is_not_waited_for(fake: ModelService, model: str):
     with settings_for(fake.base, token_timeout=3_600):
         async with asyncio.timeout(20):
-            assert text_of(await read("finished-and-open")) == TEXT
+            assert text_of(await read(model)) == TEXT
         await close_upstream()
+
+
+async def test_a_service_that_names_no_model_used_the_one_that_was_asked_for(fake: ModelService):
+    assert (await read("nameless"))[-1] == Finish(finish_reason="stop", model="nameless")
 
 
 async def test_usage_comes_in_a_chunk_without_choices_and_is_counts_only(fake: ModelService):
@@ -170,6 +195,10 @@ FAILURES = {
     "status-401": ("", "upstream_auth"),
     "status-403": ("", "upstream_auth"),
     "status-404": ("", "upstream_rejected"),
+    "status-408": ("", "upstream_failed"),
+    "status-409": ("", "upstream_failed"),
+    "status-425": ("", "upstream_failed"),
+    "status-520": ("", "upstream_failed"),
     "status-422": ("", "upstream_rejected"),
     "status-429": ("", "upstream_rate_limited"),
     "status-500": ("", "upstream_failed"),
@@ -211,6 +240,31 @@ async def test_a_redirect_is_not_followed(fake: ModelService):
     assert [request.path for request in fake.requests] == ["/v1/chat/completions"]
 
 
+async def test_a_refusal_is_told_by_the_words_of_its_error(fake: ModelService):
+    _, _, error = await read_failing("status-404")
+    assert str(error) == "status 404: no: [key] line two"
+    _, _, error = await read_failing("key-in-page")
+    assert str(error).startswith("status 502: ")
+    assert " bytes, " in str(error)
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-proj-Ab/cD" + "0123456789Xy" * 12])
+async def test_a_key_in_another_writing_is_nowhere(
+    fake: ModelService, key: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG)
+    with settings_for(fake.base), override_settings(OPENAI_API_KEY=key):
+        told = [
+            str((await read_failing(name))[2]) for name in ("key-in-type", "key-in-page", "key-in-base64")
+        ]
+        finish = (await read("key-in-names"))[-1]
+        await close_upstream()
+    assert finish == Finish(finish_reason="unknown", usage={"total_tokens": 2}, model="fake-1")
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("contentgen")]
+    for text in (*told, *ours):
+        assert not tells(text, key), text
+
+
 @pytest.mark.parametrize("model", ["repeats-the-key", "repeats-the-key-for-ever"])
 @pytest.mark.parametrize("key", [KEY, "sk-" + "0123456789" * 40])
 async def test_a_key_that_the_service_repeats_is_in_no_log(
@@ -222,10 +276,21 @@ async def test_a_key_that_the_service_repeats_is_in_no_log(
         assert key not in repr(service())
         await close_upstream()
     assert code == "upstream_auth"
-    assert "[key]" in str(error)
+    assert "[key]" in str(error) or "more than 8192 bytes" in str(error)
     for text in (str(error), caplog.text):
         assert key[:10] not in text
 
+
+RETRIED = [
+    ("status-500", 3),
+    ("status-408", 3),
+    ("status-409", 3),
+    ("status-425", 3),
+    ("status-520", 3),
+    ("status-529", 3),
+    ("status-404", 1),
+    ("cut-mid-way", 1),
+]
 
 # --- Retries -------------------------------------------------------------------------------------------
 
@@ -236,7 +301,7 @@ async def test_what_may_pass_is_tried_again(fake: ModelService, model: str):
     assert len(fake.chats) == 3
 
 
-@pytest.mark.parametrize(("model", "requests"), [("status-500", 3), ("status-404", 1), ("cut-mid-way", 1)])
+@pytest.mark.parametrize(("model", "requests"), RETRIED)
 async def test_tries_are_counted_and_stop_at_the_first_token(fake: ModelService, model: str, requests: int):
     await read_failing(model)
     assert len(fake.chats) == requests
@@ -300,6 +365,96 @@ async def test_warming_opens_the_connection_that_the_first_text_uses(fake: Model
     await way().settled()
     assert fake.opened == 1
     assert len(fake.requests) == 2, "a fresh connection needs no warming"
+
+
+async def test_warming_does_not_make_a_text_wait(fake: ModelService):
+    fake.lists_models = False
+    with settings_for(fake.base, max_connections=1, connect_timeout=60, first_token_timeout=20):
+        warm()
+        await fake.until(lambda: len(fake.requests) == 1)
+        assert text_of(await read()) == TEXT
+        await way().settled()
+        assert text_of(await read()) == TEXT
+        await close_upstream()
+
+
+async def test_who_has_no_connection_to_spare_is_not_warmed(fake: ModelService):
+    with settings_for(fake.base, max_connections=1):
+        async with aclosing(openai.write(brief("endless"))) as parts:
+            await anext(parts)
+            warm()
+            await asyncio.sleep(0)
+        await way().settled()
+        assert [request.path for request in fake.requests] == ["/v1/chat/completions"]
+        await close_upstream()
+
+
+async def test_warming_that_was_given_up_before_it_began_can_be_tried_again(
+    fake: ModelService, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("contentgen.upstream.WARM_FOR", 0.0)
+    with settings_for(fake.base, max_connections=1, first_token_timeout=20):
+        way()
+        texts = [asyncio.create_task(read()) for _ in range(2)]
+        warm()
+        await asyncio.gather(*texts)
+        await way().settled()
+        assert len(fake.requests) == len(fake.chats) == 2
+        warm()
+        await way().settled()
+        assert fake.requests[-1].path == "/v1/models"
+        await close_upstream()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTP_PROXY", "ftp://x"),
+        ("SSL_CERT_FILE", "/nonexistent.pem"),
+    ],
+)
+async def test_an_environment_without_a_client_stops_no_page_and_each_text_says_why(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, value)
+    with settings_for("https://models.test/v1"):
+        warm()
+        _, code, error = await read_failing("good")
+    assert code == "upstream_failed"
+    assert variable in str(error)
+
+
+async def test_a_service_on_this_machine_may_have_its_own_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certificate = own_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
+    async with model_service(tls) as made:
+        with settings_for(made.base):
+            assert text_of(await read()) == TEXT
+            await close_upstream()
+
+
+def own_certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody else signed, with its key, in one file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / "own.pem"
+    path.write_bytes(certificate.public_bytes(Encoding.PEM) + key.private_bytes(*plain))
+    return path
 
 
 async def test_warming_tells_once_that_it_failed(fake: ModelService, caplog: pytest.LogCaptureFixture):

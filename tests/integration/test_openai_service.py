@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest_asyncio
 
 from tests.integration.conftest import assert_clean, idle
 from tests.support.client import STREAM, client, read_stream, row
-from tests.support.servers import Server, running
+from tests.support.servers import ROOT, Server, environment, running
 from tests.support.upstream import BEHAVIOURS, KEY, TEXT, ModelService, model_service
 
 pytestmark = [pytest.mark.server, pytest.mark.asyncio(loop_scope="module")]
@@ -83,6 +85,36 @@ async def test_without_a_key_the_offline_writer_is_announced(tmp_path: Path):
     with ExitStack() as stack:
         server = await asyncio.to_thread(stack.enter_context, running("serve", tmp_path))
         assert "Text by the offline writer: no model, no key, no network" in server.log()
+
+
+@pytest.mark.parametrize("command", [["manage.py", "serve", "--port", "0"], ["-m", "daphne", "-p", "0"]])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTP_PROXY", "ftp://proxy.test"),
+        ("SSL_CERT_FILE", "/nonexistent.pem"),
+    ],
+)
+async def test_no_server_starts_where_no_connection_can_be_made(
+    tmp_path: Path, command: list[str], variable: str, value: str
+):
+    settings = {"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": "https://models.test/v1", variable: value}
+    if "daphne" in command:
+        command = [*command, "settings.asgi:application"]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment(tmp_path, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "no client of the model service can be made" in done.stderr
+    assert variable in done.stderr
+    assert KEY not in done.stderr
 
 
 async def test_reasoning_is_a_channel_of_its_own(sluice):

@@ -7,8 +7,10 @@ so that a test decides about every byte and every close.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -45,11 +47,14 @@ class ModelService:
     left_early: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     tries: dict[str, int] = field(default_factory=dict)
+    lists_models: bool = True
+    """Whether `GET /models` is answered; else it hangs."""
+    scheme: str = "http"
 
     @property
     def base(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.scheme}://127.0.0.1:{self.port}/v1"
 
     @property
     def open(self) -> int:
@@ -194,6 +199,39 @@ async def _done_and_open(answer: Answer) -> None:
 async def _finished_and_open(answer: Answer) -> None:
     await _events(answer, chunks(TOKENS), end=False)
     await answer.hang()
+
+
+@behaviour("finished-and-alive")
+async def _finished_and_alive(answer: Answer) -> None:
+    await _events(answer, chunks(TOKENS), end=False)
+    while True:
+        await answer.body(b": keep-alive\n\n")
+        await asyncio.sleep(0.02)
+
+
+@behaviour("events-as-json")
+async def _events_as_json(answer: Answer) -> None:
+    await answer.head(kind="application/json")
+    await answer.body(b"\n")
+    await answer.body(b"da")
+    await answer.body(f"ta: {json.dumps(chunks(TOKENS)[0])}\n\n".encode())
+    for event in [*chunks(TOKENS)[1:], "[DONE]"]:
+        await answer.event(event)
+    await answer.end()
+
+
+@behaviour("comment-as-json")
+async def _comment_as_json(answer: Answer) -> None:
+    await answer.head(kind="application/json; charset=utf-8")
+    await answer.body(b": hello\n\n")
+    for event in [*chunks(TOKENS), "[DONE]"]:
+        await answer.event(event)
+    await answer.end()
+
+
+@behaviour("nameless")
+async def _nameless(answer: Answer) -> None:
+    await _events(answer, [{**each, "model": None} for each in chunks(TOKENS)])
 
 
 @behaviour("finished-and-cut")
@@ -394,7 +432,7 @@ def _status(status: int, **headers: str) -> Behaviour:
     return refuse
 
 
-for _number in (400, 401, 403, 404, 422, 429, 500, 503):
+for _number in (400, 401, 403, 404, 408, 409, 422, 425, 429, 500, 503, 520, 529):
     BEHAVIOURS[f"status-{_number}"] = _status(_number)
 BEHAVIOURS["wait-for-years"] = _status(503, Retry_After="Thu, 31 Dec 2099 23:59:59 GMT")
 BEHAVIOURS["wait-an-hour"] = _status(429, Retry_After="3600")
@@ -427,6 +465,36 @@ async def _repeats_the_key(answer: Answer) -> None:
     await answer.whole(401, {"error": f"not a key: {answer.request.headers['authorization']}"})
 
 
+def _key_of(answer: Answer) -> str:
+    return answer.request.headers["authorization"].removeprefix("Bearer ")
+
+
+@behaviour("key-in-type")
+async def _key_in_type(answer: Answer) -> None:
+    await answer.head(kind=f"text/{_key_of(answer)}")
+    await answer.end()
+
+
+@behaviour("key-in-page")
+async def _key_in_page(answer: Answer) -> None:
+    await answer.head(502, kind=f"text/html; key={_key_of(answer).upper()}")
+    await answer.body(f"<h1>Bad key</h1>{_key_of(answer)[:30]}<br>{_key_of(answer)[30:]}".encode())
+    await answer.end()
+
+
+@behaviour("key-in-base64")
+async def _key_in_base64(answer: Answer) -> None:
+    sent = base64.b64encode(answer.request.headers["authorization"].encode()).decode()
+    await answer.whole(400, {"error": {"message": f"bad header {sent}", "code": _key_of(answer).upper()}})
+
+
+@behaviour("key-in-names")
+async def _key_in_names(answer: Answer) -> None:
+    key = _key_of(answer)
+    usage = {"choices": [], "model": key, "usage": {key[:64]: 1, "total_tokens": 2}}
+    await _events(answer, [*chunks(TOKENS)[:-1], chunk({}, key[:60], model=key[:100]), usage])
+
+
 @behaviour("repeats-the-key-for-ever")
 async def _repeats_the_key_for_ever(answer: Answer) -> None:
     """Whoever stops reading stops somewhere inside a key."""
@@ -435,9 +503,9 @@ async def _repeats_the_key_for_ever(answer: Answer) -> None:
 
 
 @asynccontextmanager
-async def model_service() -> AsyncIterator[ModelService]:
+async def model_service(tls: ssl.SSLContext | None = None) -> AsyncIterator[ModelService]:
     """A running fake, in this event loop."""
-    service = ModelService()
+    service = ModelService(scheme="https" if tls else "http")
     tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -460,7 +528,7 @@ async def model_service() -> AsyncIterator[ModelService]:
             await service.notify()
 
     stopping = False
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024, ssl=tls)
     service.port = server.sockets[0].getsockname()[1]
     try:
         yield service
@@ -506,6 +574,8 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 
 async def _answer(answer: Answer) -> None:
     if answer.request.path == "/v1/models":
+        if not answer.service.lists_models:
+            await answer.hang()
         await answer.whole(200, {"object": "list", "data": []})
     elif answer.request.path == "/v1/chat/completions":
         await BEHAVIOURS[answer.request.body["model"]](answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -10,25 +11,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contentgen.chat_protocol import LOG_LENGTH, ChatReader, kind_of_status, one_line
+from contentgen.secrecy import tells
 from streaming import Content, Finish, GenerationError
 from streaming.core.errors import UpstreamError, UpstreamTruncated
 
 KEY = "sk-secret/0123"
+
+SECRET = "sk-proj-Ab/cD3fGh1jKlMn0pQrStUvWxYz45678"
+BASE64 = base64.b64encode(f"Bearer {SECRET}".encode()).decode()
+WRITINGS = [
+    SECRET,
+    SECRET.upper(),
+    SECRET.lower(),
+    SECRET[:24],
+    SECRET[10:],
+    SECRET[:20] + "\n" + SECRET[20:],
+    " ".join(SECRET),
+    "".join(f"\\u{ord(char):04x}" for char in SECRET),
+    "".join(f"\\\\u{ord(char):04X}" for char in SECRET),
+    "".join(f"%{ord(char):02X}" for char in SECRET),
+    "".join(f"%25{ord(char):02x}" for char in SECRET),
+    "".join(f"&#{ord(char)};" for char in SECRET),
+    BASE64,
+    BASE64[5:-3],
+    BASE64.rstrip("="),
+    BASE64[:30] + "\n" + BASE64[30:],
+    base64.urlsafe_b64encode(SECRET.encode()).decode(),
+]
+"""The key in whatever writing a service may repeat it."""
 
 
 def delta(reason: str | None = None, **members: Any) -> str:
     return json.dumps({"choices": [{"index": 0, "delta": members, "finish_reason": reason}]})
 
 
-def read(*events: str) -> tuple[list[Any], Finish]:
-    reader = ChatReader(KEY)
+def read(*events: str, key: str = KEY) -> tuple[list[Any], Finish]:
+    reader = ChatReader(key)
     parts = [part for event in events for part in reader.feed(event)]
     return parts, reader.finish()
 
 
-def failure(*events: str) -> GenerationError:
+def failure(*events: str, key: str = KEY) -> GenerationError:
     with pytest.raises(GenerationError) as caught:
-        read(*events)
+        read(*events, key=key)
     return caught.value
 
 
@@ -125,6 +150,14 @@ def test_the_model_is_the_one_that_answered(sent: Any, told: str | None):
     assert read(json.dumps({"model": sent, "choices": []}), STOP)[1].model == told
 
 
+def test_until_the_service_names_a_model_it_is_the_one_that_was_asked_for():
+    reader = ChatReader(KEY, "asked-for")
+    reader.feed(STOP)
+    assert reader.finish().model == "asked-for"
+    reader.feed(json.dumps({"model": "m-1"}))
+    assert reader.finish().model == "m-1"
+
+
 # Faults
 
 
@@ -171,6 +204,46 @@ def test_an_error_does_not_repeat_the_secret():
     assert "0123" not in str(failure(f"not JSON {KEY}"))
 
 
+@pytest.mark.parametrize("text", WRITINGS)
+def test_no_writing_of_the_secret_is_told(text: str):
+    error = {"message": f"bad key: {text} (see the manual)", "code": "invalid_api_key", "key": text}
+    for data in ({"error": error}, {"error": f"bad key: {text}"}):
+        assert_nothing_told(str(failure(json.dumps(data), key=SECRET)))
+    for broken in (f"{text} {{", json.dumps([text]), json.dumps(text)):
+        assert_nothing_told(str(failure(broken, key=SECRET)))
+    assert_nothing_told(one_line(f"no answer: {text}", SECRET))
+
+
+@pytest.mark.parametrize("text", [text for text in WRITINGS if "\n" not in text])
+def test_no_name_that_tells_the_secret_is_passed_on(text: str):
+    usage = {"choices": [], "model": text, "usage": {text: 1, f"a.{text}"[:64]: 2, "total": 3}}
+    reader = ChatReader(SECRET, "asked-for")
+    for event in (json.dumps(usage), delta(text)):
+        reader.feed(event)
+    assert reader.finish() == Finish(finish_reason="unknown", usage={"total": 3}, model="asked-for")
+
+
+@pytest.mark.parametrize("word", ["none", "x", "stop", "ollama"])
+def test_a_word_for_a_service_without_keys_is_no_secret(word: str):
+    reader = ChatReader(word)
+    reader.feed(
+        json.dumps({"choices": [{"finish_reason": "stop"}], "model": "ollama/x-none", "usage": {"x": 1}})
+    )
+    assert reader.finish() == Finish(finish_reason="stop", usage={"x": 1}, model="ollama/x-none")
+
+
+def test_an_error_keeps_its_words():
+    text = str(
+        failure(json.dumps({"error": {"message": "The model is\nloading", "type": "busy", "param": "p"}}))
+    )
+    assert text == "the service reports an error: busy, The model is loading"
+
+
+def assert_nothing_told(told: str) -> None:
+    assert not tells(told, SECRET), told
+    assert SECRET[-12:].lower() not in told.lower()
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -178,6 +251,10 @@ def test_an_error_does_not_repeat_the_secret():
         (401, "upstream_auth"),
         (403, "upstream_auth"),
         (404, "upstream_rejected"),
+        (408, "upstream_failed"),
+        (409, "upstream_failed"),
+        (425, "upstream_failed"),
+        (529, "upstream_failed"),
         (413, "upstream_rejected"),
         (429, "upstream_rate_limited"),
         (500, "upstream_failed"),

@@ -18,7 +18,8 @@ class Command(BaseCommand):
     """The URL alone goes to standard output, so that a shell can open it."""
 
     help = (
-        "Make a link that signs USER in: once, within ten minutes. Earlier links of that user stop working."
+        "Make a link that signs USER in: once, within ten minutes. Earlier links of that user are not "
+        "touched: each works once."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

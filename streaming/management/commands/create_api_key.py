@@ -29,10 +29,19 @@ class Command(BaseCommand):
         if limit is not None and len(options["name"]) > limit:
             raise CommandError(f"The name is longer than {limit} characters.")
         key, text = keys.issue(user, options["name"])
-        self.stdout.write(text)
+        self._print(key, text)
         self.stderr.write(f"This key speaks for {user}. It is not shown again: keep it in a safe place.")
         self.stderr.write("  Send it as:  Authorization: Bearer <key>")
         self.stderr.write(f"  Revoke it:   manage.py revoke_api_key {key.prefix}")
+
+    def _print(self, key: ApiKey, text: str) -> None:
+        """Raises `CommandError` where the key cannot be written; then it is revoked, for nobody has it."""
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except (OSError, ValueError) as error:
+            keys.revoke(key)
+            raise CommandError(f"The key could not be written ({error}), so it was revoked.") from error
 
 
 def _active_user(name: str) -> Any:

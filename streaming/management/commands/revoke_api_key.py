@@ -12,9 +12,9 @@ from streaming.models import ApiKey
 
 
 class Command(BaseCommand):
-    """Keys are named by their beginning, as the admin shows it."""
+    """Keys are named by their beginning, as the admin shows it, or by their whole text."""
 
-    help = "Revoke the API key that begins with PREFIX."
+    help = "Revoke the API key that begins with PREFIX, or is PREFIX."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Which one."""
@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Revoke it. Raises `CommandError` where the prefix names none, or several."""
-        key = _the_key(options["prefix"][: keys.SHOWN])
+        key = _the_key(options["prefix"])
         if key.revoked_at is not None:
             self.stdout.write(f"{key} was revoked already, {key.revoked_at:%Y-%m-%d %H:%M} UTC.")
             return
@@ -33,9 +33,15 @@ class Command(BaseCommand):
 def _the_key(prefix: str) -> ApiKey:
     if not prefix:
         raise CommandError("The prefix is empty. The admin lists all keys.")
-    found = list(ApiKey.objects.select_related("user").filter(prefix__startswith=prefix)[:2])
+    found = keys.named(prefix)
+    # What was given may be a key, and errors are logged: only what is shown anyway is repeated.
+    shown = prefix[: keys.SHOWN]
+    if not found and len(prefix) > keys.SHOWN:
+        raise CommandError(
+            f"No key is the one given ({shown}…). Give the whole key, or its first {keys.SHOWN} characters."
+        )
     if not found:
-        raise CommandError(f"No key begins with {prefix!r}. The admin lists all keys.")
+        raise CommandError(f"No key begins with {shown!r}. The admin lists all keys.")
     if len(found) > 1:
-        raise CommandError(f"Several keys begin with {prefix!r}: give more characters.")
+        raise CommandError(f"Several keys begin with {shown!r}: give more characters.")
     return found[0]
