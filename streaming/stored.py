@@ -31,6 +31,16 @@ def stored_events(task_id: str, after: int = 0) -> Iterator[tuple[int, list[byte
         yield segment.first_id + known, frames[known:]
 
 
+def newest_events(task_id: str, count: int) -> list[bytes]:
+    """At most `count` of the stored events, the newest ones, in order."""
+    frames: list[bytes] = []
+    for segment in Segment.objects.filter(task_id=task_id).order_by("-first_id").iterator(chunk_size=20):
+        frames[:0] = split_frames(bytes(segment.frames))
+        if len(frames) >= count:
+            break
+    return frames[-count:]
+
+
 def split_frames(joined: bytes) -> list[bytes]:
     """Frames that were joined: each ends with an empty line, and has none inside."""
     return [piece + END_OF_FRAME for piece in joined.split(END_OF_FRAME)[:-1]]

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
-from streaming import conf
 from streaming.core import sse
 from streaming.core.states import State
 from streaming.models import StreamTask
+from streaming.stored import newest_events
 from streaming.transcript import main_text
 
 from . import words
@@ -85,7 +85,6 @@ class Detail:
     spans: list[Span]
     content: Content | None
     events: Events | None
-    replay_ttl: str
 
 
 def detail_of(row: StreamTask, memory: Memory | None, may_read: bool) -> Detail:
@@ -103,8 +102,7 @@ def detail_of(row: StreamTask, memory: Memory | None, may_read: bool) -> Detail:
         receipt=_receipt(row),
         spans=list(_spans(row)),
         content=_content(row, memory) if may_read else None,
-        events=None if memory is None else _events(memory, may_read),
-        replay_ttl=words.duration(conf.sse().replay_ttl * 1000),
+        events=_stored_events(row, may_read) if memory is None else _events(memory, may_read),
     )
 
 
@@ -189,6 +187,12 @@ def _events(memory: Memory, may_read: bool) -> Events:
         earlier=len(memory.frames) - len(frames),
         gone=memory.first_id - 1,
     )
+
+
+def _stored_events(row: StreamTask, may_read: bool) -> Events | None:
+    """What the database has of them; None for nothing."""
+    shown = [_event(frame, may_read) for frame in newest_events(row.id, EVENTS)]
+    return Events(shown=shown, earlier=shown[0].id - 1, gone=0) if shown else None
 
 
 def _event(frame: bytes, may_read: bool) -> Event:

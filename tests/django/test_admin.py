@@ -22,7 +22,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from streaming.admin.words import decision, duration, moment
-from streaming.models import ApiKey, Refusal, StreamTask
+from streaming.core import sse
+from streaming.models import ApiKey, Refusal, Segment, StreamTask
 from streaming.producers import producer
 
 pytestmark = pytest.mark.django_db
@@ -185,8 +186,20 @@ def test_the_page_explains_the_decision_and_the_times(boss: Client):
         assert words in text
 
 
-def test_events_of_another_process_are_explained(boss: Client, rows: list[StreamTask]):
-    assert "(replay_ttl). They are not here, or no longer." in page_of(boss, rows[2])
+def test_the_newest_stored_events_are_shown_in_order(boss: Client, rows: list[StreamTask]):
+    for first_id in range(1, 301, 50):
+        frames = [sse.frame(k, "content", b'{"delta":"part %d"}' % k) for k in range(first_id, first_id + 50)]
+        Segment.objects.create(
+            task=rows[2], first_id=first_id, last_id=first_id + 49, frames=b"".join(frames)
+        )
+    text = page_of(boss, rows[2])
+    shown = [int(number) for number in re.findall(r"part (\d+)", text)]
+    assert shown == list(range(101, 301))
+    assert "100 earlier events are not shown." in text
+
+
+def test_that_no_event_is_stored_is_said(boss: Client, rows: list[StreamTask]):
+    assert "Its events were deleted, or none is written yet." in page_of(boss, rows[2])
 
 
 # Who sees what

@@ -55,14 +55,6 @@ export class Viewer {
     client.follow(place);
   }
 
-  /** Back to the empty page; a running task goes on. */
-  clear() {
-    this.#client?.close();
-    this.#client = null;
-    this.#reset();
-    this.#state("empty", gettext("Ready"));
-  }
-
   #begin() {
     const focused = this.root.contains(document.activeElement);
     this.#client?.close();
