@@ -17,7 +17,7 @@ import pytest
 from tests.support.client import STREAM, Reading, brief, client, generate, read_stream
 from tests.support.servers import Server, environment, migrate, started
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.load]
 
 KINDS = ("serve", "daphne")
 
