@@ -31,7 +31,7 @@ PRESETS: Final = {
         },
         {
             "name": "Product launch",
-            "topic": "a travel mug that remembers its temperature",
+            "topic": "a mug that keeps tea warm",
             "category": "tech",
             "tone": "professional",
         },

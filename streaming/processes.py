@@ -9,21 +9,28 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from django.db.models import F
+from django.utils import timezone
 
 from streaming.core.liveness import Observer
 
+from . import conf
 from .interruption import interrupt_tasks_of
 from .models import Process
+from .pruning import prune, prune_some
 
 logger = logging.getLogger(__name__)
 
 TICK: Final = 1.0
 """Seconds between two beats."""
+
+PRUNING_INTERVAL: Final = 3600.0
+"""Seconds between two looks for what is older than `retention_days`."""
 
 
 _here: Final[set[str]] = set()
@@ -36,6 +43,7 @@ class Registry:
     def __init__(self, process_id: str) -> None:
         self.process_id = process_id
         self._observer = Observer()
+        self._next_pruning = 0.0
         _here.add(process_id)
 
     def tick(self, now: float, *, able: bool) -> None:
@@ -46,6 +54,8 @@ class Registry:
             ended = interrupt_tasks_of(process_id, self.process_id)
             logger.warning("process %s is dead: %d of its tasks were interrupted", process_id, ended)
             Process.objects.filter(pk=process_id).delete()
+        if now >= self._next_pruning:
+            self._prune(now)
 
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
@@ -56,6 +66,14 @@ class Registry:
         if not Process.objects.filter(pk=self.process_id).update(beat=F("beat") + 1):
             # The first beat; or others held us for dead, and what was ours is theirs.
             Process.objects.create(id=self.process_id, machine=machine(), pid=os.getpid())
+
+    def _prune(self, now: float) -> None:
+        """Delete some of what is too old: a little each second while there is any, so that no record waits
+        for long, and then not for an hour."""
+        before = timezone.now() - timedelta(days=conf.sse().retention_days)
+        if not prune_some(before):
+            prune(before)
+            self._next_pruning = now + PRUNING_INTERVAL
 
     def _dead(self, now: float, *, able: bool) -> set[str]:
         others = list(Process.objects.exclude(pk__in=_here))

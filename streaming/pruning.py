@@ -36,11 +36,18 @@ def prunable(before: datetime) -> tuple[QuerySet[StreamTask], QuerySet[Refusal]]
 
 def prune(before: datetime) -> Pruned:
     """Delete them, in short transactions."""
-    tasks, refusals = prunable(before)
     count = 0
-    while ids := list(tasks.order_by("finished_at").values_list("pk", flat=True)[:CHUNK]):
+    while chunk := prune_some(before):
+        count += chunk
+    return Pruned(count, prunable(before)[1].delete()[0])
+
+
+def prune_some(before: datetime) -> int:
+    """Delete at most CHUNK of the tasks, the oldest first; how many that were."""
+    tasks, _ = prunable(before)
+    ids = list(tasks.order_by("finished_at").values_list("pk", flat=True)[:CHUNK])
+    if ids:
         with transaction.atomic():
             Segment.objects.filter(task_id__in=ids).delete()
             StreamTask.objects.filter(pk__in=ids).delete()
-        count += len(ids)
-    return Pruned(count, refusals.delete()[0])
+    return len(ids)

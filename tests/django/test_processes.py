@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.utils import timezone
 
+from streaming import pruning
 from streaming.interruption import interrupt_tasks_of
 from streaming.models import Process, Segment, StreamTask
-from streaming.processes import Registry, gone, machine
+from streaming.processes import PRUNING_INTERVAL, Registry, gone, machine
 from streaming.records import DatabaseRecorder
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
@@ -62,6 +65,32 @@ def test_who_was_held_for_dead_comes_back_as_a_new_entry():
     Process.objects.all().delete()
     registry.tick(1, able=True)
     assert beats() == {MINE: 0}
+
+
+def test_what_is_too_old_is_pruned_a_little_at_each_tick_and_then_for_an_hour_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pruning, "CHUNK", 2)
+    registry = Registry(MINE)
+    for number in range(5):
+        old_task(number)
+    left = []
+    for second in range(5):
+        registry.tick(second, able=True)
+        left.append(StreamTask.objects.count())
+    assert left == [3, 1, 0, 0, 0]
+    old_task(9)
+    registry.tick(100, able=True)
+    assert StreamTask.objects.count() == 1
+    registry.tick(4 + PRUNING_INTERVAL, able=True)
+    registry.tick(5 + PRUNING_INTERVAL, able=True)
+    assert StreamTask.objects.count() == 0
+
+
+def old_task(number: int) -> None:
+    ago = timezone.now() - timedelta(days=40)
+    common: dict[str, Any] = {"kind": "test", "pool": "agent_pool", "priority": 0, "state": "complete"}
+    StreamTask.objects.create(id=f"{number:032x}", created_at=ago, finished_at=ago, **common)
 
 
 @pytest.mark.skipif(not machine(), reason="this system does not tell its processes' home")
