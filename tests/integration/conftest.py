@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -34,9 +35,17 @@ print(json.dumps(keys))
 """
 
 
+HARMLESS = re.compile(
+    r"^.*ResourceWarning: (unclosed file <_io\.BufferedReader name='[^']*/static/|Enable tracemalloc).*$",
+    re.MULTILINE,
+)
+"""A client that leaves with the last byte of a static file cancels servestatic while it closes the file,
+which is then closed with its last reference."""
+
+
 def assert_clean(server: Server) -> None:
     """Nothing unforeseen happened in the server."""
-    log = server.log()
+    log = HARMLESS.sub("", server.log())
     for word in ("Traceback", "Warning", "never awaited"):
         assert word not in log, log[max(0, log.index(word) - 2000) :][:6000]
 
