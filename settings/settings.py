@@ -6,143 +6,22 @@ Every value is checked by `manage.py check`; no server starts with a wrong one.
 `docs/settings.md` is the reference.
 """
 
-import json
-import re
-import warnings
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
-import environ
-from django.templatetags.static import static
-from django.urls import reverse_lazy
-from django.utils.translation import gettext_lazy
+from . import environment
+from .admin_theme import UNFOLD as UNFOLD
+from .environment import database, env, flag, number, one_of, origins, overridden
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-
-class _Environment(environ.Env):  # type: ignore[misc]
-    """Values as they stand. Its base takes `$NAME` for the value of NAME, and a key may begin so."""
-
-    def get_value(self, var: str, cast: Any = None, **options: Any) -> Any:
-        """The value of `var` as `cast`, else the default."""
-        text = self.ENVIRON.get(var, "")
-        return (
-            self.parse_value(text, cast) if text.startswith("$") else super().get_value(var, cast, **options)
-        )
-
-
-env = _Environment()
-# ENV_FILE names another file; empty: none is read.
-_env_file = env.str("ENV_FILE", default=str(BASE_DIR / ".env"))
-if _env_file and Path(_env_file).is_file():
-    env.read_env(_env_file)
-
-
-def _overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """`defaults`, each replaced by the variable PREFIX_KEY where it is set.
-
-    A value that cannot be read as its default's kind is kept as text, for the system check to name.
-    """
-    values = dict(defaults)
-    for key in defaults:
-        text = env.str(f"{prefix}_{key}".upper(), default=None)
-        if text is not None:
-            try:
-                values[key] = json.loads(text)
-            except ValueError:
-                values[key] = text
-    return values
-
-
-# What the environment says and nobody can make sense of: a safe value stands in, and a system check reports
-# it, so that no server starts with it. (Name, what is wrong with it.)
-ENVIRONMENT_PROBLEMS: list[tuple[str, str]] = []
-
-
-def _flag(name: str, default: bool) -> bool:
-    """A variable that is on or off."""
-    text = env.str(name, default=str(default)).lower()
-    if text in ("true", "1", "yes", "on"):
-        return True
-    if text in ("false", "0", "no", "off", ""):
-        return False
-    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected true or false"))
-    return default
-
-
-def _number(name: str, default: int, low: int, high: int) -> int:
-    """A whole number from `low` to `high`."""
-    text = env.str(name, default=str(default))
-    if text.isascii() and text.isdigit() and low <= int(text) <= high:
-        return int(text)
-    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected a number from {low} to {high}"))
-    return default
-
-
-def _one_of(name: str, default: str, choices: Collection[str]) -> str:
-    """One of a few words."""
-    text: str = env.str(name, default=default)
-    if text in choices:
-        return text
-    known = ", ".join(sorted(choices)) if len(choices) < 10 else "a name of the IANA time zone database"
-    ENVIRONMENT_PROBLEMS.append((name, f"{name} is {text!r}: expected {known}"))
-    return default
-
-
-def _origins(name: str) -> list[str]:
-    """Origins as browsers write them, separated by commas."""
-    origins = [origin.strip() for origin in env.str(name, default="").split(",") if origin.strip()]
-    wrong = [each for each in origins if not _is_origin(each)]
-    if wrong:
-        ENVIRONMENT_PROBLEMS.append(
-            (
-                name,
-                f"{name} has {', '.join(wrong)}: expected scheme://host[:port] as browsers send it, in lower "
-                "case, without a path, the port from 1 to 65535 and not the scheme's own (80, 443)",
-            )
-        )
-    return [each for each in origins if each not in wrong]
-
-
-def _is_origin(text: str) -> bool:
-    """Whether a browser may send it as the origin of a page (RFC 6454, 6.2)."""
-    found = re.fullmatch(
-        r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text
-    )
-    if found is None:
-        return False
-    scheme, port = found.groups()
-    # The origin of a file is "null".
-    return scheme != "file" and int(port or 1) < 65_536 and (scheme, port) not in _OWN_PORTS
-
-
-_OWN_PORTS = {("http", "80"), ("https", "443")}
-
-
-def _database(name: str, default: dict[str, Any]) -> dict[str, Any]:
-    """A database by its URL."""
-    text = env.str(name, default="")
-    try:
-        with warnings.catch_warnings():
-            # An unknown engine is only warned of, with the password in the warning.
-            warnings.simplefilter("error")
-            found: dict[str, Any] = environ.Env.db_url_config(text) if text else default
-        known = "." in str(found["ENGINE"])
-    except Exception:
-        known = False
-    if not known:
-        ENVIRONMENT_PROBLEMS.append(
-            (name, f"{name} is not a URL of a database, such as postgres://user@host/name")
-        )
-        return default
-    return found
-
+environment.read_file(BASE_DIR / ".env")
+ENVIRONMENT_PROBLEMS = environment.PROBLEMS
 
 # --- Streams -------------------------------------------------------------------------------------------
 
-SSE_CONFIG = _overridden(
+SSE_CONFIG = overridden(
     "SSE",
     {
         # s without bytes before a heartbeat: proxies cut connections that are silent for 60 s; 0: none
@@ -180,7 +59,7 @@ SSE_CONFIG = _overridden(
     },
 )
 
-BUFFER_CONFIG = _overridden(
+BUFFER_CONFIG = overridden(
     "BUFFER",
     {
         # code points of text that are enough for an event; 0 or 1: one event per delta
@@ -198,7 +77,7 @@ BUFFER_CONFIG = _overridden(
 # s before a waiting or running task ends with an error; per_owner: running and waiting tasks of one owner;
 # aging_seconds: s of waiting that lift a task by one priority class, so that nobody waits for ever.
 THREAD_CONFIG = {
-    "agent_pool": _overridden(
+    "agent_pool": overridden(
         "AGENT_POOL",
         {
             "max_workers": 5,
@@ -209,7 +88,7 @@ THREAD_CONFIG = {
             "aging_seconds": 30,
         },
     ),
-    "kernel_pool": _overridden(
+    "kernel_pool": overridden(
         "KERNEL_POOL",
         {
             "max_workers": 4,
@@ -223,9 +102,9 @@ THREAD_CONFIG = {
 }
 
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
-PRIORITIES = _overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
+PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
-SERVER_CONFIG = _overridden(
+SERVER_CONFIG = overridden(
     "SERVER",
     {
         # s that an idle connection is kept: longer than a proxy's, so that the proxy closes first
@@ -243,14 +122,14 @@ SERVER_CONFIG = _overridden(
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 
 HOST = env.str("HOST", default="127.0.0.1")
-PORT = _number("PORT", 8000, 0, 65_535)
+PORT = number("PORT", 8000, 0, 65_535)
 
 # --- Who and what --------------------------------------------------------------------------------------
 
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
-CORS_ALLOWED_ORIGINS = _origins("CORS_ALLOWED_ORIGINS")
+CORS_ALLOWED_ORIGINS = origins("CORS_ALLOWED_ORIGINS")
 CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After"]
 CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
 
@@ -260,7 +139,7 @@ OPENAI_API_BASE = env.str("OPENAI_API_BASE", default="https://api.openai.com/v1"
 OPENAI_MODEL = env.str("OPENAI_MODEL", default="gpt-4o-mini")
 # Further models that a brief may ask for by name.
 OPENAI_MODELS = env.list("OPENAI_MODELS", default=[])
-OPENAI_CONFIG = _overridden(
+OPENAI_CONFIG = overridden(
     "OPENAI",
     {
         # s to open a connection
@@ -280,23 +159,23 @@ OPENAI_CONFIG = _overridden(
 # Which provider writes when a brief names none.
 CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="openai" if OPENAI_API_KEY else "offline")
 # Exact tokens at an exact pace, for tests, demos and benchmarks; never on a public server.
-ALLOW_SCRIPTED_PROVIDER = _flag("ALLOW_SCRIPTED_PROVIDER", default=False)
+ALLOW_SCRIPTED_PROVIDER = flag("ALLOW_SCRIPTED_PROVIDER", default=False)
 
 # --- Django --------------------------------------------------------------------------------------------
 
-DEBUG = _flag("DEBUG", default=False)
+DEBUG = flag("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
-# Cookies only over TLS, except where somebody develops on their own machine.
 # Django looks for its own middleware by name and does not see that ours are subclasses of it
 # (streaming/middleware.py); streaming.W006 and W007 look at what these would have looked at.
 SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
 
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _flag("SECURE_COOKIES", default=not DEBUG)
-SECURE_SSL_REDIRECT = _flag("SECURE_SSL_REDIRECT", default=False)
-SECURE_HSTS_SECONDS = _number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
+# Cookies only over TLS, except where somebody develops on their own machine.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = flag("SECURE_COOKIES", default=not DEBUG)
+SECURE_SSL_REDIRECT = flag("SECURE_SSL_REDIRECT", default=False)
+SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [
     "daphne",  # an ASGI `runserver`; must come before staticfiles
@@ -349,7 +228,7 @@ TEMPLATES = [
 ]
 
 DATABASES: dict[str, dict[str, Any]] = {
-    "default": _database(
+    "default": database(
         "DATABASE_URL", {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}
     )
 }
@@ -373,8 +252,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
-LANGUAGE_CODE = _one_of("LANGUAGE_CODE", "en", dict(LANGUAGES))
-TIME_ZONE = _one_of("TIME_ZONE", "UTC", available_timezones())
+LANGUAGE_CODE = one_of("LANGUAGE_CODE", "en", dict(LANGUAGES))
+TIME_ZONE = one_of("TIME_ZONE", "UTC", available_timezones())
 USE_I18N = True
 LOCALE_PATHS = [BASE_DIR / "locale"]
 USE_TZ = True
@@ -386,92 +265,9 @@ SERVESTATIC_USE_FINDERS = True
 # Looked up once at the start, not for each request (that costs a thread hop each).
 SERVESTATIC_AUTOREFRESH = False
 
-# --- The admin's theme ---------------------------------------------------------------------------------
+# --- Logs ----------------------------------------------------------------------------------------------
 
-
-def _link(title: Any, icon: str, place: str, permission: str = "") -> dict[str, Any]:
-    """A line of the admin's navigation: an icon of Material Symbols, the name of a URL, who sees it."""
-    line = {"title": title, "icon": icon, "link": reverse_lazy(place)}
-    if not permission:
-        # A way out of the admin is never where one is, though its URL may begin that of every page.
-        return line | {"active": False}
-    return line | {"permission": lambda request: request.user.has_perm(permission)}
-
-
-UNFOLD = {
-    "SITE_TITLE": "Sluice",
-    "SITE_HEADER": "Sluice",
-    "SITE_SUBHEADER": gettext_lazy("Streams of generated text"),
-    "SITE_SYMBOL": "water",
-    "SITE_URL": reverse_lazy("home"),
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("streaming/page/icon.svg")}
-    ],
-    "SHOW_VIEW_ON_SITE": False,
-    "SHOW_LANGUAGES": True,
-    "BORDER_RADIUS": "6px",
-    "COLORS": {
-        # The blue-green of deep water; 600 on white and 500 on dark grounds are readable.
-        "primary": {
-            "50": "oklch(97.7% .013 225)",
-            "100": "oklch(94.8% .028 225)",
-            "200": "oklch(89.6% .055 226)",
-            "300": "oklch(82.2% .093 228)",
-            "400": "oklch(74.0% .118 230)",
-            "500": "oklch(65.5% .125 232)",
-            "600": "oklch(51.5% .110 234)",
-            "700": "oklch(45.5% .098 236)",
-            "800": "oklch(39.8% .083 237)",
-            "900": "oklch(34.5% .068 238)",
-            "950": "oklch(26.0% .052 240)",
-        },
-    },
-    "SIDEBAR": {
-        "show_search": False,
-        "show_all_applications": False,
-        "navigation": [
-            {
-                "title": gettext_lazy("Streams"),
-                "items": [
-                    _link(
-                        gettext_lazy("Tasks"),
-                        "stream",
-                        "admin:streaming_streamtask_changelist",
-                        "streaming.view_streamtask",
-                    ),
-                    _link(
-                        gettext_lazy("Refusals"),
-                        "block",
-                        "admin:streaming_refusal_changelist",
-                        "streaming.view_refusal",
-                    ),
-                    _link(
-                        gettext_lazy("API keys"),
-                        "key",
-                        "admin:streaming_apikey_changelist",
-                        "streaming.view_apikey",
-                    ),
-                ],
-            },
-            {
-                "title": gettext_lazy("People"),
-                "items": [
-                    _link(gettext_lazy("Users"), "person", "admin:auth_user_changelist", "auth.view_user"),
-                    _link(gettext_lazy("Groups"), "group", "admin:auth_group_changelist", "auth.view_group"),
-                ],
-            },
-            {
-                "title": gettext_lazy("Service"),
-                "items": [
-                    _link(gettext_lazy("The page"), "home", "home"),
-                    _link(gettext_lazy("API documentation"), "description", "sluice:openapi-view"),
-                ],
-            },
-        ],
-    },
-}
-
-LOG_LEVEL = _one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+LOG_LEVEL = one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 LOGGING = {
     "version": 1,

@@ -105,20 +105,21 @@ def keyword_literals(source: str, keyword: str) -> set[str]:
 
 
 def env_variables(source: str) -> set[str]:
-    """The variables that `env.kind("NAME", …)` reads."""
+    """The variables that `env.kind("NAME", …)` and the functions of settings/environment.py read."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == "env"
+            and ast.unparse(node.func).startswith(READERS)
             and node.args
             and isinstance(node.args[0], ast.Constant)
             and isinstance(node.args[0].value, str)
         ):
             found.add(node.args[0].value)
     return found
+
+
+READERS = ("env.", "flag", "number", "one_of", "origins", "database")
 
 
 def sources(*packages: str) -> Iterator[str]:
@@ -141,7 +142,7 @@ def setting_keys() -> set[str]:
 
 
 def setting_variables() -> set[str]:
-    variables = env_variables((ROOT / "settings/settings.py").read_text(encoding="utf-8"))
+    variables = set().union(*map(env_variables, sources("settings")))
     for setting, (prefix, _) in CONFIGS.items():
         if setting != "THREAD_CONFIG":
             variables |= {f"{prefix}_{key}".upper() for key in getattr(settings, setting)}

@@ -1,0 +1,134 @@
+"""Reading the environment, for settings.py: each value as it stands, and what is wrong with it noted.
+
+No function raises: a server shall start for no wrong value, and say so by a system check.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import environ
+
+PROBLEMS: list[tuple[str, str]] = []
+"""What nobody can make sense of: a safe value stands in, and a system check reports it, so that no server
+starts with it. (Name, what is wrong with it.)"""
+
+
+class _Environment(environ.Env):  # type: ignore[misc]
+    """Values as they stand. Its base takes `$NAME` for the value of NAME, and a key may begin so."""
+
+    def get_value(self, var: str, cast: Any = None, **options: Any) -> Any:
+        """The value of `var` as `cast`, else the default."""
+        text = self.ENVIRON.get(var, "")
+        return (
+            self.parse_value(text, cast) if text.startswith("$") else super().get_value(var, cast, **options)
+        )
+
+
+env = _Environment()
+
+
+def read_file(default: Path) -> None:
+    """Read the file that ENV_FILE names, else `default`, if it is there; what is in the environment wins.
+
+    ENV_FILE is empty: none is read.
+    """
+    name = env.str("ENV_FILE", default=str(default))
+    if name and Path(name).is_file():
+        env.read_env(name)
+
+
+def overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """`defaults`, each replaced by the variable PREFIX_KEY where it is set.
+
+    A value that cannot be read as its default's kind is kept as text, for the system check to name.
+    """
+    values = dict(defaults)
+    for key in defaults:
+        text = env.str(f"{prefix}_{key}".upper(), default=None)
+        if text is not None:
+            try:
+                values[key] = json.loads(text)
+            except ValueError:
+                values[key] = text
+    return values
+
+
+def flag(name: str, default: bool) -> bool:
+    """A variable that is on or off."""
+    text = env.str(name, default=str(default)).lower()
+    if text in ("true", "1", "yes", "on"):
+        return True
+    if text in ("false", "0", "no", "off", ""):
+        return False
+    PROBLEMS.append((name, f"{name} is {text!r}: expected true or false"))
+    return default
+
+
+def number(name: str, default: int, low: int, high: int) -> int:
+    """A whole number from `low` to `high`."""
+    text = env.str(name, default=str(default))
+    if text.isascii() and text.isdigit() and low <= int(text) <= high:
+        return int(text)
+    PROBLEMS.append((name, f"{name} is {text!r}: expected a number from {low} to {high}"))
+    return default
+
+
+def one_of(name: str, default: str, choices: Collection[str]) -> str:
+    """One of a few words."""
+    text: str = env.str(name, default=default)
+    if text in choices:
+        return text
+    known = ", ".join(sorted(choices)) if len(choices) < 10 else "a name of the IANA time zone database"
+    PROBLEMS.append((name, f"{name} is {text!r}: expected {known}"))
+    return default
+
+
+def origins(name: str) -> list[str]:
+    """Origins as browsers write them, separated by commas."""
+    origins = [origin.strip() for origin in env.str(name, default="").split(",") if origin.strip()]
+    wrong = [each for each in origins if not _is_origin(each)]
+    if wrong:
+        PROBLEMS.append(
+            (
+                name,
+                f"{name} has {', '.join(wrong)}: expected scheme://host[:port] as browsers send it, in lower "
+                "case, without a path, the port from 1 to 65535 and not the scheme's own (80, 443)",
+            )
+        )
+    return [each for each in origins if each not in wrong]
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser may send it as the origin of a page (RFC 6454, 6.2)."""
+    found = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text
+    )
+    if found is None:
+        return False
+    scheme, port = found.groups()
+    # The origin of a file is "null".
+    return scheme != "file" and int(port or 1) < 65_536 and (scheme, port) not in _OWN_PORTS
+
+
+_OWN_PORTS = {("http", "80"), ("https", "443")}
+
+
+def database(name: str, default: dict[str, Any]) -> dict[str, Any]:
+    """A database by its URL."""
+    text = env.str(name, default="")
+    try:
+        with warnings.catch_warnings():
+            # An unknown engine is only warned of, with the password in the warning.
+            warnings.simplefilter("error")
+            found: dict[str, Any] = environ.Env.db_url_config(text) if text else default
+        known = "." in str(found["ENGINE"])
+    except Exception:
+        known = False
+    if not known:
+        PROBLEMS.append((name, f"{name} is not a URL of a database, such as postgres://user@host/name"))
+        return default
+    return found
