@@ -19,7 +19,7 @@ from streaming.runtime.journals.base import LOST_IDS
 from .messages import DjangoMessages
 from .models import Segment, StreamTask
 from .stored import stored_events
-from .transcript import main_text
+from .transcript import storable_text
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 
@@ -62,7 +62,7 @@ def _write_end(row: StreamTask) -> None:
         error_message=end.message,
         finished_at=now,
         last_event_id=end_id,
-        text=main_text(frames).replace("\x00", "\ufffd"),
+        text=storable_text(frames),
         timing=msgspec.to_builtins(timing),
         queued_ms=timing.queued_ms,
         total_ms=timing.total_ms,

@@ -69,6 +69,18 @@ class StreamTask(models.Model):
     epoch = models.PositiveIntegerField(
         _("epoch"), default=1, help_text=_("Rises when another process takes the task over.")
     )
+    grace = models.FloatField(
+        _("grace, s"),
+        null=True,
+        blank=True,
+        help_text=_("How long it outlives its last reader; empty: it goes on."),
+    )
+    followed_at = models.DateTimeField(
+        _("followed elsewhere"), null=True, blank=True, help_text=_("When another process last had a reader.")
+    )
+    cancel_requested = models.CharField(
+        _("cancel asked for by"), max_length=16, blank=True, help_text=_("Asked of the process that runs it.")
+    )
     purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
 
     class Meta:
@@ -100,6 +112,7 @@ class Process(models.Model):
     )
     pid = models.PositiveIntegerField()
     beat = models.PositiveBigIntegerField(default=0)
+    statistics = models.JSONField(null=True, blank=True)
     started_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

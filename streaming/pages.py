@@ -49,11 +49,11 @@ def page(view: PageView[P]) -> PageView[P]:
 
 async def show(request: HttpRequest, template: str, caller: Caller | None, **context: Any) -> HttpResponse:
     """Render a page in a thread, where templates may ask the database. `caller`: None if unknown."""
-    common = {"caller": caller, "silence_limit": silence_limit()}
+    common = {"caller": caller, "silence_limit": _silence_limit()}
     return await sync_to_async(render)(request, template, common | context)
 
 
-def silence_limit() -> float:
+def _silence_limit() -> float:
     """Seconds without a byte after which a page takes its connection for dead; 0: never."""
     interval = conf.sse().heartbeat_interval
     return interval and interval * 1.5 + 1

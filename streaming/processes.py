@@ -22,7 +22,7 @@ from streaming.core.liveness import Observer
 from . import conf
 from .interruption import interrupt_tasks_of
 from .models import Process
-from .pruning import prune, prune_some
+from .pruning import prune_refusals, prune_some
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Registry:
         for long, and then not for an hour."""
         before = timezone.now() - timedelta(days=conf.sse().retention_days)
         if not prune_some(before):
-            prune(before)
+            prune_refusals(before)
             self._next_pruning = now + PRUNING_INTERVAL
 
     def _dead(self, now: float, *, able: bool) -> set[str]:

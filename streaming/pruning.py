@@ -39,7 +39,13 @@ def prune(before: datetime) -> Pruned:
     count = 0
     while chunk := prune_some(before):
         count += chunk
-    return Pruned(count, prunable(before)[1].delete()[0])
+    return Pruned(count, prune_refusals(before))
+
+
+def prune_refusals(before: datetime) -> int:
+    """Delete the counts of refusals; how many rows that were."""
+    _, refusals = prunable(before)
+    return refusals.delete()[0]
 
 
 def prune_some(before: datetime) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -14,14 +15,15 @@ from streaming.runtime.task import Task
 
 from .models import Refusal, Segment, StreamTask
 from .notes import Batch, Note
-from .transcript import main_text
+from .transcript import storable_text
 
 BATCH: Final = 200
 """Rows in one statement: below every database's limit of parameters."""
 
-_WRITTEN: Final = [
-    field.name for field in StreamTask._meta.concrete_fields if field.name not in ("id", "purged_at")
-]
+_OF_OTHERS: Final = ("id", "epoch", "followed_at", "cancel_requested", "purged_at")
+"""Columns that the owner of a task leaves alone once its row is there."""
+
+_WRITTEN: Final = [field.name for field in StreamTask._meta.concrete_fields if field.name not in _OF_OTHERS]
 
 
 def write_tasks(rows: list[StreamTask]) -> None:
@@ -73,8 +75,7 @@ def task_row(task_id: str, values: dict[str, Any], frames: list[bytes] | None) -
     """The row with `values`; its text is put together from the journal's `frames`, where there are any."""
     row = StreamTask(id=task_id, **values)
     if frames is not None:
-        # PostgreSQL cannot store NUL in text.
-        row.text = main_text(frames).replace("\x00", "\ufffd")
+        row.text = storable_text(frames)
     return row
 
 
@@ -100,6 +101,7 @@ def row_values(task: Task) -> dict[str, Any]:
         "snapshot": msgspec.to_builtins(task.ticket.snapshot),
         "arguments": spec.arguments,
         "language": spec.language,
+        "grace": None if spec.grace == math.inf else spec.grace,
         "created_at": task.created_at,
         "started_at": task.started_at,
         "finished_at": task.finished_at,

@@ -12,10 +12,8 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any, Final
 
-import msgspec
 from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
@@ -25,9 +23,8 @@ from streaming.core.errors import (
     NotFinished,
     StorageUnavailable,
     TaskNotFound,
-    generation_errors,
 )
-from streaming.core.events import Cancelled, Error
+from streaming.core.events import Cancelled
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
@@ -35,6 +32,7 @@ from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
 from .access import Caller
+from .descriptions import describe, describe_row, text_of
 from .messages import DjangoMessages
 from .models import Segment, StreamTask
 from .processes import Registry
@@ -42,11 +40,8 @@ from .records import DatabaseRecorder
 from .rendering import RenderedTexts
 from .retry import retry_spec
 from .stored import stored_events, stored_task
-from .transcript import main_text
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-
-_RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
 
 RECORD_PATIENCE: Final = 5.0
 """Seconds that a 202 waits for its record to be durable before it is taken back."""
@@ -56,9 +51,6 @@ CANCEL_WAIT: Final = 2.0
 
 TAKEOVER_PATIENCE: Final = 2.0
 """Seconds that a reader of a task that runs nowhere here waits for its end."""
-
-LONG_TEXT: Final = 262_144
-"""Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
 
 
 class Service:
@@ -131,7 +123,7 @@ class Service:
             await asyncio.shield(task.ended)
         finally:
             self.supervisor.leave(task)
-        return task, await _text(task)
+        return task, await text_of(task)
 
     # Tasks by id
 
@@ -162,7 +154,7 @@ class Service:
         found = await self.find(task_id, caller)
         if not State(found.state).terminal:
             raise NotFinished(task_id)
-        text = found.text if isinstance(found, StreamTask) else await _text(found)
+        text = found.text if isinstance(found, StreamTask) else await text_of(found)
         return await self._rendered.html(task_id, text)
 
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
@@ -238,7 +230,7 @@ class Service:
                 created_at=mark.created_at, id__gte=mark.id
             )
         found = [row async for row in rows[: limit + 1]]
-        items = [_describe_row(row) for row in found[:limit]]
+        items = [describe_row(row) for row in found[:limit]]
         return {"items": items, "next": items[-1]["id"] if len(found) > limit else None}
 
     # The whole
@@ -251,6 +243,7 @@ class Service:
                 "pending": self.recorder.pending,
                 "failed_writes": self.recorder.failed_writes,
                 "dropped": self.recorder.dropped,
+                "dropped_events": self.recorder.dropped_events,
             },
         }
 
@@ -343,67 +336,3 @@ async def close_service(grace: float) -> int:
     """`Service.close` for the running loop's service; 0 if there is none."""
     found = _services.get(asyncio.get_running_loop())
     return 0 if found is None else await found.close(grace)
-
-
-async def describe(found: Task | StreamTask) -> dict[str, Any]:
-    """The public record of a task, from memory or from the database: the body of `GET /streams/<id>`."""
-    if isinstance(found, StreamTask):
-        return _describe_row(found)
-    return _describe_task(found, await _text(found))
-
-
-def _describe_task(task: Task, text: str) -> dict[str, Any]:
-    final = task.final if task.state.terminal else None
-    error = None
-    if isinstance(final, Error):
-        error = {"code": final.code, "message": final.message, "retryable": final.retryable}
-    ended = task.state.terminal
-    return {
-        "id": task.id,
-        "state": task.state.value,
-        "kind": task.spec.kind,
-        "route": task.route,
-        "reason": task.reason,
-        "created_at": _rfc3339(task.created_at),
-        "started_at": _rfc3339(task.started_at),
-        "finished_at": _rfc3339(task.finished_at) if ended else None,
-        "last_event_id": task.journal.last_id,
-        "text": text,
-        "error": error,
-        "timing": msgspec.to_builtins(task.receipt) if ended else None,
-    }
-
-
-def _describe_row(row: StreamTask) -> dict[str, Any]:
-    error = None
-    if row.state == State.ERROR:
-        error = {
-            "code": row.error_code,
-            "message": row.error_message,
-            "retryable": _RETRYABLE.get(row.error_code, False),
-        }
-    return {
-        "id": row.id,
-        "state": row.state,
-        "kind": row.kind,
-        "route": row.route,
-        "reason": row.reason,
-        "created_at": _rfc3339(row.created_at),
-        "started_at": _rfc3339(row.started_at),
-        "finished_at": _rfc3339(row.finished_at),
-        "last_event_id": row.last_event_id,
-        "text": row.text,
-        "error": error,
-        "timing": row.timing,
-    }
-
-
-async def _text(task: Task) -> str:
-    frames = task.journal.read(0, task.journal.last_id)
-    if task.journal.size < LONG_TEXT:
-        return main_text(frames)
-    return await asyncio.to_thread(main_text, frames)
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds")

@@ -78,7 +78,7 @@ def _spec(row: StreamTask) -> TaskSpec:
         owner=None if row.owner_id is None else str(row.owner_id),
         share_key=None,
         end_user=row.end_user,
-        grace=math.inf,
+        grace=math.inf if row.grace is None else row.grace,
         language=row.language,
         open_source=_nothing_to_open,
         arguments=row.arguments,

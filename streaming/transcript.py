@@ -29,3 +29,8 @@ def main_text(frames: Iterable[bytes]) -> str:
             if isinstance(event, events.Content) and event.channel is None:
                 pieces.append(event.delta)
     return "".join(pieces)
+
+
+def storable_text(frames: Iterable[bytes]) -> str:
+    """`main_text` as every database takes it: PostgreSQL cannot store NUL."""
+    return main_text(frames).replace("\x00", "\ufffd")

@@ -198,9 +198,6 @@ ALL: Final[tuple[type[Event], ...]] = (
     Ping,
 )
 
-TERMINAL_NAMES: Final = frozenset(("complete", "error", "cancelled"))
-"""Their names on the wire."""
-
 _decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(
     Content
     | Output
@@ -222,6 +219,10 @@ def event_name(kind: type[Event]) -> str:
     tag = kind.__struct_config__.tag
     assert isinstance(tag, str)
     return tag
+
+
+TERMINAL_NAMES: Final = frozenset(event_name(kind) for kind in ALL if kind.terminal)
+"""The names of terminal events on the wire."""
 
 
 def encode(event: Event) -> bytes:

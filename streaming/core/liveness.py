@@ -33,14 +33,12 @@ class Observer:
         """
         lost = self._lost(now, able=able)
         self._last_look = now
-        self._seen = {
-            process: (
-                beat,
-                now if beat != self._seen.get(process, (None, 0))[0] else self._seen[process][1] + lost,
-            )
-            for process, beat in beats.items()
-        }
-        return {process for process, (_, since) in self._seen.items() if now - since >= self._patience}
+        seen: dict[str, tuple[int, float]] = {}
+        for process, beat in beats.items():
+            known, since = self._seen.get(process, (None, now))
+            seen[process] = (beat, since + lost if beat == known else now)
+        self._seen = seen
+        return {process for process, (_, since) in seen.items() if now - since >= self._patience}
 
     def _lost(self, now: float, *, able: bool) -> float:
         """Seconds since the last look that prove nothing."""

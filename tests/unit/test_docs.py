@@ -110,7 +110,7 @@ def env_variables(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Call)
-            and ast.unparse(node.func).startswith(READERS)
+            and READERS.fullmatch(ast.unparse(node.func))
             and node.args
             and isinstance(node.args[0], ast.Constant)
             and isinstance(node.args[0].value, str)
@@ -119,7 +119,7 @@ def env_variables(source: str) -> set[str]:
     return found
 
 
-READERS = ("env.", "flag", "number", "one_of", "origins", "database")
+READERS = re.compile(r"env\.\w+|flag|number|one_of|origins|database")
 
 
 def sources(*packages: str) -> Iterator[str]:
