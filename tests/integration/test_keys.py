@@ -13,13 +13,13 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, exchange, generate, read_stream
+from tests.support.routes import ABSENT
 from tests.support.servers import ROOT, Server, environment
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
 
 QUICK = {"tokens": 5, "interval": 0.005}
 SLOW = {"tokens": 2000, "interval": 0.02}
-ABSENT = "0123456789abcdef" * 2
 
 Headers = dict[str, str]
 
