@@ -164,7 +164,7 @@ class FakeMessages:
 
 
 def pool_limits(**changes: Any) -> PoolLimits:
-    """The defaults of DESIGN section 6, but without a limit per owner."""
+    """The default settings, but without a limit per owner."""
     limits = PoolLimits(
         name="agent_pool",
         max_workers=5,
@@ -178,7 +178,7 @@ def pool_limits(**changes: Any) -> PoolLimits:
 
 
 def stream_limits(**changes: Any) -> StreamLimits:
-    """The defaults of DESIGN section 6."""
+    """The default settings."""
     limits = StreamLimits(
         heartbeat_interval=30.0,
         connection_timeout=60.0,
