@@ -211,7 +211,11 @@ def play(
     loop: asyncio.AbstractEventLoop, steps: Iterable[Step], max_workers: int, ageing: float = NEVER
 ) -> Room:
     """A room where all this happened, with places for everybody; the line is looked at after each step."""
-    room = Room(pool_limits(max_workers=max_workers, queue_size=100, aging_seconds=ageing), loop)
+    # What bounds waits is either ageing alone, or nothing: the promise has tests of its own.
+    limits = pool_limits(
+        max_workers=max_workers, queue_size=100, aging_seconds=ageing, longest_wait=math.inf
+    )
+    room = Room(limits, loop)
     for step in steps:
         happen(room, step)
         room.told()
