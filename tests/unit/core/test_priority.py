@@ -469,7 +469,7 @@ def test_nobody_waits_longer_than_promised_while_permits_keep_their_pace(rest, t
     queue: FairQueue[int] = FairQueue(NEVER)
     places = 1 + rest // 3
     promise = Promise(longest=places * IN_TIME.pace + rest, pace=IN_TIME.pace)
-    now, due, waits = 0, 0, []
+    now, due, waits = 0.0, 0.0, []
     for number, (seconds, owner, priority) in enumerate([*tasks, *[(3, "end", 0)] * 2]):
         now += seconds
         while len(queue) and due <= now:
