@@ -25,7 +25,7 @@ LONGEST_WAIT: Final = 10.0
 
 _HASTE: Final = 2.5
 """Service times before that at which arrival begins to decide: a permit comes back only when a service is
-over, and the average of recent services moves by a fifth or so by chance."""
+over, and the average of recent services moves by a tenth by chance."""
 
 _FULL_LINE_AND: Final = 1.5
 """Service times beyond those of a full line before which arrival does not decide: in a line that is too
