@@ -13,7 +13,7 @@ import httpx2
 import msgspec
 import pytest
 
-from tests.support.client import STREAM, Reading, brief, client, eventually, generate, read_stream
+from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
 from tests.support.servers import Server, environment, started
 
 from .conftest import assert_clean, idle
@@ -119,12 +119,11 @@ async def test_who_is_back_in_time_has_its_old_place(http: httpx2.AsyncClient) -
     back = asyncio.create_task(read_stream(http, "GET", f"{first}/events"))
     await away(http, 0)
     await http.delete(holder)
-    readings: list[Reading] = await asyncio.gather(back, second)
-    positions = [reading.named("status")[0].data.get("position") for reading in readings]
+    returned, other = await asyncio.gather(back, second)
+    positions = [reading.named("status")[0].data.get("position") for reading in (returned, other)]
     assert positions == [1, 1], "the second was first while the first was away"
-    records = [(await http.get(reading.response.headers["location"])).json() for reading in readings[1:]]
-    first_record = (await http.get(first)).json()
-    assert first_record["started_at"] < records[0]["started_at"]
+    records = [(await http.get(place)).json() for place in (first, other.response.headers["location"])]
+    assert records[0]["started_at"] < records[1]["started_at"]
 
 
 async def test_a_queued_stream_is_dropped_at_the_end_of_its_grace(http: httpx2.AsyncClient) -> None:

@@ -505,12 +505,19 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.room.running)
     @rule(data=st.data())
     def finish(self, data):
+        """Nobody's position grows, unless who is overdue now goes first."""
+        before = self.room.told()
         self.room.finish(data.draw(st.sampled_from(self.room.running)))
+        if math.isinf(self.limits.longest_wait):
+            assert all(position <= before[each][0] for each, (position, _) in self.room.told().items())
 
     @precondition(lambda self: self.room.waiting)
     @rule(data=st.data())
     def withdraw(self, data):
+        """Nobody's position grows."""
+        before = self.room.told()
         self.room.withdraw(data.draw(st.sampled_from(self.room.waiting)))
+        assert all(position <= before[each][0] for each, (position, _) in self.room.told().items())
 
     @precondition(lambda self: self.room.present)
     @rule(data=st.data())
