@@ -15,8 +15,8 @@ from streaming.core import sse
 MAX_TEXT: Final = 16_384
 """Bytes of text that a merged event holds at most, as UTF-8. A single event may be larger."""
 
-# How `sse.content_frame` writes what stands before and behind the text. A data line has no line end in it, and
-# a quotation mark inside a JSON string always follows a backslash, so neither can be part of a text.
+# How `sse.content_frame` writes what stands before and behind the text. No line end is in a data line, and a
+# quotation mark inside a JSON string always follows a backslash, so neither can be part of a text.
 _BEFORE_TEXT: Final = b'\nevent: content\ndata: {"type":"content","delta":"'
 _CHANNEL: Final = b'","channel":"'
 _END: Final = b'"}\n\n'
