@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from hypothesis import example, given
@@ -46,7 +47,7 @@ others = st.one_of(
 journals = st.lists(st.one_of(contents, contents, contents, contents, others, restarts), max_size=40)
 
 
-def frames_of(listed: list[Event]) -> list[bytes]:
+def frames_of(listed: Sequence[Event]) -> list[bytes]:
     """Frames with ids from 1, some as the fast path makes them."""
     return [
         sse.content_frame(number, each.delta, each.channel)
@@ -56,7 +57,7 @@ def frames_of(listed: list[Event]) -> list[bytes]:
     ]
 
 
-def restart_of(listed: list[Event]) -> int:
+def restart_of(listed: Sequence[Event]) -> int:
     return max((number for number, each in enumerate(listed, 1) if isinstance(each, Restart)), default=0)
 
 

@@ -300,7 +300,7 @@ def check_stream(events: list[Seen], after: int = 0, *, compacted: bool = False)
     """What holds for every whole stream: dense ids (rising ones if `compacted`), no empty delta, exactly one
     terminal event, last."""
     durable = [each for each in events if each.id is not None]
-    ids = [after, *(each.id for each in durable)]
+    ids = [after, *(each.id or 0 for each in durable)]
     assert ids == sorted(set(ids))
     assert compacted or ids == list(range(after, after + len(ids)))
     assert all(each.data["delta"] for each in durable if each.name == "content")

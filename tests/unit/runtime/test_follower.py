@@ -463,8 +463,13 @@ async def test_a_long_void_text_costs_no_bytes_and_lets_others_run():
 @pytest.mark.parametrize("framing", [SSE, NDJSON])
 @virtual_time
 async def test_readers_at_one_cursor_share_the_compacted_bytes(framing, monkeypatch):
-    made = []
-    monkeypatch.setattr(backlog, "compact", lambda *frames: made.append(1) or compact(*frames))
+    made: list[int] = []
+
+    def counted(frames, restart_id):
+        made.append(len(frames))
+        return compact(frames, restart_id)
+
+    monkeypatch.setattr(backlog, "compact", counted)
     async with house() as supervisor:
         task = supervisor.open(spec(counting(1_000, 0.06)))
         await ended(task)
@@ -495,6 +500,7 @@ async def test_compacted_events_tell_when_they_were_sent():
         task = supervisor.open(spec(counting(30)))
         plain = Reader(supervisor, task)
         await ended(task)
+        end_id = task.journal.last_id
         for framing in (SSE, NDJSON):
             timed = Reader(supervisor, task, framing, timing=True)
             await timed.end()
@@ -504,8 +510,8 @@ async def test_compacted_events_tell_when_they_were_sent():
                 found = [json.loads(line) for line in b"".join(timed.chunks).splitlines()]
             assert [each.pop("sent_at") > 1_700_000_000 for each in found] == [True, True]
             events = [
-                {"type": "content", "delta": text_of(plain.events), "id": plain.events[-1].id - 1},
-                dict(plain.events[-1].data, id=plain.events[-1].id),
+                {"type": "content", "delta": text_of(plain.events), "id": end_id - 1},
+                dict(plain.events[-1].data, id=end_id),
             ]
             assert found == events
 
