@@ -29,6 +29,7 @@ from streaming.core.errors import (
 from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing, encode
 from streaming.core.states import State
 
+from .backlog import Backlogs
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
 from .journals.memory import MemoryJournal
@@ -73,6 +74,7 @@ class Supervisor:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.counters = Counters()
+        self.backlogs = Backlogs()
         self.wheel = TimerWheel(self.loop)
         self.pools = {name: WorkerPool(pool) for name, pool in pools.items()}
         self.followers: set[Follower] = set()
@@ -182,6 +184,7 @@ class Supervisor:
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events from memory."""
         self._retention.forget(task)
+        self.backlogs.forget(task.id)
 
     # Reading
 
