@@ -148,7 +148,9 @@ class Follower:
         if self._cursor + 1 < journal.first_id:
             self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
             self._cursor = journal.first_id - 1
-        elif journal.dense_id < self._cursor < journal.last_id:
+        elif journal.dense_id < self._cursor < journal.last_id or (
+            journal.closed and self._cursor > journal.last_id
+        ):
             # What this reader saw did not survive a crash; all that is left is the end.
             self._notices.append(Gap(requested=self._cursor, available_from=journal.last_id, lost=True))
             self._cursor = journal.last_id - 1
@@ -284,6 +286,7 @@ class Follower:
             or self._heartbeat
             or bool(self._notices)
             or self._cursor < self.task.journal.last_id
+            or self.task.journal.closed
         )
 
     def _status_name(self) -> str:

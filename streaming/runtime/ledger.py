@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+import msgspec
+
 from streaming.core.errors import Refused
 from streaming.core.estimate import ServiceTime, waits
 from streaming.core.priority import FairQueue, Place, Promise
@@ -143,6 +145,30 @@ class Ledger:
             ticket._granted = granted
             ticket._place = self._queue.push(ticket, owner, priority, now)
         return ticket
+
+    def readmit(self, former: Ticket, priority: int, waited: float, granted: Callable[[], None]) -> bool:
+        """Take in a task that another process had admitted, with that decision, whatever its owner's number
+        of tasks; it has waited for `waited` seconds. The ticket `former`, which holds nothing, then holds a
+        permit or a place. False if there is neither.
+        """
+        snapshot = msgspec.structs.replace(self._snapshot(former.owner), owner_active=0)
+        route = decide(snapshot).route
+        if route is Route.REJECTED:
+            return False
+        now = self._clock()
+        former._granted = granted
+        self._per_owner[former.owner] += 1
+        former.holding = Holding.PLACE
+        former._place = self._queue.push(former, former.owner, priority, now - waited)
+        if route is Route.DIRECT:
+            self._grant()
+        return True
+
+    def room(self) -> int:
+        """How many tasks could be taken in now, to run or to wait."""
+        if self._draining:
+            return 0
+        return max(self.limits.max_workers - self.running, 0) + max(self.limits.queue_size - self.waiting, 0)
 
     def release(self, ticket: Ticket) -> None:
         """Give back whatever the ticket holds; a freed permit goes on at once. Idempotent."""

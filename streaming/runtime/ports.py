@@ -39,8 +39,12 @@ class Recorder(Protocol):
         """A task was admitted, directly or into the queue."""
         ...
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Task) -> Commit:
         """A waiting task got its permit."""
+        ...
+
+    def given_up(self, task: Task) -> None:
+        """The waiting task belongs to no process from now on; any of them may take it up again."""
         ...
 
     def appended(self, task: Task) -> None:

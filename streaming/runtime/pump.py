@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -56,12 +56,15 @@ class _OutputFull(Exception):
 
 
 class Pump:
-    """One task's pump; `run` is the body of its asyncio task."""
+    """One task's pump; `run` is the body of its asyncio task. `ready`: what the producer waits for."""
 
-    def __init__(self, host: PumpHost, task: Task, coalescer: Coalescer) -> None:
+    def __init__(
+        self, host: PumpHost, task: Task, coalescer: Coalescer, ready: Awaitable[object] | None = None
+    ) -> None:
         self._host = host
         self._task = task
         self._coalescer = coalescer
+        self._ready = ready
         self._finish = Finish()
         self._timer: asyncio.TimerHandle | None = None
         self._fault: Exception | None = None
@@ -86,6 +89,8 @@ class Pump:
     async def _outcome(self) -> Outcome:
         raised: BaseException | None = None
         try:
+            if self._ready is not None:
+                await self._ready
             await self._iterate()
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             # A producer must not be able to end the server.

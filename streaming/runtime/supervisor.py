@@ -32,6 +32,7 @@ from streaming.core.states import State
 from .backlog import Backlogs
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
+from .journals.base import LOST_IDS
 from .journals.memory import MemoryJournal
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
@@ -52,6 +53,9 @@ CANCEL_PATIENCE: Final = 0.5
 
 STUCK_AFTER: Final = 1.0
 """Seconds after the end of its task at which a producer that still holds its permit counts as stuck."""
+
+ELSEWHERE_PATIENCE: Final = 3.0
+"""Seconds after which another process that has told of its readers (each second) has none any more."""
 
 COMMIT_PATIENCE: Final = 0.25
 """Seconds that a terminal event waits for the record to be durable."""
@@ -85,6 +89,7 @@ class Supervisor:
         self._waiting = WaitingLines(self.pools)
         self._retention = Retention(limits, self.counters)
         self._active: dict[str, Task] = {}
+        self._foreign: dict[str, Task] = {}
         self._lingering: set[Task] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._last_reader_left: asyncio.Future[None] | None = None
@@ -167,10 +172,14 @@ class Supervisor:
 
     def get(self, task_id: str) -> Task:
         """The task in memory, active or ended. Raises `TaskNotFound`."""
-        task = self._active.get(task_id) or self._retention.get(task_id)
+        task = self._active.get(task_id) or self._foreign.get(task_id) or self._retention.get(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
+
+    def runs(self, task: Task) -> bool:
+        """Whether this process runs it, or lets it wait."""
+        return self._active.get(task.id) is task
 
     def new_journal(self) -> MemoryJournal:
         """An empty journal within the bound of this process' memory."""
@@ -178,8 +187,40 @@ class Supervisor:
 
     def keep(self, task: Task) -> None:
         """Keep an ended task that was read from elsewhere, as long as one of our own."""
+        self._foreign.pop(task.id, None)
         self._retention.keep(task)
         self._keep_sweeping()
+
+    def show(self, task: Task) -> None:
+        """Let readers follow a task that another process runs, or none yet."""
+        self._foreign[task.id] = task
+        self._keep_sweeping()
+
+    def hide(self, task: Task) -> None:
+        """Undo `show`: the task is nobody's here any more; readers are sent away, to come back."""
+        if self._foreign.pop(task.id, None) is not None:
+            self._send_readers_away(task)
+            task.journal.trim(task.journal.last_id + 1)
+
+    def take_up(self, task: Task) -> bool:
+        """Let a task wait or run here that another process had let wait; its grace begins anew. Readers that
+        follow it already (`show`) stay. False if there is no room: nothing has happened then."""
+        pool = self.pools[task.spec.pool]
+        now = time.monotonic()
+        self._foreign.pop(task.id, None)
+        self._active[task.id] = task
+        self._waiting.join(task)
+        task.deadline = now + pool.limits.queue_timeout
+        if not pool.ledger.readmit(
+            task.ticket, task.spec.priority, now - task.created, partial(self._start, task)
+        ):
+            self._waiting.leave(task)
+            del self._active[task.id]
+            return False
+        self.record(task)
+        self._keep_sweeping()
+        self.answered_unread(task)
+        return True
 
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events from memory."""
@@ -194,7 +235,9 @@ class Supervisor:
         Raises `CursorAhead` for an id that no event has had, `EventsPruned` when the events of an ended
         task are gone, `TooManyFollowers`.
         """
-        if options.after > task.journal.last_id:
+        # Of a foreign task the newest events may still be on their way.
+        ahead = LOST_IDS if task.id in self._foreign else 0
+        if options.after > task.journal.last_id + ahead:
             raise CursorAhead(task.id)
         if task.state.terminal and task.journal.first_id > task.journal.last_id:
             raise EventsPruned(task.id)
@@ -216,6 +259,13 @@ class Supervisor:
         """Undo `attend`."""
         task.waiters -= 1
         self._if_unattended(task)
+
+    def followed_elsewhere(self, task_id: str) -> None:
+        """Another process has a reader of the task, which keeps it as one of our own would."""
+        task = self._active.get(task_id)
+        if task is not None:
+            task.followed_elsewhere_at = time.monotonic()
+            self._attended(task)
 
     def answered_unread(self, task: Task) -> None:
         """Its caller has its id and has gone (a 202): a finite grace begins as if a reader had left.
@@ -269,9 +319,7 @@ class Supervisor:
         if task is None:
             return
         self._waiting.leave(task)
-        for follower in list(task.followers):
-            if isinstance(follower, Follower):
-                follower.dismiss()
+        self._send_readers_away(task)
         if task.final is None:
             task.final = self._terminal_event(task, Interrupted(), task.timing(time.monotonic()))
         if task.pump is None:
@@ -316,15 +364,19 @@ class Supervisor:
     # Going down
 
     async def drain(self, grace: float) -> None:
-        """Refuse newcomers, end what waits, give what runs `grace` seconds, then interrupt it.
+        """Refuse newcomers, give what runs `grace` seconds, then interrupt it. Of what waits, registered
+        producers are left to another process, and their readers sent away to find them there.
 
-        Returns when every task has its terminal event and every reader had time to get it.
+        Returns when every other task has its terminal event and every reader had time to get it.
         """
         self.draining = True
         for pool in self.pools.values():
             pool.ledger.stop_granting()
         for task in [task for task in self._active.values() if task.state is State.QUEUED]:
-            self._stop(task, Interrupted())
+            if task.can_go_on_elsewhere:
+                self._give_up(task)
+            else:
+                self._stop(task, Interrupted())
         await self._all_ended(grace)
         for task in list(self._active.values()):
             self._stop(task, Interrupted())
@@ -370,7 +422,11 @@ class Supervisor:
             "pools": pools,
             "routes": {route: routes[route] for route in ("direct", "queued", "rejected")},
             "refusals": dict(self.counters.refusals),
-            "tasks": {"active": len(self._active), "in_memory": len(self._active) + len(self._retention)},
+            "tasks": {
+                "active": len(self._active),
+                "foreign": len(self._foreign),
+                "in_memory": len(self._active) + len(self._foreign) + len(self._retention),
+            },
             "ends": dict(self.counters.ends),
             "followers": len(self.followers),
             "journal_bytes": self._retention.journal_bytes,
@@ -390,13 +446,15 @@ class Supervisor:
         task.started = now
         task.started_at = datetime.now(UTC)
         task.deadline = now + self.pool_of(task).limits.run_timeout
-        pump = Pump(self, task, self.limits.coalescer())
+        has_waited = self._waiting.leave(task)
+        # Known to run before its first event is seen: a task that waits is started anew after a crash.
+        ready = self._recorder.started(task).wait(COMMIT_PATIENCE) if has_waited else None
+        pump = Pump(self, task, self.limits.coalescer(), ready)
         task.pump = self.loop.create_task(
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
-        if self._waiting.leave(task):
-            self._recorder.started(task)
+        if has_waited:
             for follower in list(task.followers):
                 follower.update(now)
 
@@ -462,8 +520,21 @@ class Supervisor:
         if not task.ended.done():
             task.ended.set_result(None)
 
+    def _give_up(self, task: Task) -> None:
+        """Leave a waiting task to whichever process takes it up."""
+        del self._active[task.id]
+        self._waiting.leave(task)
+        self.pool_of(task).ledger.release(task.ticket)
+        self._recorder.given_up(task)
+        self._send_readers_away(task)
+
+    def _send_readers_away(self, task: Task) -> None:
+        for follower in list(task.followers):
+            if isinstance(follower, Follower):
+                follower.dismiss()
+
     def _if_unattended(self, task: Task) -> None:
-        if task.attended or task.final is not None or task.ending is not None:
+        if task.attended or task.final is not None or task.ending is not None or not self.runs(task):
             return
         if task.spec.grace <= 0:
             self._stop(task, CancelReason.DISCONNECT)
@@ -491,10 +562,17 @@ class Supervisor:
         for task in self._lingering:
             self._notice_stuck(task, now)
         for task in list(self._active.values()):
+            self._notice_readers_elsewhere(task, now)
             self._serve_deadline(task, now)
-        self._retention.relieve(self._active.values(), now)
-        if self._active or len(self._retention) or self._lingering:
+        self._retention.relieve([*self._active.values(), *self._foreign.values()], now)
+        if self._active or self._foreign or len(self._retention) or self._lingering:
             self._keep_sweeping()
+
+    def _notice_readers_elsewhere(self, task: Task, now: float) -> None:
+        last = task.followed_elsewhere_at
+        if last is not None and now - last > ELSEWHERE_PATIENCE:
+            task.followed_elsewhere_at = None
+            self._if_unattended(task)
 
     def _serve_deadline(self, task: Task, now: float) -> None:
         if task.unattended_since is not None and now >= task.unattended_since + task.spec.grace:

@@ -85,7 +85,8 @@ class Task:
     `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
     is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
-    `recorded_id`: the last event that the recorder has.
+    `recorded_id`: the last event that the recorder has. `epoch` rises when another process takes the task
+    over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
     """
 
     id: str
@@ -112,6 +113,8 @@ class Task:
     pump: asyncio.Task[None] | None = None
     stuck: bool = False
     recorded_id: int = 0
+    epoch: int = 1
+    followed_elsewhere_at: float | None = None
 
     @property
     def route(self) -> str:
@@ -126,7 +129,13 @@ class Task:
     @property
     def attended(self) -> bool:
         """Whether anybody reads or waits."""
-        return bool(self.followers) or self.waiters > 0
+        return bool(self.followers) or self.waiters > 0 or self.followed_elsewhere_at is not None
+
+    @property
+    def can_go_on_elsewhere(self) -> bool:
+        """Whether another process could do it, and nobody waits here for it: a registered producer, which is
+        plain data, and at most readers, who can come back."""
+        return self.spec.arguments is not None and not self.waiters
 
     def advance(self, target: State) -> None:
         """Step along the state table."""
