@@ -130,7 +130,7 @@ PORT = number("PORT", 8000, 0, 65_535)
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
 CORS_ALLOWED_ORIGINS = origins("CORS_ALLOWED_ORIGINS")
-CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After"]
+CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After", "Idempotent-Replayed"]
 CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
 
 # The model service: any that speaks OpenAI's chat completions. Without a key nothing leaves this machine.

@@ -19,7 +19,8 @@ from .transcript import main_text
 LONG_TEXT: Final = 262_144
 """Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
 
-_RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
+RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
+"""Whether the same call may succeed later, by error code."""
 
 
 async def describe(found: Task | StreamTask) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def describe_row(row: StreamTask) -> dict[str, Any]:
         error = {
             "code": row.error_code,
             "message": row.error_message,
-            "retryable": _RETRYABLE.get(row.error_code, False),
+            "retryable": RETRYABLE.get(row.error_code, False),
         }
     return {
         "id": row.id,

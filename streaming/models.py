@@ -140,6 +140,25 @@ class Segment(models.Model):
         return f"{self.task_id} {self.first_id}-{self.last_id}"
 
 
+class IdempotencyKey(models.Model):
+    """A caller's key for one call: the same key again is the same task. `scope`: digest of who called what;
+    `fingerprint`: digest of what was asked for."""
+
+    scope = models.CharField(max_length=64)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64)
+    task = models.ForeignKey(StreamTask, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
+        constraints = (models.UniqueConstraint(fields=("scope", "key"), name="streaming_key_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.task_id}"
+
+
 class Refusal(models.Model):
     """How many tasks a pool refused within one minute, and why."""
 

@@ -22,7 +22,7 @@ from streaming.core.liveness import Observer
 from . import conf
 from .interruption import interrupt_tasks_of
 from .models import Process
-from .pruning import prune_refusals, prune_some
+from .pruning import prune_refusals, prune_some, prune_some_keys
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,10 @@ class Registry:
     def _prune(self, now: float) -> None:
         """Delete some of what is too old: a little each second while there is any, so that no record waits
         for long, and then not for an hour."""
-        before = timezone.now() - timedelta(days=conf.sse().retention_days)
-        if not prune_some(before):
+        config, moment = conf.sse(), timezone.now()
+        before = moment - timedelta(days=config.retention_days)
+        expired = moment - timedelta(seconds=config.idempotency_ttl)
+        if not prune_some(before) + prune_some_keys(expired):
             prune_refusals(before)
             self._next_pruning = now + PRUNING_INTERVAL
 

@@ -68,11 +68,11 @@ class DatabaseRecorder:
 
     def accepted(self, task: Task) -> Promise:
         """Note a new task."""
-        return self._note(task, Note(values=self._row(task)), urgent=task.state is State.QUEUED)
+        return self._note(task, Note(values=self.row(task)), urgent=task.state is State.QUEUED)
 
     def started(self, task: Task) -> None:
         """Note that a waiting task runs."""
-        self._note(task, Note(values=self._row(task)), urgent=False)
+        self._note(task, Note(values=self.row(task)), urgent=False)
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -90,7 +90,7 @@ class DatabaseRecorder:
         journal = task.journal
         batch = _new_events(task)
         batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
-        note = Note(values=self._row(task), text=journal.read(0, journal.last_id), batches=[batch])
+        note = Note(values=self.row(task), text=journal.read(0, journal.last_id), batches=[batch])
         return self._note(task, note, urgent=True)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
@@ -132,12 +132,18 @@ class DatabaseRecorder:
         if self._thread is not None:
             self._thread.join(seconds)
 
+    @property
+    def process_id(self) -> str:
+        """This process among those that share the database."""
+        return self._registry.process_id
+
     def start(self) -> None:
         """Show life from now on, not only from the first task on."""
         with self._lock:
             self._wake_writer(urgent=False)
 
-    def _row(self, task: Task) -> dict[str, Any]:
+    def row(self, task: Task) -> dict[str, Any]:
+        """The columns of the task's row, as this process would write it now."""
         return row_values(task) | {"process": self._registry.process_id}
 
     def _note(self, task: Task, note: Note, *, urgent: bool) -> Promise:

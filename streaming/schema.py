@@ -141,6 +141,15 @@ def problem_response(description: str) -> dict[str, Any]:
     }
 
 
+REPLAYED: Final = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "The Idempotency-Key stood for this task already",
+    }
+}
+"""A response header."""
+
+
 def stream_response() -> dict[str, Any]:
     """The response object of an event stream: per event on SSE, per line on NDJSON.
 
@@ -163,6 +172,7 @@ def stream_response() -> dict[str, Any]:
             "X-Stream-Id": {"schema": {"type": "string"}, "description": "Task id"},
             "X-Stream-Route": {"schema": {"type": "string"}, "description": "direct or queued"},
             "Location": {"schema": {"type": "string"}, "description": "The task's record"},
+            **REPLAYED,
         },
         "content": {
             "text/event-stream": {"schema": {"type": "array", "items": frame}, "itemSchema": frame},
@@ -183,6 +193,15 @@ STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
         "in": "query",
         "description": "event: heartbeats as `ping` events instead of comments",
         "schema": {"type": "string", "enum": ["comment", "event"]},
+    },
+]
+
+KEY_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key with the same body is the same task, instead of a second one",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
 ]
 

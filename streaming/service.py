@@ -12,6 +12,8 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
@@ -25,16 +27,18 @@ from streaming.core.errors import (
     TaskNotFound,
 )
 from streaming.core.events import Cancelled
+from streaming.core.framing import SSE
 from streaming.core.states import State
-from streaming.runtime.follower import Follower, FollowOptions
+from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
 from .access import Caller
 from .descriptions import describe, describe_row, text_of
+from .idempotency import CallKey, KeyedTasks
 from .messages import DjangoMessages
-from .models import Segment, StreamTask
+from .models import IdempotencyKey, Segment, StreamTask
 from .processes import Registry
 from .records import DatabaseRecorder
 from .rendering import RenderedTexts
@@ -70,6 +74,7 @@ class Service:
             DjangoMessages(),
             tidy_thread=connections.close_all,
         )
+        self._keyed = KeyedTasks(self.supervisor, self.recorder)
         self._rendered = RenderedTexts()
         self._loading: dict[str, asyncio.Task[Task]] = {}
 
@@ -117,13 +122,48 @@ class Service:
         Raises `PoolRefused`. Who stops waiting counts as a reader who left.
         """
         task = self.supervisor.open(spec)
-        self.supervisor.attend(task)
-        try:
-            self.supervisor.record(task)
-            await asyncio.shield(task.ended)
-        finally:
-            self.supervisor.leave(task)
+        self.supervisor.record(task)
+        await self._end_of(task)
         return task, await text_of(task)
+
+    # Opening once for each key: raises what `KeyedTasks.claim` and `follow` raise
+
+    async def open_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, options: FollowOptions
+    ) -> tuple[str, Follower | None, bool]:
+        """`open`, or what the key stands for from `options.after` on: the task's id, a reader (None when it
+        has seen the end already), and whether the key stood for it. `options.resumed`: see `claim`."""
+        claim = await self._keyed.claim(call, spec, resumed=options.resumed, awaited=True)
+        if claim.task is not None:
+            fresh = replace(options, after=0, resumed=False)
+            return claim.task_id, self.supervisor.follow(claim.task, fresh), False
+        again = replace(options, resumed=True)
+        return claim.task_id, await self.follow(claim.task_id, caller, again), True
+
+    async def complete_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, *, resumed: bool
+    ) -> tuple[Task, str, bool]:
+        """`complete`, or wait for the end of what the key stands for; last, whether it is that. `final` is
+        None if the server goes down before the end."""
+        claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=True)
+        if claim.task is not None:
+            await self._end_of(claim.task)
+            return claim.task, await text_of(claim.task), False
+        follower = await self.follow(claim.task_id, caller, FollowOptions(framing=SSE, resumed=True))
+        assert follower is not None
+        async with aclosing(follow(follower)) as events:
+            async for _ in events:
+                pass
+        return follower.task, await text_of(follower.task), True
+
+    async def accept_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, *, resumed: bool
+    ) -> tuple[Task | StreamTask, bool]:
+        """`accept`, or what the key stands for; last, whether it is that."""
+        claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=False)
+        if claim.task is not None:
+            return claim.task, False
+        return await self.find(claim.task_id, caller), True
 
     # Tasks by id
 
@@ -212,6 +252,7 @@ class Service:
             self.supervisor.forget(found)
         self._rendered.forget(task_id)
         await Segment.objects.filter(task_id=task_id).adelete()
+        await IdempotencyKey.objects.filter(task_id=task_id).adelete()
         await StreamTask.objects.filter(pk=task_id).aupdate(
             arguments=None, text="", error_message="", purged_at=timezone.now()
         )
@@ -256,6 +297,13 @@ class Service:
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         self.supervisor.close()
         return self.supervisor.lingering
+
+    async def _end_of(self, task: Task) -> None:
+        self.supervisor.attend(task)
+        try:
+            await asyncio.shield(task.ended)
+        finally:
+            self.supervisor.leave(task)
 
     def _active(self, task_id: str) -> Task | None:
         try:

@@ -130,10 +130,14 @@ class Supervisor:
 
     def get(self, task_id: str) -> Task:
         """The task in memory, active or ended. Raises `TaskNotFound`."""
-        task = self._active.get(task_id) or self._retention.get(task_id)
+        task = self.find(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
+
+    def find(self, task_id: str) -> Task | None:
+        """The task in memory, active or ended."""
+        return self._active.get(task_id) or self._retention.get(task_id)
 
     def new_journal(self) -> MemoryJournal:
         """An empty journal within the bound of this process' memory."""
@@ -234,6 +238,11 @@ class Supervisor:
             task.pump.cancel()
         if not task.ended.done():
             task.ended.set_result(None)
+
+    def retract(self, task: Task) -> None:
+        """The admission is void: nobody was told of the task, and nothing of it was recorded."""
+        self.counters.routes[task.route] -= 1
+        self.abandon(task.id)
 
     async def end(self, task: Task, outcome: Outcome) -> None:
         """Decide the terminal event (the first caller wins), make it durable, send it."""
