@@ -104,6 +104,17 @@ THREAD_CONFIG = {
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
+# Work that was done a moment ago, or is being done, is not done again.
+CACHE_CONFIG = overridden(
+    "CACHE",
+    {
+        # who shares: "off" nobody, "owner" each account with itself, "all" everybody with everybody
+        "scope": "off",
+        # s that an ended text is good for
+        "ttl": 600.0,
+    },
+)
+
 SERVER_CONFIG = overridden(
     "SERVER",
     {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
 from django.utils import timezone
-from django.utils.crypto import salted_hmac
 
 from streaming.core.errors import KeyReused, StorageUnavailable
 from streaming.core.events import Cancelled, Error
@@ -31,8 +29,10 @@ from streaming.runtime.task import CancelReason, Source, Task, TaskSpec
 from . import conf
 from .access import Caller
 from .descriptions import RETRYABLE
+from .digests import digest
 from .models import IdempotencyKey, StreamTask
 from .records import DatabaseRecorder
+from .reuse import Reuse
 from .rows import write_tasks
 
 logger = logging.getLogger(__name__)
@@ -65,18 +65,12 @@ def call_key(key: str, caller: Caller, end_user: str, route: str, work: Any) -> 
     return CallKey(scope=digest([*who, route]), key=key, fingerprint=digest(work))
 
 
-def digest(values: Any) -> str:
-    """64 hex digits for JSON values, whatever the order of their members. Keyed with the project's secret, so
-    that nobody finds an address or a short text in the table by trying them all."""
-    text = json.dumps(values, sort_keys=True)
-    return salted_hmac("streaming.idempotency", text, algorithm="sha256").hexdigest()
-
-
 class KeyedTasks:
     """Tasks by the keys of those who asked for them. Belongs to the event loop of its supervisor."""
 
-    def __init__(self, supervisor: Supervisor, recorder: DatabaseRecorder) -> None:
+    def __init__(self, supervisor: Supervisor, recorder: DatabaseRecorder, reuse: Reuse) -> None:
         self._supervisor = supervisor
+        self._reuse = reuse
         self._recorder = recorder
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -96,6 +90,7 @@ class KeyedTasks:
                         raise KeyReused(known.task_id)
                     if resumed or not self._may_start_again(known.task):
                         return Claim(known.task_id)
+                await self._reuse.prepare(spec)
                 task = await self._begin(call, spec, known, awaited=awaited)
                 if task is not None:
                     return Claim(task.id, task)
@@ -126,12 +121,15 @@ class KeyedTasks:
     async def _start(self, call: CallKey, spec: TaskSpec, known: IdempotencyKey | None) -> Task | None:
         committed = asyncio.Event()
 
-        async def once_committed() -> Source:
-            await committed.wait()
-            opened = spec.open_source()
-            return await opened if inspect.isawaitable(opened) else opened
+        def gated(admitted: TaskSpec) -> TaskSpec:
+            async def once_committed() -> Source:
+                await committed.wait()
+                opened = admitted.open_source()
+                return await opened if inspect.isawaitable(opened) else opened
 
-        task = self._supervisor.open(replace(spec, open_source=once_committed))
+            return replace(admitted, open_source=once_committed)
+
+        task = self._reuse.open(spec, gated)
         row = StreamTask(id=task.id, **self._recorder.row(task))
         won = False
         try:

@@ -100,6 +100,7 @@ def row_values(task: Task) -> dict[str, Any]:
         "reason": task.reason,
         "snapshot": msgspec.to_builtins(task.ticket.snapshot),
         "arguments": spec.arguments,
+        "fingerprint": spec.fingerprint,
         "language": spec.language,
         "grace": None if spec.grace == math.inf else spec.grace,
         "created_at": task.created_at,

@@ -43,6 +43,7 @@ from .processes import Registry
 from .records import DatabaseRecorder
 from .rendering import RenderedTexts
 from .retry import retry_spec
+from .reuse import Reuse
 from .stored import stored_events, stored_task
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -74,7 +75,8 @@ class Service:
             DjangoMessages(),
             tidy_thread=connections.close_all,
         )
-        self._keyed = KeyedTasks(self.supervisor, self.recorder)
+        self._reuse = Reuse(self.supervisor, self._load)
+        self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
         self._rendered = RenderedTexts()
         self._loading: dict[str, asyncio.Task[Task]] = {}
 
@@ -86,7 +88,8 @@ class Service:
         A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
         what a reader was promised is not forgotten. Raises `PoolRefused`.
         """
-        task = self.supervisor.open(spec)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
         follower = self.supervisor.follow(task, options)
         commit = self.supervisor.record(task)
         if task.state is State.QUEUED:
@@ -102,7 +105,8 @@ class Service:
 
         Raises `PoolRefused`, and `StorageUnavailable` when the database is away (nothing runs then).
         """
-        task = self.supervisor.open(spec)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
         try:
             commit = self.supervisor.record(task)
             # The caller waits, so the writer shall not collect for its interval.
@@ -121,7 +125,8 @@ class Service:
 
         Raises `PoolRefused`. Who stops waiting counts as a reader who left.
         """
-        task = self.supervisor.open(spec)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
         self.supervisor.record(task)
         await self._end_of(task)
         return task, await text_of(task)

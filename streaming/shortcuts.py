@@ -39,6 +39,7 @@ from .requests import (
     require_json_accepted,
 )
 from .responses import EventStream, nothing_more, place_of, sent_away
+from .reuse import fingerprint
 from .service import service
 
 P = ParamSpec("P")
@@ -57,7 +58,8 @@ class Options:
 
     `kind` names it in the record and in statistics. `priority` is a name of PRIORITIES. `end_user` is on
     whose behalf the caller acts (fair share and `per_owner` count it). `language` of the work, for
-    messages to callers without `Accept-Language`.
+    messages to callers without `Accept-Language`. `identity`: what makes another call of this kind the same
+    work (JSON values), for the cache (CACHE_CONFIG); without it each call is work of its own.
     """
 
     kind: str = "stream"
@@ -66,6 +68,7 @@ class Options:
     end_user: str = ""
     on_disconnect: OnDisconnect | None = None
     language: str | None = None
+    identity: Mapping[str, Any] | None = None
 
 
 def _answers(
@@ -256,6 +259,7 @@ def _spec(
         open_source=opens,
         arguments=arguments,
         context=language_context(language),
+        fingerprint=fingerprint(caller, options.end_user, options.kind, options.identity),
     )
 
 

@@ -34,6 +34,7 @@ ROUTES: Final = {
 
 REASONS: Final = {
     Reason.WORKER_FREE: gettext_lazy("worker free"),
+    Reason.CACHED: gettext_lazy("from the cache"),
     Reason.WORKERS_BUSY: gettext_lazy("workers busy"),
     Reason.OTHERS_WAITING: gettext_lazy("others waiting"),
     Reason.QUEUE_FULL: gettext_lazy("queue full"),

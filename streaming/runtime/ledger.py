@@ -56,7 +56,7 @@ class Ticket:
         self._since = now
 
     def withdraw(self) -> None:
-        """It claims nothing: the decision of a task that ran elsewhere."""
+        """It claims nothing: the decision of a task that ran elsewhere, or needs no worker."""
         self.holding = Holding.NOTHING
 
 
@@ -125,6 +125,17 @@ class Ledger:
             ticket.holding = Holding.PLACE
             ticket._granted = granted
             ticket._place = self._queue.push(ticket, owner, priority, now)
+        return ticket
+
+    def pass_by(self, owner: Hashable) -> Ticket:
+        """A ticket that claims nothing, for a task that needs no worker: it is not counted, and no limit of
+        the pool or of its owner refuses it. Raises `PoolRefused` while the process goes down."""
+        snapshot = self._snapshot(owner)
+        if self._draining:
+            decision = decide(snapshot)
+            raise PoolRefused(decision, snapshot, self._retry_after(decision))
+        ticket = Ticket(owner, Decision(Route.DIRECT, Reason.CACHED), snapshot, self._clock())
+        ticket.withdraw()
         return ticket
 
     def release(self, ticket: Ticket) -> None:

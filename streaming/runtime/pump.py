@@ -168,7 +168,7 @@ class Pump:
             self._append_text(self._coalescer.offer(part, None, now), now)
         elif isinstance(part, Content):
             self._append_text(self._coalescer.offer(part.delta, part.channel, now), now)
-        elif isinstance(part, Output | Result | Restart):
+        elif isinstance(part, Output | Result | Restart | Truncated):
             self._append_text(self._coalescer.flush(), now)
             self._append_event(part)
         else:
@@ -185,7 +185,7 @@ class Pump:
                 self._dropped += sum(len(rest) for rest, _ in chunks[index:])
                 raise _OutputFull from None
 
-    def _append_event(self, event: Output | Result | Restart) -> None:
+    def _append_event(self, event: Output | Result | Restart | Truncated) -> None:
         try:
             self._task.append(event)
         except JournalFull:

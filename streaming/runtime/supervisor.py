@@ -95,9 +95,12 @@ class Supervisor:
         pool = self.pools[spec.pool]
         task_id = secrets.token_hex(16)
         try:
-            ticket = pool.ledger.admit(
-                spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
-            )
+            if spec.source is not None:
+                ticket = pool.ledger.pass_by(spec.share_key)
+            else:
+                ticket = pool.ledger.admit(
+                    spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
+                )
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
             self.counters.refusals[refusal.decision.reason.value] += 1
@@ -116,6 +119,8 @@ class Supervisor:
         self.counters.routes[task.route] += 1
         self._active[task_id] = task
         self._keep_sweeping()
+        if spec.source is not None:
+            self._read_by_copy(spec.source, task)
         if task.route == "direct":
             self._start(task)
         else:
@@ -167,6 +172,7 @@ class Supervisor:
         if len(task.followers) >= self.limits.max_followers:
             raise TooManyFollowers(task.id)
         task.unattended_since = None
+        task.read = True
         if options.resumed:
             task.counts.resumes += 1
         follower = Follower(self, task, options)
@@ -177,6 +183,7 @@ class Supervisor:
         """Somebody waits for the task's end without reading it; `leave` must follow."""
         task.waiters += 1
         task.unattended_since = None
+        task.read = True
 
     def leave(self, task: Task) -> None:
         """Undo `attend`."""
@@ -351,8 +358,10 @@ class Supervisor:
         task.advance(State.RUNNING)
         task.started = now
         task.started_at = datetime.now(UTC)
-        task.deadline = now + self.pool_of(task).limits.run_timeout
-        pump = Pump(self, task, self.limits.coalescer())
+        if task.spec.source is None:
+            task.deadline = now + self.pool_of(task).limits.run_timeout
+        # A copy has the end and the chunks of its source.
+        pump = Pump(self, task, self.limits.coalescer(joining=task.spec.source is None))
         task.pump = self.loop.create_task(
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )
@@ -361,6 +370,19 @@ class Supervisor:
             self._recorder.started(task)
             for follower in list(task.followers):
                 follower.update(now)
+
+    def _read_by_copy(self, source: Task, copy: Task) -> None:
+        """As long as the copy runs, its source has a reader. After it, one that never had a reader of its own
+        goes on as before."""
+        source.waiters += 1
+        source.unattended_since = None
+
+        def ended(_: asyncio.Future[None]) -> None:
+            source.waiters -= 1
+            if source.read:
+                self._if_unattended(source)
+
+        copy.ended.add_done_callback(ended)
 
     def _stop(self, task: Task, outcome: Outcome) -> None:
         if task.ending is not None or task.final is not None:

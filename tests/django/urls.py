@@ -48,6 +48,11 @@ async def whole(request: HttpRequest) -> HttpResponseBase:
     return await start_and_wait(request, "numbered", {"a": 1})
 
 
+async def identified(request: HttpRequest) -> HttpResponseBase:
+    work = {"topic": request.GET["topic"]}
+    return await start_and_wait(request, "numbered", request.GET.dict(), identity=work)
+
+
 async def later(request: HttpRequest) -> HttpResponseBase:
     return await start_in_background(request, "numbered", {"a": 1})
 
@@ -111,6 +116,7 @@ urlpatterns = [
     path("unkeepable", unkeepable),
     path("form", csrf_exempt(form)),
     path("whole", whole),
+    path("identified", identified),
     path("later", later),
     path("summarise", csrf_exempt(summarise)),
     path("source/<str:name>", any_source),
