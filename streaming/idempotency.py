@@ -41,6 +41,10 @@ ATTEMPTS: Final = 3
 """Races for one key that a call loses to a record which is gone when it looks, before it gives up."""
 
 
+FLUSH_PATIENCE: Final = 5.0
+"""Seconds that a look waits for records that are still to be written."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallKey:
     """A caller's key. `scope`: digest of who calls what; `fingerprint`: digest of what is asked for."""
@@ -88,7 +92,7 @@ class KeyedTasks:
                 if known is not None and not _expired(known):
                     if known.fingerprint != call.fingerprint:
                         raise KeyReused(known.task_id)
-                    if resumed or not self._may_start_again(known.task):
+                    if resumed or not await self._is_free(known.task):
                         return Claim(known.task_id)
                 await self._reuse.prepare(spec)
                 task = await self._begin(call, spec, known, awaited=awaited)
@@ -96,14 +100,17 @@ class KeyedTasks:
                     return Claim(task.id, task)
         raise StorageUnavailable(call.key)
 
-    def _may_start_again(self, row: StreamTask) -> bool:
+    async def _is_free(self, row: StreamTask) -> bool:
         task = self._supervisor.find(row.id)
         if task is not None:
             return may_start_again(task)
-        if State(row.state).terminal:
-            return RETRYABLE.get(row.error_code, False) or row.cancel_reason == CancelReason.DISCONNECT
-        # What runs here is in memory: this one's commit was reported as failed, and it never ran.
-        return row.process == self._recorder.process_id
+        if State(row.state).terminal or row.process != self._recorder.process_id:
+            return _ended_for_now(row)
+        # What runs here is in memory. Either its end is still to be written, or its commit was reported as
+        # failed, and it never ran.
+        await self._recorder.flush().wait(FLUSH_PATIENCE)
+        newer = await StreamTask.objects.filter(pk=row.id).afirst()
+        return newer is None or not State(newer.state).terminal or _ended_for_now(newer)
 
     async def _begin(
         self, call: CallKey, spec: TaskSpec, known: IdempotencyKey | None, *, awaited: bool
@@ -162,6 +169,11 @@ def may_start_again(task: Task) -> bool:
         case Cancelled(reason=reason):
             return reason == CancelReason.DISCONNECT
     return False
+
+
+def _ended_for_now(row: StreamTask) -> bool:
+    """`may_start_again`, from the record."""
+    return RETRYABLE.get(row.error_code, False) or row.cancel_reason == CancelReason.DISCONNECT
 
 
 async def _find(call: CallKey) -> IdempotencyKey | None:

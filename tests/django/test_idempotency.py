@@ -318,6 +318,29 @@ async def test_the_record_says_whether_the_key_is_free_when_memory_does_not(
     assert (claim.task is not None, claim.task_id != row.id) == (free, free)
 
 
+async def test_what_claims_to_run_here_and_does_not_is_started_again():
+    """Its commit was reported as failed although it had come through, and could not be taken back."""
+    here, call, work = service(), _call(), Work()
+    row = await sync_to_async(_known)(call, state="running", process=here.recorder.process_id)
+    task_id, replayed = await _start(here, work, call)
+    assert (task_id != row.id, replayed) == (True, False)
+    work.gate.set()
+
+
+async def test_an_end_that_is_still_to_be_written_keeps_the_key():
+    """Memory ran short, and the ended task left before the writer came to its record."""
+    here, work = service(), Work()
+    here.recorder._interval = 60
+    first, _ = await _start(here, work)
+    task = here.supervisor.get(first)
+    with mock.patch.object(here.recorder, "_wake_writer"):
+        work.gate.set()
+        await asyncio.wait([task.ended], timeout=PATIENCE)
+        here.supervisor.forget(task)
+    assert (await StreamTask.objects.aget(pk=first)).state == "running"
+    assert await _start(here, work) == (first, True)
+
+
 async def test_an_expired_key_is_free_whatever_the_body():
     here, work = service(), Work()
     first, _ = await _start(here, work)

@@ -15,7 +15,7 @@ from django.db import OperationalError
 from django.test import override_settings
 from django.utils import timezone
 
-from streaming import idempotency, producers, reuse
+from streaming import producers
 from streaming import service as service_module
 from streaming.access import Caller
 from streaming.core.errors import UpstreamTimeout
@@ -25,7 +25,7 @@ from streaming.idempotency import call_key
 from streaming.models import Segment, StreamTask
 from streaming.reuse import fingerprint
 from streaming.runtime.follower import FollowOptions
-from streaming.runtime.task import Task, TaskSpec
+from streaming.runtime.task import CancelReason, Task, TaskSpec
 from streaming.service import Service, close_service, service
 from tests.unit.runtime.fakes import spec
 
@@ -87,6 +87,11 @@ async def _begin(here: Service, work_spec: TaskSpec) -> Task:
     return follower.task
 
 
+def _told(task: Task) -> Any:
+    """Its terminal event."""
+    return task.final
+
+
 async def _end(task: Task) -> Task:
     await asyncio.wait([task.ended], timeout=PATIENCE)
     assert task.state.terminal
@@ -123,7 +128,7 @@ async def test_what_has_ended_is_served_again():
     first, text = await _whole(here, work.spec())
     again, same = await _whole(here, work.spec())
     assert (text, same, work.calls) == ("one two", "one two", 1)
-    assert (first.final.cached, again.final.cached, again.final.model) == (False, True, "m")
+    assert (_told(first).cached, _told(again).cached, _told(again).model) == (False, True, "m")
 
 
 async def test_other_work_is_done():
@@ -159,7 +164,7 @@ async def test_after_a_restart_it_is_found_in_the_database():
     anew = service()
     assert anew is not here
     again, text = await _whole(anew, work.spec())
-    assert (text, work.calls, again.final.cached, again.final.model) == ("one two", 1, True, "m")
+    assert (text, work.calls, _told(again).cached, _told(again).model) == ("one two", 1, True, "m")
     assert again.id != first.id
     assert again.counts.chunks == first.counts.chunks
 
@@ -181,7 +186,7 @@ async def test_an_old_text_is_made_anew():
     work.gate.set()
     await _whole(here, work.spec())
     later = timezone.now() + timedelta(seconds=601)
-    with mock.patch.object(reuse.timezone, "now", return_value=later):
+    with mock.patch.object(timezone, "now", return_value=later):
         await _whole(here, work.spec())
     assert work.calls == 2
 
@@ -192,7 +197,7 @@ async def test_copies_do_not_lengthen_a_text_s_life():
     await _whole(here, work.spec())
     for seconds in (300, 601):
         later = timezone.now() + timedelta(seconds=seconds)
-        with mock.patch.object(reuse.timezone, "now", return_value=later):
+        with mock.patch.object(timezone, "now", return_value=later):
             await _whole(here, work.spec())
     assert work.calls == 2
 
@@ -220,7 +225,7 @@ async def test_what_was_purged_through_another_process_is_never_served():
 async def test_a_source_on_its_way_down_is_not_joined():
     here, work = service(), Work()
     task = await _begin(here, work.spec())
-    here.supervisor.cancel(task, idempotency.CancelReason.CLIENT)
+    here.supervisor.cancel(task, CancelReason.CLIENT)
     again = await _begin(here, work.spec())
     assert again.reason == "worker_free"
     work.gate.set()
@@ -246,7 +251,7 @@ async def test_without_a_database_the_work_is_done():
     here, work = service(), Work()
     work.gate.set()
     await _whole(here, work.spec())
-    with mock.patch.object(reuse.StreamTask.objects, "filter", side_effect=OperationalError("away")):
+    with mock.patch.object(StreamTask.objects, "filter", side_effect=OperationalError("away")):
         await _whole(here, work.spec())
         await _whole(here, work.spec("other"))
     assert work.calls == 3

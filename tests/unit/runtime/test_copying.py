@@ -21,6 +21,12 @@ def copy(supervisor: Supervisor, source: Task, **changes: Any) -> Task:
     return supervisor.open(spec(copying(source), source=source, **changes))
 
 
+def end_of(task: Task) -> Any:
+    """Its terminal event."""
+    assert task.state.terminal
+    return task.final
+
+
 def durable(task: Task) -> list[bytes]:
     """The events but the terminal one, which has an id of its own."""
     return task.journal.read(0, task.journal.last_id)[:-1]
@@ -57,13 +63,17 @@ async def test_a_copy_has_the_same_events_running_or_ended(delay: float):
         for each in (running, late):
             assert durable(each) == durable(task)
             assert each.id != task.id
-            assert (each.final.finish_reason, each.final.cached, each.final.model) == ("stop", True, "m")
-            assert each.final.usage == {"tokens": 3}
+            assert (end_of(each).finish_reason, end_of(each).cached, end_of(each).model) == (
+                "stop",
+                True,
+                "m",
+            )
+            assert end_of(each).usage == {"tokens": 3}
             assert (each.counts.chunks, each.counts.content_length) == (
                 task.counts.chunks,
                 task.counts.content_length,
             )
-        assert task.final.cached is False
+        assert end_of(task).cached is False
 
 
 @virtual_time
@@ -95,7 +105,7 @@ async def test_a_copy_takes_no_permit_and_no_limit_refuses_it():
         gate.set()
         for each in copies:
             await ended(each)
-            assert each.final.name == "complete"
+            assert end_of(each).name == "complete"
         assert pool_numbers(supervisor)["running"] == 0
         assert supervisor.lingering == 0
 
@@ -112,7 +122,7 @@ async def test_a_copy_may_wait_longer_than_a_task_may_run():
         assert follower.final is None
         gate.set()
         await ended(follower)
-        assert follower.final.name == "complete"
+        assert end_of(follower).name == "complete"
 
 
 @virtual_time
@@ -142,7 +152,7 @@ async def test_a_source_is_not_dropped_while_its_copy_runs_and_is_afterwards():
         assert task.final is None
         supervisor.cancel(follower, CancelReason.CLIENT)
         await asyncio.sleep(6)
-        assert task.final.reason == "disconnect"
+        assert end_of(task).reason == "disconnect"
         gate.set()
 
 
@@ -158,7 +168,7 @@ async def test_a_source_in_its_grace_is_kept_by_a_copy():
         await asyncio.sleep(20)
         gate.set()
         await ended(follower)
-        assert follower.final.name == "complete"
+        assert end_of(follower).name == "complete"
 
 
 @virtual_time
@@ -172,8 +182,8 @@ async def test_a_source_s_fault_is_the_copy_s_with_words_of_its_own():
         task = supervisor.open(spec(source))
         follower = copy(supervisor, task, language="zh-hans")
         await ended(follower)
-        assert (follower.final.code, follower.final.retryable) == ("upstream_rate_limited", True)
-        assert follower.final.message == "upstream_rate_limited in zh-hans"
+        assert (end_of(follower).code, end_of(follower).retryable) == ("upstream_rate_limited", True)
+        assert end_of(follower).message == "upstream_rate_limited in zh-hans"
 
 
 @pytest.mark.parametrize("reason", list(CancelReason))
@@ -186,7 +196,7 @@ async def test_a_source_that_somebody_cancels_interrupts_the_copy(reason: Cancel
         await asyncio.sleep(1)
         supervisor.cancel(task, reason)
         await ended(follower)
-        assert (follower.final.code, follower.final.retryable) == ("interrupted", True)
+        assert (end_of(follower).code, end_of(follower).retryable) == ("interrupted", True)
         gate.set()
 
 
@@ -199,7 +209,7 @@ async def test_a_source_that_another_process_took_over_interrupts_the_copy():
         await asyncio.sleep(1)
         supervisor.abandon(task.id)
         await ended(follower)
-        assert follower.final.code == "interrupted"
+        assert end_of(follower).code == "interrupted"
         gate.set()
 
 
@@ -216,7 +226,7 @@ async def test_a_source_that_is_forgotten_right_after_the_admission_is_copied_wh
         supervisor.forget(task)
         await ended(follower)
         assert durable(follower) == whole
-        assert follower.final.name == "complete"
+        assert end_of(follower).name == "complete"
 
 
 @virtual_time
@@ -228,7 +238,7 @@ async def test_a_source_that_lost_events_interrupts_the_copy():
         task.journal.trim(2)
         follower = copy(supervisor, task)
         await ended(follower)
-        assert follower.final.code == "interrupted"
+        assert end_of(follower).code == "interrupted"
         gate.set()
 
 
@@ -244,7 +254,7 @@ async def test_a_truncated_source_is_truncated_in_the_copy():
         follower = copy(supervisor, task)
         await ended(follower)
         assert durable(follower) == durable(task)
-        assert follower.final.finish_reason == "length"
+        assert end_of(follower).finish_reason == "length"
 
 
 @virtual_time
