@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.api import api
-from streaming.schema import STREAM_PARAMETERS, problem_response, stream_response
+from streaming.schema import (
+    KEY_PARAMETERS,
+    REPLAYED,
+    STREAM_PARAMETERS,
+    problem_response,
+    stream_response,
+)
 
 from .brief import EXAMPLE, schema
 
@@ -16,6 +22,7 @@ REFUSALS = {
     "404": problem_response("No such model"),
     "406": problem_response("No acceptable format"),
     "408": problem_response("The body came too slowly"),
+    "409": problem_response("The Idempotency-Key stands for another body"),
     "413": problem_response("The body is too large"),
     "415": problem_response("Not JSON in UTF-8, or compressed"),
     "422": problem_response("Which field is wrong, and why"),
@@ -39,7 +46,7 @@ def describe() -> None:
             **common,
             "operationId": "generate_stream",
             "summary": "Write, streaming",
-            "parameters": STREAM_PARAMETERS,
+            "parameters": [*KEY_PARAMETERS, *STREAM_PARAMETERS],
             "responses": {"200": stream_response(), **REFUSALS},
         },
         components,
@@ -51,13 +58,17 @@ def describe() -> None:
             **common,
             "operationId": "generate",
             "summary": "Write, and answer whole",
+            "parameters": KEY_PARAMETERS,
             "responses": {
                 "200": {
                     "description": "The text and its receipt",
+                    "headers": REPLAYED,
                     "content": {"application/json": {"schema": _whole()}},
                 },
                 **REFUSALS,
-                "409": problem_response("The task was cancelled"),
+                "409": problem_response(
+                    "The task was cancelled, or the Idempotency-Key stands for another body"
+                ),
                 "502": problem_response("The producer or its upstream failed"),
                 "504": problem_response("It took too long"),
             },
@@ -70,9 +81,11 @@ def describe() -> None:
             **common,
             "operationId": "generate_later",
             "summary": "Write for later",
+            "parameters": KEY_PARAMETERS,
             "responses": {
                 "202": {
                     "description": "Accepted and recorded",
+                    "headers": REPLAYED,
                     "content": {"application/json": {"schema": _accepted()}},
                 },
                 **REFUSALS,

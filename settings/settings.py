@@ -104,6 +104,17 @@ THREAD_CONFIG = {
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
+# Work that was done a moment ago, or is being done, is not done again.
+CACHE_CONFIG = overridden(
+    "CACHE",
+    {
+        # who shares: "off" nobody, "owner" each account with itself, "all" everybody with everybody
+        "scope": "off",
+        # s that an ended text is good for
+        "ttl": 600.0,
+    },
+)
+
 SERVER_CONFIG = overridden(
     "SERVER",
     {
@@ -130,7 +141,7 @@ PORT = number("PORT", 8000, 0, 65_535)
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
 CORS_ALLOWED_ORIGINS = origins("CORS_ALLOWED_ORIGINS")
-CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After"]
+CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After", "Idempotent-Replayed"]
 CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
 
 # The model service: any that speaks OpenAI's chat completions. Without a key nothing leaves this machine.

@@ -145,10 +145,10 @@ async def get_rendered(request: HttpRequest, task_id: str) -> HttpResponse:
 
 @api.get("/stats", response={200: schema.Statistics, **_problems(400, 401, 403)}, tags=["operations"])
 async def statistics(request: HttpRequest) -> HttpResponse:
-    """Pools, routes and totals of this process. For staff, and for this machine where anonymous use is on."""
+    """Pools, routes and totals of all processes. For staff; for this machine where anonymous use is on."""
     query(request)
     await require_operator(request)
-    return _json(service().statistics())
+    return _json(await service().statistics_of_all())
 
 
 @api.get("/healthz", response={200: schema.Health}, tags=["operations"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from django.conf import settings
@@ -77,6 +77,13 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_timeout: Annotated[float, Meta(gt=0, le=600)] = 30
 
 
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """CACHE_CONFIG. Times in seconds."""
+
+    scope: Literal["off", "owner", "all"] = "off"
+    ttl: Seconds = 600.0
+
+
 DEFAULT_POOLS: Final = ("agent_pool", "kernel_pool")
 DEFAULT_PRIORITIES: Final = {"interactive": 0, "normal": 1, "batch": 2}
 ANONYMOUS: Final = ("false", "loopback", "true")
@@ -100,6 +107,12 @@ def buffer() -> BufferConfig:
 def server() -> ServerConfig:
     """SERVER_CONFIG."""
     return _load("SERVER_CONFIG", "SERVER", ServerConfig)
+
+
+@cache
+def reuse() -> CacheConfig:
+    """CACHE_CONFIG."""
+    return _load("CACHE_CONFIG", "CACHE", CacheConfig)
 
 
 @cache
@@ -155,7 +168,7 @@ def poll_schedule() -> PollSchedule:
 
 
 def _forget(**kwargs: Any) -> None:
-    for function in (sse, buffer, server, pools, allow_anonymous, stream_limits):
+    for function in (sse, buffer, server, reuse, pools, allow_anonymous, stream_limits):
         function.cache_clear()
 
 
@@ -168,6 +181,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SSE_CONFIG", "SSE", SSEConfig),
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
+        ("CACHE_CONFIG", "CACHE", CacheConfig),
     ):
         yield from problems_of(setting, prefix, kind, getattr(settings, setting, {}))
     values_by_pool = _pool_values()

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from asgiref.sync import sync_to_async
 
 from streaming.core.errors import generation_errors
 from streaming.core.events import Error
@@ -14,18 +15,21 @@ from streaming.core.states import State
 from streaming.runtime.task import Task
 
 from .models import StreamTask
+from .stored import stored_events
 from .transcript import main_text
 
 LONG_TEXT: Final = 262_144
 """Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""
 
-_RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
+RETRYABLE: Final = {kind.code: kind.retryable for kind in generation_errors()}
+"""Whether the same call may succeed later, by error code."""
 
 
 async def describe(found: Task | StreamTask) -> dict[str, Any]:
     """A task's record, wherever it is."""
     if isinstance(found, StreamTask):
-        return describe_row(found)
+        described = describe_row(found)
+        return described if State(found.state).terminal else described | await _so_far(found.id)
     return _describe_task(found, await text_of(found))
 
 
@@ -58,7 +62,7 @@ def describe_row(row: StreamTask) -> dict[str, Any]:
         error = {
             "code": row.error_code,
             "message": row.error_message,
-            "retryable": _RETRYABLE.get(row.error_code, False),
+            "retryable": RETRYABLE.get(row.error_code, False),
         }
     return {
         "id": row.id,
@@ -74,6 +78,14 @@ def describe_row(row: StreamTask) -> dict[str, Any]:
         "error": error,
         "timing": row.timing,
     }
+
+
+async def _so_far(task_id: str) -> dict[str, Any]:
+    """What the database has of a task that runs elsewhere: the row has a text only once it has ended."""
+    segments = await sync_to_async(lambda: list(stored_events(task_id)))()
+    frames = [frame for _, some in segments for frame in some]
+    last_id = segments[-1][0] + len(segments[-1][1]) - 1 if segments else 0
+    return {"text": await asyncio.to_thread(main_text, frames), "last_event_id": last_id}
 
 
 async def text_of(task: Task) -> str:

@@ -82,6 +82,9 @@ class StreamTask(models.Model):
         _("cancel asked for by"), max_length=16, blank=True, help_text=_("Asked of the process that runs it.")
     )
     purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
+    fingerprint = models.CharField(
+        max_length=64, blank=True, editable=False, help_text=_("By which the same work is found again.")
+    )
 
     class Meta:
         verbose_name = _("stream task")
@@ -92,6 +95,11 @@ class StreamTask(models.Model):
             models.Index(fields=("owner", "-created_at", "-id"), name="streaming_task_owner"),
             models.Index(fields=("state", "-created_at"), name="streaming_task_state"),
             models.Index(fields=("process", "state"), name="streaming_task_process"),
+            models.Index(
+                fields=("fingerprint", "-finished_at"),
+                condition=~models.Q(fingerprint=""),
+                name="streaming_task_fingerprint",
+            ),
         )
         permissions = (
             ("read_content", _("Can read prompts and texts")),
@@ -138,6 +146,25 @@ class Segment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task_id} {self.first_id}-{self.last_id}"
+
+
+class IdempotencyKey(models.Model):
+    """A caller's key for one call: the same key again is the same task. `scope`: digest of who called what;
+    `fingerprint`: digest of what was asked for."""
+
+    scope = models.CharField(max_length=64)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64)
+    task = models.ForeignKey(StreamTask, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
+        constraints = (models.UniqueConstraint(fields=("scope", "key"), name="streaming_key_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.task_id}"
 
 
 class Refusal(models.Model):

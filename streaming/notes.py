@@ -60,9 +60,11 @@ class Batch:
 
 @dataclass(slots=True)
 class Note:
-    """About one task. `values`: its row, None where only events are new. `text`: all its frames, once it has
+    """About one task. `epoch`: the one under which it is written. `values`: its row, None where only events
+    are new. `text`: all its frames, once it has
     ended, for its text. `batches`: events that are not written yet. `promises`: who waits for it."""
 
+    epoch: int = 1
     values: dict[str, Any] | None = None
     text: list[bytes] | None = None
     batches: list[Batch] = field(default_factory=list)
@@ -74,8 +76,13 @@ class Note:
         return sum(batch.size for batch in self.batches)
 
     def after(self, older: Note) -> Note:
-        """`older` and this one as one: the newer row, the events of both."""
+        """`older` and this one as one: the newer row, the events of both. What an earlier epoch had to say
+        counts no more."""
+        if older.epoch != self.epoch:
+            older.resolve(False)
+            return self
         return Note(
+            epoch=self.epoch,
             values=older.values if self.values is None else self.values,
             text=older.text if self.text is None else self.text,
             batches=older.batches + self.batches,

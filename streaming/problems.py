@@ -31,6 +31,8 @@ TITLES: Final = {
     "invalid_request": gettext_lazy("The request is not valid"),
     "bad_query": gettext_lazy("The query string is not valid"),
     "bad_event_id": gettext_lazy("Not an event id"),
+    "bad_idempotency_key": gettext_lazy("Not an idempotency key"),
+    "idempotency_key_reused": gettext_lazy("The idempotency key stands for another call"),
     "not_authenticated": gettext_lazy("Sign in first"),
     "invalid_key": gettext_lazy("The API key is not valid"),
     "csrf_failed": gettext_lazy("The CSRF token is missing or wrong"),
@@ -156,6 +158,8 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(404, error.code)
         case errors.NotFinished():
             return Problem(409, error.code, _("Ask again after its terminal event."))
+        case errors.KeyReused():
+            return Problem(409, error.code, _("Send a new key with a new body."))
         case errors.StorageUnavailable():
             return Problem(503, error.code, retry_after=STORAGE_RETRY)
     return Problem(500, "server_error")

@@ -1,6 +1,7 @@
-"""The processes that share a database: each shows that it lives, and takes over from those that do not.
+"""The processes that share a database: each shows that it lives, does what others ask of its tasks, and takes
+over from those that are dead.
 
-Everything here runs in the writer's thread, one look a second.
+Everything here runs in the writer's thread, two looks a second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from django.db.models import F
 from django.utils import timezone
@@ -20,13 +21,18 @@ from django.utils import timezone
 from streaming.core.liveness import Observer
 
 from . import conf
-from .interruption import interrupt_tasks_of
-from .models import Process
-from .pruning import prune_refusals, prune_some
+from .models import Process, StreamTask
+from .neighbours import Wish, Wishes, purged_of_late, show_following, taken_from
+from .producers import is_registered
+from .pruning import prune_refusals, prune_some, prune_some_keys
+from .takeover import claim, take_over, unclaimed
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 1.0
+TICK: Final = 0.5
+"""Seconds between two looks."""
+
+BEAT: Final = 1.0
 """Seconds between two beats."""
 
 PRUNING_INTERVAL: Final = 3600.0
@@ -37,25 +43,74 @@ _here: Final[set[str]] = set()
 """The ids that live in this process: each event loop has one."""
 
 
+class LoopSide(Protocol):
+    """What the registry needs of the event loop whose tasks it speaks for. Called in the writer's thread."""
+
+    def active(self) -> list[str]:
+        """The tasks that run or wait here."""
+        ...
+
+    def followed(self) -> list[str]:
+        """The tasks of other processes that have readers here."""
+        ...
+
+    def room(self) -> dict[str, int]:
+        """By pool, how many tasks could be taken up."""
+        ...
+
+    def statistics(self) -> dict[str, Any] | None:
+        """The numbers of a moment ago."""
+        ...
+
+    def lost(self, task_ids: Iterable[str]) -> None:
+        """Others have taken these over."""
+        ...
+
+    def asked(self, wishes: Iterable[Wish]) -> None:
+        """Other processes ask for this."""
+        ...
+
+    def purged(self, task_ids: Iterable[str]) -> None:
+        """What is in memory of these has to go."""
+        ...
+
+    def take_up(self, row: StreamTask) -> None:
+        """The waiting task is ours now."""
+        ...
+
+
 class Registry:
     """This process among the others. `process_id`: 32 hex digits, new for each start."""
 
     def __init__(self, process_id: str) -> None:
         self.process_id = process_id
+        self._alone = True
+        self._loop_side: LoopSide | None = None
+        self._wishes = Wishes(process_id)
         self._observer = Observer()
+        self._next_beat = 0.0
         self._next_pruning = 0.0
         _here.add(process_id)
 
+    def speak_for(self, loop_side: LoopSide) -> None:
+        """The event loop whose tasks these are; to be called before the first tick."""
+        self._loop_side = loop_side
+
     def tick(self, now: float, *, able: bool) -> None:
-        """Show life, look at the others, and give the tasks of the dead their end. `now`: monotonic seconds;
-        `able`: whether the writes since the last tick succeeded. Raises what the database raises."""
-        self._beat()
-        for process_id in self._dead(now, able=able):
-            ended = interrupt_tasks_of(process_id, self.process_id)
-            logger.warning("process %s is dead: %d of its tasks were interrupted", process_id, ended)
-            Process.objects.filter(pk=process_id).delete()
-        if now >= self._next_pruning:
-            self._prune(now)
+        """Show life, look at the others, do what they ask, and see to the tasks of the dead. `now`: monotonic
+        seconds; `able`: whether the writes since the last tick succeeded. Raises what the database raises."""
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT
+            self._beat()
+            self._look_at_others(now, able=able)
+            if now >= self._next_pruning:
+                self._prune(now)
+            if self._loop_side is not None:
+                self._take_up(self._loop_side)
+                show_following(self._loop_side.followed())
+        if self._loop_side is not None and not self._alone:
+            self._loop_side.asked(self._wishes.look())
+            self._loop_side.purged(purged_of_late())
 
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
@@ -63,22 +118,47 @@ class Registry:
         Process.objects.filter(pk=self.process_id).delete()
 
     def _beat(self) -> None:
-        if not Process.objects.filter(pk=self.process_id).update(beat=F("beat") + 1):
-            # The first beat; or others held us for dead, and what was ours is theirs.
-            Process.objects.create(id=self.process_id, machine=machine(), pid=os.getpid())
+        statistics = None if self._loop_side is None else self._loop_side.statistics()
+        mine = Process.objects.filter(pk=self.process_id)
+        if not mine.update(beat=F("beat") + 1, statistics=statistics):
+            # The first beat; or others held us for dead, and what was ours may be theirs.
+            Process.objects.create(
+                id=self.process_id, machine=machine(), pid=os.getpid(), statistics=statistics
+            )
+            if self._loop_side is not None:
+                self._loop_side.lost(taken_from(self.process_id, self._loop_side.active()))
+
+    def _look_at_others(self, now: float, *, able: bool) -> None:
+        others = list(Process.objects.exclude(pk__in=_here).defer("statistics"))
+        self._alone = not others
+        silent = self._observer.look({each.id: each.beat for each in others}, now, able=able)
+        for process_id in silent | set(gone(others)):
+            found = take_over(process_id, self.process_id)
+            logger.warning(
+                "process %s is dead: %d of its tasks ended, %d wait again",
+                process_id,
+                found.ended,
+                found.waiting,
+            )
+            Process.objects.filter(pk=process_id).delete()
+
+    def _take_up(self, loop_side: LoopSide) -> None:
+        """Claim tasks that wait for a process, as many as there is room for."""
+        for pool, room in loop_side.room().items():
+            if room:
+                for row in unclaimed(pool, room):
+                    if is_registered(row.kind) and claim(row, self.process_id):
+                        loop_side.take_up(row)
 
     def _prune(self, now: float) -> None:
         """Delete some of what is too old: a little each second while there is any, so that no record waits
         for long, and then not for an hour."""
-        before = timezone.now() - timedelta(days=conf.sse().retention_days)
-        if not prune_some(before):
+        config, moment = conf.sse(), timezone.now()
+        before = moment - timedelta(days=config.retention_days)
+        expired = moment - timedelta(seconds=config.idempotency_ttl)
+        if not prune_some(before) + prune_some_keys(expired):
             prune_refusals(before)
             self._next_pruning = now + PRUNING_INTERVAL
-
-    def _dead(self, now: float, *, able: bool) -> set[str]:
-        others = list(Process.objects.exclude(pk__in=_here))
-        silent = self._observer.look({each.id: each.beat for each in others}, now, able=able)
-        return silent | set(gone(others))
 
 
 def gone(processes: Iterable[Process]) -> list[str]:

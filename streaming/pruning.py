@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from streaming.core.states import State
 
-from .models import Refusal, Segment, StreamTask
+from .models import IdempotencyKey, Refusal, Segment, StreamTask
 
 CHUNK: Final = 500
 """Tasks deleted in one transaction: short enough that no writer waits for long."""
@@ -48,6 +48,14 @@ def prune_refusals(before: datetime) -> int:
     return refusals.delete()[0]
 
 
+def prune_some_keys(before: datetime) -> int:
+    """Delete at most CHUNK of the idempotency keys that are older than `before`; how many that were."""
+    keys = IdempotencyKey.objects.filter(created_at__lt=before)
+    ids = list(keys.order_by("created_at").values_list("pk", flat=True)[:CHUNK])
+    # Asked again: a key may have been given to a new task meanwhile.
+    return keys.filter(pk__in=ids).delete()[0] if ids else 0
+
+
 def prune_some(before: datetime) -> int:
     """Delete at most CHUNK of the tasks, the oldest first; how many that were."""
     tasks, _ = prunable(before)
@@ -55,5 +63,6 @@ def prune_some(before: datetime) -> int:
     if ids:
         with transaction.atomic():
             Segment.objects.filter(task_id__in=ids).delete()
+            IdempotencyKey.objects.filter(task_id__in=ids).delete()
             StreamTask.objects.filter(pk__in=ids).delete()
     return len(ids)

@@ -26,7 +26,7 @@ from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise
 from .processes import TICK, Registry
-from .rows import row_values, taken_over, write_notes, write_refusals
+from .rows import NOBODY, row_values, taken_over, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,16 @@ class DatabaseRecorder:
 
     def accepted(self, task: Task) -> Promise:
         """Note a new task."""
-        return self._note(task, Note(values=self._row(task)), urgent=task.state is State.QUEUED)
+        note = Note(task.epoch, values=self.row(task))
+        return self._note(task, note, urgent=task.state is State.QUEUED)
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Task) -> Promise:
         """Note that a waiting task runs."""
-        self._note(task, Note(values=self._row(task)), urgent=False)
+        return self._note(task, Note(task.epoch, values=self.row(task)), urgent=True)
+
+    def given_up(self, task: Task) -> None:
+        """Note that a waiting task is anybody's."""
+        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}), urgent=True)
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -90,7 +95,7 @@ class DatabaseRecorder:
         journal = task.journal
         batch = _new_events(task)
         batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
-        note = Note(values=self._row(task), text=journal.read(0, journal.last_id), batches=[batch])
+        note = Note(task.epoch, values=self.row(task), text=journal.read(0, journal.last_id), batches=[batch])
         return self._note(task, note, urgent=True)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
@@ -132,12 +137,18 @@ class DatabaseRecorder:
         if self._thread is not None:
             self._thread.join(seconds)
 
+    @property
+    def process_id(self) -> str:
+        """This process among those that share the database."""
+        return self._registry.process_id
+
     def start(self) -> None:
         """Show life from now on, not only from the first task on."""
         with self._lock:
             self._wake_writer(urgent=False)
 
-    def _row(self, task: Task) -> dict[str, Any]:
+    def row(self, task: Task) -> dict[str, Any]:
+        """The columns of the task's row, as this process would write it now."""
         return row_values(task) | {"process": self._registry.process_id}
 
     def _note(self, task: Task, note: Note, *, urgent: bool) -> Promise:
@@ -159,7 +170,7 @@ class DatabaseRecorder:
         tasks, self._unread = self._unread, {}
         with self._lock:
             for task in tasks.values():
-                self._notes.add(task.id, Note(batches=[_new_events(task)]))
+                self._notes.add(task.id, Note(task.epoch, batches=[_new_events(task)]))
             self._drop_beyond_bounds()
             self._wake_writer(urgent=True)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, cast
 from urllib.parse import parse_qsl
@@ -33,6 +35,8 @@ View = Callable[Concatenate[HttpRequest, P], Coroutine[Any, Any, HttpResponseBas
 FRAMINGS: Final[dict[str, Framing]] = {"text/event-stream": SSE, "application/x-ndjson": NDJSON}
 
 MAX_QUERY_FIELDS: Final = 100
+
+_KEY: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
 def endpoint(*methods: str) -> Callable[[View[P]], View[P]]:
@@ -179,6 +183,23 @@ def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:
         resumed=resumed,
         language=accepted_language(request),
     )
+
+
+def idempotency_key(request: HttpRequest) -> str | None:
+    """The `Idempotency-Key`, None without one. Raises `Problem` 400 unless it is 1 to 255 visible
+    characters of ASCII."""
+    key: str | None = request.headers.get("idempotency-key")
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise Problem(400, "bad_idempotency_key", _("A key is 1 to 255 visible ASCII characters."))
+    return key
+
+
+def keyed_options(request: HttpRequest) -> FollowOptions:
+    """`follow_options` for a call with an `Idempotency-Key`: with `Last-Event-ID` it goes on with the task
+    that the key stands for. Raises `Problem` 400, 406 and `BadCursor`."""
+    options = follow_options(request, resumed=False)
+    header = request.headers.get("last-event-id")
+    return replace(options, after=cursor.choose(header, None), resumed=bool(header))
 
 
 def _choice(values: dict[str, str], name: str, choices: dict[str, bool]) -> bool:

@@ -62,6 +62,13 @@ class EventStream(StreamingHttpResponse):
         super().close()
 
 
+def nothing_more() -> HttpResponse:
+    """204 for a reader who has the terminal event: it stops a native `EventSource`."""
+    response = HttpResponse(status=204)
+    del response["Content-Type"]
+    return response
+
+
 def sent_away(request: HttpRequest, framing: Framing, retry: float, after: int) -> HttpResponse:
     """200 with `retry:`, `reconnect`, and the end: what a native `EventSource` gets instead of 429 or 503,
     after which it would give up for good."""

@@ -55,6 +55,12 @@ def retry_spec(row: StreamTask) -> TaskSpec:
     obstacle = obstacle_to_retry(row)
     if obstacle is not None:
         raise NotRetryable(obstacle)
+    return spec_again(row, grace=math.inf)
+
+
+def spec_again(row: StreamTask, *, grace: float) -> TaskSpec:
+    """What was asked for, of a registered producer, to be run by this process. `grace`: seconds that it
+    outlives its last reader."""
     assert row.arguments is not None
     owner = None if row.owner_id is None else str(row.owner_id)
     return TaskSpec(
@@ -62,12 +68,13 @@ def retry_spec(row: StreamTask) -> TaskSpec:
         pool=row.pool,
         priority=row.priority,
         owner=owner,
-        # Of an anonymous caller no address is kept: retried tasks share one.
+        # Of an anonymous caller no address is kept: such tasks share one.
         share_key=Caller(owner, address="").share_key(row.end_user),
         end_user=row.end_user,
-        grace=math.inf,
+        grace=grace,
         language=row.language,
         open_source=partial(open_producer, row.kind, row.arguments),
         arguments=row.arguments,
+        fingerprint=row.fingerprint,
         context=language_context(row.language),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from django.db.models import F
 
-from streaming.core.events import Cancelled, Complete, Error
+from streaming.core.events import Cancelled, Complete, Error, Terminal
 from streaming.runtime.task import Task
 
 from .models import Refusal, Segment, StreamTask
@@ -19,6 +19,9 @@ from .transcript import storable_text
 
 BATCH: Final = 200
 """Rows in one statement: below every database's limit of parameters."""
+
+NOBODY: Final = ""
+"""The process of a task that waits for one."""
 
 _OF_OTHERS: Final = ("id", "epoch", "followed_at", "cancel_requested", "purged_at")
 """Columns that the owner of a task leaves alone once its row is there."""
@@ -33,13 +36,18 @@ def write_tasks(rows: list[StreamTask]) -> None:
     )
 
 
-def taken_over(task_ids: Iterable[str], process_id: str) -> set[str]:
-    """Those of the tasks whose row belongs to another process by now; the rows are locked until the end of
-    the transaction, so that nobody takes over in between."""
-    rows = StreamTask.objects.select_for_update().exclude(process=process_id)
-    ids = list(task_ids)
+def taken_over(notes: Mapping[str, Note], process_id: str) -> set[str]:
+    """Those of the tasks whose row is another process' by now, or of another epoch than the note; the rows
+    are locked until the end of the transaction, so that nobody takes over in between."""
+    rows = StreamTask.objects.select_for_update().values_list("pk", "process", "epoch")
+    ids = list(notes)
     chunks = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
-    return {pk for chunk in chunks for pk in rows.filter(pk__in=chunk).values_list("pk", flat=True)}
+    return {
+        pk
+        for chunk in chunks
+        for pk, process, epoch in rows.filter(pk__in=chunk)
+        if (process, epoch) != (process_id, notes[pk].epoch)
+    }
 
 
 def write_notes(notes: Mapping[str, Note]) -> None:
@@ -100,6 +108,7 @@ def row_values(task: Task) -> dict[str, Any]:
         "reason": task.reason,
         "snapshot": msgspec.to_builtins(task.ticket.snapshot),
         "arguments": spec.arguments,
+        "fingerprint": spec.fingerprint,
         "language": spec.language,
         "grace": None if spec.grace == math.inf else spec.grace,
         "created_at": task.created_at,
@@ -119,15 +128,18 @@ def row_values(task: Task) -> dict[str, Any]:
         values["total_ms"] = timing.total_ms
         # The terminal event itself comes right after this record.
         values["last_event_id"] += 1
+    if final is not None:
+        values |= ending_columns(final)
+    return values
+
+
+def ending_columns(final: Terminal) -> dict[str, Any]:
+    """What the row says of its task's end, beside the state."""
     match final:
         case Complete():
-            values |= {
-                "finish_reason": final.finish_reason,
-                "model": final.model or "",
-                "usage": final.usage,
-            }
+            return {"finish_reason": final.finish_reason, "model": final.model or "", "usage": final.usage}
         case Error():
-            values |= {"error_code": final.code, "error_message": final.message}
+            return {"error_code": final.code, "error_message": final.message}
         case Cancelled():
-            values["cancel_reason"] = final.reason
-    return values
+            return {"cancel_reason": final.reason}
+    raise AssertionError("there are three terminal events")

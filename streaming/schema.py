@@ -96,8 +96,16 @@ class Pool(Schema):
     stuck: int
 
 
+class ProcessStatistics(Schema):
+    """One process since its start; the numbers of another one are a second old."""
+
+    id: str
+    pid: int
+    statistics: dict[str, Any]
+
+
 class Statistics(Schema):
-    """This process since its start."""
+    """All living processes since their start, together, and each."""
 
     pools: dict[str, Pool]
     routes: dict[str, int]
@@ -113,6 +121,7 @@ class Statistics(Schema):
     trimmed_journals: int
     draining: bool
     records: dict[str, int]
+    processes: list[ProcessStatistics]
 
 
 def security_schemes(session_cookie: str) -> dict[str, Any]:
@@ -142,6 +151,15 @@ def problem_response(description: str) -> dict[str, Any]:
     }
 
 
+REPLAYED: Final = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "The Idempotency-Key stood for this task already",
+    }
+}
+"""A response header."""
+
+
 def stream_response() -> dict[str, Any]:
     """The response object of an event stream: per event on SSE, per line on NDJSON.
 
@@ -164,6 +182,7 @@ def stream_response() -> dict[str, Any]:
             "X-Stream-Id": {"schema": {"type": "string"}, "description": "Task id"},
             "X-Stream-Route": {"schema": {"type": "string"}, "description": "direct or queued"},
             "Location": {"schema": {"type": "string"}, "description": "The task's record"},
+            **REPLAYED,
         },
         "content": {
             "text/event-stream": {"schema": {"type": "array", "items": frame}, "itemSchema": frame},
@@ -184,6 +203,15 @@ STREAM_PARAMETERS: Final[list[dict[str, Any]]] = [
         "in": "query",
         "description": "event: heartbeats as `ping` events instead of comments",
         "schema": {"type": "string", "enum": ["comment", "event"]},
+    },
+]
+
+KEY_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key with the same body is the same task, instead of a second one",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
 ]
 

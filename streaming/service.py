@@ -7,50 +7,51 @@ database and translations. Nothing here knows HTTP.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import threading
-import time
 from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
 from streaming.core.errors import (
-    EventsPruned,
     NotFinished,
     StorageUnavailable,
     TaskNotFound,
 )
-from streaming.core.events import Cancelled
+from streaming.core.framing import SSE
 from streaming.core.states import State
-from streaming.runtime.follower import Follower, FollowOptions
+from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
 from .access import Caller
 from .descriptions import describe, describe_row, text_of
+from .elsewhere import CANCEL_WAIT, Elsewhere
+from .idempotency import CallKey, KeyedTasks
+from .loop_side import LoopSide
 from .messages import DjangoMessages
-from .models import Segment, StreamTask
+from .models import IdempotencyKey, Segment, StreamTask
+from .neighbours import others_than
 from .processes import Registry
 from .records import DatabaseRecorder
 from .rendering import RenderedTexts
+from .replicas import Replicas
 from .retry import retry_spec
-from .stored import stored_events, stored_task
+from .reuse import Reuse
+from .statistics import summed
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 RECORD_PATIENCE: Final = 5.0
 """Seconds that a 202 waits for its record to be durable before it is taken back."""
-
-CANCEL_WAIT: Final = 2.0
-"""Seconds that a cancel call waits for the terminal event, which comes within one."""
-
-TAKEOVER_PATIENCE: Final = 2.0
-"""Seconds that a reader of a task that runs nowhere here waits for its end."""
 
 
 class Service:
@@ -58,9 +59,10 @@ class Service:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
+        registry = Registry(secrets.token_hex(16))
         self.recorder = DatabaseRecorder(
             conf.sse().journal_flush_interval,
-            Registry(secrets.token_hex(16)),
+            registry,
             lambda task_id: loop.call_soon_threadsafe(self.supervisor.abandon, task_id),
         )
         self.supervisor = Supervisor(
@@ -70,8 +72,13 @@ class Service:
             DjangoMessages(),
             tidy_thread=connections.close_all,
         )
+        schedule = conf.poll_schedule()
+        self._replicas = Replicas(self.supervisor, schedule)
+        self._elsewhere = Elsewhere(self.supervisor, self.recorder, self._replicas, schedule)
+        registry.speak_for(LoopSide(self.supervisor, self._replicas, self.statistics))
+        self._reuse = Reuse(self.supervisor, self._elsewhere.task)
+        self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
         self._rendered = RenderedTexts()
-        self._loading: dict[str, asyncio.Task[Task]] = {}
 
     # Opening
 
@@ -81,8 +88,8 @@ class Service:
         A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
         what a reader was promised is not forgotten. Raises `PoolRefused`.
         """
-        await self.supervisor.make_room(spec)
-        task = self.supervisor.open(spec)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
         follower = self.supervisor.follow(task, options)
         commit = self.supervisor.record(task)
         if task.state is State.QUEUED:
@@ -98,8 +105,8 @@ class Service:
 
         Raises `PoolRefused`, and `StorageUnavailable` when the database is away (nothing runs then).
         """
-        await self.supervisor.make_room(spec)
-        task = self.supervisor.open(spec)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
         try:
             commit = self.supervisor.record(task)
             # The caller waits, so the writer shall not collect for its interval.
@@ -119,15 +126,50 @@ class Service:
 
         Raises `PoolRefused`. Who stops waiting counts as a reader who left.
         """
-        await self.supervisor.make_room(spec)
-        task = self.supervisor.open(spec)
-        self.supervisor.attend(task)
-        try:
-            self.supervisor.record(task)
-            await asyncio.shield(task.ended)
-        finally:
-            self.supervisor.leave(task)
+        await self._reuse.prepare(spec)
+        task = self._reuse.open(spec)
+        self.supervisor.record(task)
+        await self._end_of(task)
         return task, await text_of(task)
+
+    # Opening once for each key: raises what `KeyedTasks.claim` and `follow` raise
+
+    async def open_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, options: FollowOptions
+    ) -> tuple[str, Follower | None, bool]:
+        """`open`, or what the key stands for from `options.after` on: the task's id, a reader (None when it
+        has seen the end already), and whether the key stood for it. `options.resumed`: see `claim`."""
+        claim = await self._keyed.claim(call, spec, resumed=options.resumed, awaited=True)
+        if claim.task is not None:
+            fresh = replace(options, after=0, resumed=False)
+            return claim.task_id, self.supervisor.follow(claim.task, fresh), False
+        again = replace(options, resumed=True)
+        return claim.task_id, await self.follow(claim.task_id, caller, again), True
+
+    async def complete_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, *, resumed: bool
+    ) -> tuple[Task, str, bool]:
+        """`complete`, or wait for the end of what the key stands for; last, whether it is that. `final` is
+        None if the server goes down before the end."""
+        claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=True)
+        if claim.task is not None:
+            await self._end_of(claim.task)
+            return claim.task, await text_of(claim.task), False
+        follower = await self.follow(claim.task_id, caller, FollowOptions(framing=SSE, resumed=True))
+        assert follower is not None
+        async with aclosing(follow(follower)) as events:
+            async for _ in events:
+                pass
+        return follower.task, await text_of(follower.task), True
+
+    async def accept_once(
+        self, call: CallKey, spec: TaskSpec, caller: Caller, *, resumed: bool
+    ) -> tuple[Task | StreamTask, bool]:
+        """`accept`, or what the key stands for; last, whether it is that."""
+        claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=False)
+        if claim.task is not None:
+            return claim.task, False
+        return await self.find(claim.task_id, caller), True
 
     # Tasks by id
 
@@ -140,7 +182,7 @@ class Service:
             found = self.supervisor.get(task_id)
             owner = found.spec.owner
         except TaskNotFound:
-            found = await self._record(task_id)
+            found = await self._elsewhere.row(task_id)
             owner = None if found.owner_id is None else str(found.owner_id)
         if not caller.may_read(owner):
             raise TaskNotFound(task_id)
@@ -170,7 +212,7 @@ class Service:
         if isinstance(found, StreamTask):
             if State(found.state).terminal and options.after == found.last_event_id:
                 return None
-            found = await self._load(found)
+            found = await self._elsewhere.task(found)
         if found.state.terminal and options.after == found.journal.last_id:
             return None
         return self.supervisor.follow(found, options)
@@ -178,22 +220,31 @@ class Service:
     async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
         """End a task now and return its record; an ended task stays as it is. Raises `TaskNotFound`."""
         found = await self.find(task_id, caller)
-        if isinstance(found, Task) and not found.state.terminal:
+        if isinstance(found, Task) and self.supervisor.runs(found):
             self.supervisor.cancel(found, CancelReason.CLIENT)
             await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
+        elif not State(found.state).terminal:
+            await self._elsewhere.cancel([task_id], CancelReason.CLIENT)
+            found = await self._elsewhere.row(task_id)
         return await describe(found)
 
     async def cancel_for_operator(self, task_ids: Iterable[str]) -> set[str]:
-        """End tasks, whoever owns them; the ids of those that this ended. Ids that are not active in this
-        process are passed over. On return the records show it (the wait for them is bounded)."""
-        tasks = [task for task_id in task_ids if (task := self._active(task_id)) is not None]
+        """End tasks, whoever owns them and whichever process runs them; the ids of those that this
+        ended. On return the records show it (the wait for them is bounded)."""
+        ids = set(task_ids)
+        tasks = [task for task_id in ids if (task := self._own(task_id)) is not None]
         for task in tasks:
             self.supervisor.cancel(task, CancelReason.ADMIN)
+        active = StreamTask.objects.filter(pk__in=ids, finished_at=None).values_list("pk", flat=True)
+        own = {task.id for task in tasks}
+        others = {pk async for pk in active} - own
         if tasks:
             await asyncio.wait([task.ended for task in tasks], timeout=CANCEL_WAIT)
+        if others:
+            await self._elsewhere.cancel(others, CancelReason.ADMIN)
         await self.recorder.flush().wait(RECORD_PATIENCE)
-        by_operator = Cancelled(reason=CancelReason.ADMIN.value)
-        return {task.id for task in tasks if task.final == by_operator}
+        ended = StreamTask.objects.filter(pk__in=own | others, cancel_reason=CancelReason.ADMIN.value)
+        return {pk async for pk in ended.values_list("pk", flat=True)}
 
     async def retry(self, row: StreamTask) -> Task:
         """Start an ended task's work again, with an id of its own; durable on return.
@@ -216,6 +267,7 @@ class Service:
             self.supervisor.forget(found)
         self._rendered.forget(task_id)
         await Segment.objects.filter(task_id=task_id).adelete()
+        await IdempotencyKey.objects.filter(task_id=task_id).adelete()
         await StreamTask.objects.filter(pk=task_id).aupdate(
             arguments=None, text="", error_message="", purged_at=timezone.now()
         )
@@ -239,6 +291,18 @@ class Service:
 
     # The whole
 
+    async def statistics_of_all(self) -> dict[str, Any]:
+        """Pools, routes and totals of all living processes together, and in `processes` of each. While the
+        database is away they are those of this process."""
+        own = self.statistics()
+        me = {"id": self.recorder.process_id, "pid": os.getpid(), "statistics": own}
+        try:
+            others = await sync_to_async(others_than)(self.recorder.process_id)
+        except (DatabaseError, InterfaceError):
+            others = []
+        told = [me, *(each for each in others if each["statistics"] is not None)]
+        return {**summed([each["statistics"] for each in told]), "processes": told}
+
     def statistics(self) -> dict[str, Any]:
         """Pools, routes and totals of this process."""
         return {
@@ -257,62 +321,22 @@ class Service:
         Returns the number of producers that did not come back from their threads.
         """
         await self.supervisor.drain(grace)
+        await self._replicas.close()
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         self.supervisor.close()
         return self.supervisor.lingering
 
-    def _active(self, task_id: str) -> Task | None:
+    async def _end_of(self, task: Task) -> None:
+        self.supervisor.attend(task)
         try:
-            task = self.supervisor.get(task_id)
-        except TaskNotFound:
-            return None
-        return None if task.state.terminal else task
+            await asyncio.shield(task.ended)
+        finally:
+            self.supervisor.leave(task)
 
-    async def _load(self, row: StreamTask) -> Task:
-        """The ended task behind `row`, read from the database once for all who ask. Raises `EventsPruned`."""
-        loading = self._loading.get(row.id)
-        if loading is None:
-            loading = self._loading[row.id] = asyncio.create_task(self._load_once(row))
-            loading.add_done_callback(lambda _: self._loading.pop(row.id, None))
-        return await asyncio.shield(loading)
-
-    async def _load_once(self, row: StreamTask) -> Task:
-        row = await self._once_ended(row)
-        segments = await sync_to_async(lambda: list(stored_events(row.id)))()
-        journal = self.supervisor.new_journal()
-        for first_id, frames in segments:
-            journal.adopt(first_id, frames)
-        if not journal.closed:
-            journal.trim(journal.last_id + 1)
-            raise EventsPruned(row.id)
-        ended = asyncio.get_running_loop().create_future()
-        ended.set_result(None)
-        task = stored_task(row, journal, ended)
-        self.supervisor.keep(task)
-        return task
-
-    async def _once_ended(self, row: StreamTask) -> StreamTask:
-        """The row with its end, which whoever takes over from a dead process writes within a moment.
-
-        Raises `EventsPruned` when nobody does.
-        """
-        began, schedule = time.monotonic(), conf.poll_schedule()
-        while not State(row.state).terminal:
-            waited = time.monotonic() - began
-            if waited > TAKEOVER_PATIENCE:
-                raise EventsPruned(row.id)
-            await asyncio.sleep(schedule.pause(waited))
-            row = await self._record(row.id)
-        return row
-
-    async def _record(self, task_id: str) -> StreamTask:
-        row = await StreamTask.objects.filter(pk=task_id).afirst()
-        if row is None:
-            raise TaskNotFound(task_id)
-        if not State(row.state).terminal:
-            # It runs elsewhere, or its process is dead: look, also where no server said that it starts.
-            self.recorder.start()
-        return row
+    def _own(self, task_id: str) -> Task | None:
+        """The task, if it runs or waits in this process."""
+        task = self.supervisor.find(task_id)
+        return task if task is not None and self.supervisor.runs(task) else None
 
 
 _services: dict[asyncio.AbstractEventLoop, Service] = {}

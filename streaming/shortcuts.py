@@ -6,31 +6,47 @@ asynchronous views.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, RawPostDataException
 from django.http.response import HttpResponseBase
 
+from streaming.core.errors import Interrupted, TooManyFollowers
 from streaming.core.events import Cancelled, Complete, Error, clean_text
+from streaming.core.states import State
 from streaming.runtime.task import Task, TaskSpec
 
 from . import conf
-from .access import identify
-from .messages import language_context, language_of
+from .access import Caller, identify
+from .idempotency import CallKey, call_key
+from .messages import DjangoMessages, language_context, language_of
+from .models import StreamTask
 from .problems import Problem, of_failed_task
 from .producers import open_producer
-from .requests import follow_options, problem_of, require_json_accepted
-from .responses import EventStream, place_of
+from .requests import (
+    follow_options,
+    idempotency_key,
+    keyed_options,
+    problem_of,
+    require_json_accepted,
+)
+from .responses import EventStream, nothing_more, place_of, sent_away
+from .reuse import fingerprint
 from .service import service
 
 P = ParamSpec("P")
+R = TypeVar("R", bound=HttpResponseBase)
+
+Work = Callable[[HttpRequest, TaskSpec], list[Any]]
+"""What a call asks for, as JSON values: the same for each repetition of it."""
 
 OnDisconnect = Literal["cancel", "continue"] | float
 """What happens when the last reader leaves: cancel, go on, or go on for this many seconds."""
@@ -42,7 +58,8 @@ class Options:
 
     `kind` names it in the record and in statistics. `priority` is a name of PRIORITIES. `end_user` is on
     whose behalf the caller acts (fair share and `per_owner` count it). `language` of the work, for
-    messages to callers without `Accept-Language`.
+    messages to callers without `Accept-Language`. `identity`: what makes another call of this kind the same
+    work (JSON values), for the cache (CACHE_CONFIG); without it each call is work of its own.
     """
 
     kind: str = "stream"
@@ -51,6 +68,7 @@ class Options:
     end_user: str = ""
     on_disconnect: OnDisconnect | None = None
     language: str | None = None
+    identity: Mapping[str, Any] | None = None
 
 
 def _answers(
@@ -75,7 +93,7 @@ async def stream(
     `parts` may be asynchronous or blocking (then it runs in a pool thread); keyword arguments are those of
     `Options`. The task lives in this process: a restart ends it with `error` `interrupted`.
     """
-    return await _stream(request, lambda: parts, None, Options(**options))
+    return await _stream(request, lambda: parts, None, Options(**options), _what_came)
 
 
 @_answers
@@ -84,7 +102,8 @@ async def start(
 ) -> HttpResponseBase:
     """Stream the registered producer `name`, called with `arguments` (JSON values)."""
     opens = partial(open_producer, name, arguments)
-    return await _stream(request, opens, dict(arguments), Options(**{"kind": name} | options))
+    wishes = Options(**{"kind": name} | options)
+    return await _stream(request, opens, dict(arguments), wishes, _named(name))
 
 
 @_answers
@@ -93,14 +112,28 @@ async def start_and_wait(
 ) -> HttpResponseBase:
     """Run the registered producer `name` and answer whole, as JSON; its failure is a problem document.
 
-    Defaults: priority `normal`; a caller who leaves cancels the task.
+    Defaults: priority `normal`; a caller who leaves cancels the task, one with an `Idempotency-Key` after
+    `disconnect_grace`.
     """
     require_json_accepted(request)
-    defaults: dict[str, Any] = {"kind": name, "priority": "normal", "on_disconnect": "cancel"}
+    caller = await identify(request)
+    key = idempotency_key(request)
+    defaults: dict[str, Any] = {"kind": name, "priority": "normal"}
+    if key is None:
+        # With a key the caller can come back for the answer.
+        defaults["on_disconnect"] = "cancel"
     wishes = Options(**defaults | options)
     opens = partial(open_producer, name, arguments)
-    task, text = await service().complete(await _spec(request, opens, dict(arguments), wishes))
-    return _whole_answer(task, text)
+    spec = _spec(request, caller, opens, dict(arguments), wishes)
+    if key is None:
+        return _whole_answer(*await service().complete(spec))
+    call = _call(request, key, caller, spec, _named(name))
+    resumed = keyed_options(request).resumed
+    task, text, replayed = await service().complete_once(call, spec, caller, resumed=resumed)
+    try:
+        return _marked(_whole_answer(task, text), replayed)
+    except Problem as problem:
+        return _marked(problem.response(), replayed)
 
 
 @_answers
@@ -116,18 +149,83 @@ async def start_in_background(
     defaults: dict[str, Any] = {"kind": name, "priority": "batch", "on_disconnect": "continue"}
     wishes = Options(**defaults | options)
     opens = partial(open_producer, name, arguments)
-    task = await service().accept(await _spec(request, opens, dict(arguments), wishes))
-    return _promise(task)
+    caller = await identify(request)
+    key = idempotency_key(request)
+    spec = _spec(request, caller, opens, dict(arguments), wishes)
+    if key is None:
+        return _promise(await service().accept(spec))
+    call = _call(request, key, caller, spec, _named(name))
+    resumed = keyed_options(request).resumed
+    task, replayed = await service().accept_once(call, spec, caller, resumed=resumed)
+    return _marked(_promise(task), replayed)
 
 
 async def _stream(
-    request: HttpRequest, opens: Callable[[], Any], arguments: dict[str, Any] | None, options: Options
+    request: HttpRequest,
+    opens: Callable[[], Any],
+    arguments: dict[str, Any] | None,
+    options: Options,
+    work: Work,
 ) -> HttpResponseBase:
     _require_asgi(request)
     wishes = follow_options(request, resumed=False)
-    spec = await _spec(request, opens, arguments, options)
-    follower = await service().open(spec, wishes)
-    return EventStream(request, follower, wishes.framing.content_type)
+    caller = await identify(request)
+    key = idempotency_key(request)
+    spec = _spec(request, caller, opens, arguments, options)
+    if key is None:
+        follower = await service().open(spec, wishes)
+        return EventStream(request, follower, wishes.framing.content_type)
+    return await _stream_once(request, _call(request, key, caller, spec, work), spec, caller)
+
+
+async def _stream_once(
+    request: HttpRequest, call: CallKey, spec: TaskSpec, caller: Caller
+) -> HttpResponseBase:
+    here, wishes = service(), keyed_options(request)
+    response: HttpResponseBase
+    try:
+        task_id, follower, replayed = await here.open_once(call, spec, caller, wishes)
+    except TooManyFollowers as error:
+        task_id, replayed = str(error), True
+        retry = here.supervisor.limits.jittered_retry()
+        response = sent_away(request, wishes.framing, retry, wishes.after)
+    else:
+        if follower is not None:
+            response = EventStream(request, follower, wishes.framing.content_type)
+            return _marked(response, replayed)
+        response = nothing_more()
+    response["X-Stream-Id"] = task_id
+    if place := place_of(task_id):
+        response["Location"] = place
+    return _marked(response, replayed)
+
+
+def _call(request: HttpRequest, key: str, caller: Caller, spec: TaskSpec, work: Work) -> CallKey:
+    return call_key(key, caller, spec.end_user, request.path, [spec.kind, *work(request, spec)])
+
+
+def _named(name: str) -> Work:
+    return lambda request, spec: [name, spec.arguments]
+
+
+def _what_came(request: HttpRequest, spec: TaskSpec) -> list[Any]:
+    """What a view can have made an iterator from: query and body."""
+    try:
+        body = hashlib.sha256(request.body).hexdigest()
+    except RequestDataTooBig as error:
+        raise Problem(413, "body_too_large") from error
+    except RawPostDataException:
+        # A form with files, which Django has read already.
+        uploads = request.FILES.lists()
+        files = [[name, file.name, file.size] for name, several in uploads for file in several]
+        return [request.META.get("QUERY_STRING", ""), request.POST.urlencode(), files]
+    return [request.META.get("QUERY_STRING", ""), body]
+
+
+def _marked(response: R, replayed: bool) -> R:
+    if replayed:
+        response["Idempotent-Replayed"] = "true"
+    return response
 
 
 def _require_asgi(request: HttpRequest) -> None:
@@ -138,10 +236,13 @@ def _require_asgi(request: HttpRequest) -> None:
         )
 
 
-async def _spec(
-    request: HttpRequest, opens: Callable[[], Any], arguments: dict[str, Any] | None, options: Options
+def _spec(
+    request: HttpRequest,
+    caller: Caller,
+    opens: Callable[[], Any],
+    arguments: dict[str, Any] | None,
+    options: Options,
 ) -> TaskSpec:
-    caller = await identify(request)
     if arguments is not None:
         # What cannot be kept in the record is refused before anything starts.
         arguments = msgspec.to_builtins(arguments, str_keys=True)
@@ -158,6 +259,7 @@ async def _spec(
         open_source=opens,
         arguments=arguments,
         context=language_context(language),
+        fingerprint=fingerprint(caller, options.end_user, options.kind, options.identity),
     )
 
 
@@ -182,14 +284,17 @@ def _whole_answer(task: Task, text: str) -> HttpResponse:
             raise of_failed_task(end.code, end.message, end.retryable, task_id=task.id, text=text)
         case Cancelled() as end:
             raise Problem(409, "task_cancelled", task_id=task.id, reason=end.reason, text=text)
-    raise AssertionError("a task that has ended has a terminal event")
+    # The server goes down before the end of a task that another one runs.
+    code = Interrupted.code
+    message = DjangoMessages().error(code, task.spec.language)
+    raise of_failed_task(code, message, Interrupted.retryable, task_id=task.id, text=text)
 
 
-def _promise(task: Task) -> HttpResponse:
+def _promise(task: Task | StreamTask) -> HttpResponse:
     place = place_of(task.id)
     body: dict[str, Any] = {
         "task_id": task.id,
-        "state": task.state.value,
+        "state": State(task.state).value,
         "route": task.route,
         "reason": task.reason,
     }
@@ -201,7 +306,7 @@ def _promise(task: Task) -> HttpResponse:
     return response
 
 
-def _json(task: Task, body: dict[str, Any], status: int) -> HttpResponse:
+def _json(task: Task | StreamTask, body: dict[str, Any], status: int) -> HttpResponse:
     response = HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
     response["Cache-Control"] = "no-store"
     response["X-Stream-Id"] = task.id

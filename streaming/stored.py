@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, Final
 
 import msgspec
+from django.db.models import Q
+from django.utils import timezone
 
 from streaming.core import events, sse
 from streaming.core.events import Timing
@@ -18,17 +24,25 @@ from streaming.runtime.ledger import Ticket
 from streaming.runtime.task import Counts, Task, TaskSpec
 
 from .models import Segment, StreamTask
+from .retry import spec_again
 
 END_OF_FRAME: Final = b"\n\n"
+
+CHUNK: Final = 100
+"""Tasks in one statement: below every database's limits."""
 
 
 def stored_events(task_id: str, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
     """The stored events behind the id `after`, in order: the first one's id, and frames that follow it."""
     segments = Segment.objects.filter(task_id=task_id, last_id__gt=after).order_by("first_id")
     for segment in segments.iterator(chunk_size=100):
-        frames = split_frames(bytes(segment.frames))
-        known = max(after + 1 - segment.first_id, 0)
-        yield segment.first_id + known, frames[known:]
+        yield _behind(segment, after)
+
+
+def _behind(segment: Segment, after: int) -> tuple[int, list[bytes]]:
+    frames = split_frames(bytes(segment.frames))
+    known = max(after + 1 - segment.first_id, 0)
+    return segment.first_id + known, frames[known:]
 
 
 def newest_events(task_id: str, count: int) -> list[bytes]:
@@ -46,27 +60,76 @@ def split_frames(joined: bytes) -> list[bytes]:
     return [piece + END_OF_FRAME for piece in joined.split(END_OF_FRAME)[:-1]]
 
 
-def stored_task(row: StreamTask, journal: MemoryJournal, ended: Any) -> Task:
-    """The ended task behind `row`, with the events that `journal` has, to be followed as any other."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the database has of a task behind a cursor: its row, and events as `stored_events` gives them."""
+
+    row: StreamTask
+    segments: list[tuple[int, list[bytes]]]
+
+
+def news_of(cursors: Mapping[str, int]) -> dict[str, News]:
+    """News of many tasks, each behind its cursor; those that are gone are missing."""
+    found: dict[str, News] = {}
+    ids = list(cursors)
+    for start in range(0, len(ids), CHUNK):
+        some = ids[start : start + CHUNK]
+        # Rows first: what ended by then has all its events in the database.
+        rows = StreamTask.objects.defer("text", "arguments").in_bulk(some)
+        found |= {pk: News(row, []) for pk, row in rows.items()}
+        behind = (Q(task_id=pk, last_id__gt=cursors[pk]) for pk in some)
+        for segment in Segment.objects.filter(reduce(or_, behind)).order_by("task_id", "first_id"):
+            if segment.task_id in found:
+                news = _behind(segment, cursors[segment.task_id])
+                found[segment.task_id].segments.append(news)
+    return found
+
+
+def stored_task(row: StreamTask, journal: MemoryJournal, ended: asyncio.Future[None]) -> Task:
+    """The task behind `row`, with the events that `journal` has, to be followed as any other. `ended`: to be
+    resolved by the caller."""
     now = time.monotonic()
     task = Task(
         id=row.id,
         spec=_spec(row),
         journal=journal,
         ticket=_ticket(row, now),
-        created=now - (row.total_ms or 0) / 1000,
+        created=now - max((timezone.now() - row.created_at).total_seconds(), 0.0),
         created_at=row.created_at,
         ended=ended,
         state=State(row.state),
         started_at=row.started_at,
-        finished=now,
-        finished_at=row.finished_at,
-        counts=Counts(chunks=row.chunks, content_length=row.content_length, resumes=row.resumes),
-        receipt=None if row.timing is None else msgspec.convert(row.timing, Timing),
         recorded_id=journal.last_id,
+        epoch=row.epoch,
     )
-    final = journal.read(journal.last_id - 1, 1)
+    if task.state.terminal:
+        settle(task, row)
+    return task
+
+
+def settle(task: Task, row: StreamTask) -> None:
+    """Take over the end of a task from its row, and from its journal, which has the terminal event."""
+    task.state = State(row.state)
+    task.started_at = row.started_at
+    task.finished = time.monotonic()
+    task.created = task.finished - (row.total_ms or 0) / 1000
+    task.finished_at = row.finished_at
+    task.counts = Counts(chunks=row.chunks, content_length=row.content_length, resumes=row.resumes)
+    task.receipt = None if row.timing is None else msgspec.convert(row.timing, Timing)
+    task.recorded_id = task.journal.last_id
+    final = task.journal.read(task.journal.last_id - 1, 1)
     task.final = events.decode(sse.payload(final[0])) if final else None  # type: ignore[assignment]
+
+
+def waiting_task(
+    row: StreamTask, journal: MemoryJournal, ended: asyncio.Future[None], replica: Task | None
+) -> Task:
+    """The waiting task behind `row`, of a registered producer, as one that this process can run; `replica`
+    is it already, if it has readers here."""
+    task = replica or stored_task(row, journal, ended)
+    task.spec = spec_again(row, grace=math.inf if row.grace is None else row.grace)
+    task.ticket.owner = task.spec.share_key
+    task.state, task.epoch = State.QUEUED, row.epoch
     return task
 
 
@@ -86,7 +149,7 @@ def _spec(row: StreamTask) -> TaskSpec:
 
 
 def _nothing_to_open() -> Any:
-    raise AssertionError("a stored task has ended")
+    raise AssertionError("another process runs it")
 
 
 def _ticket(row: StreamTask, now: float) -> Ticket:

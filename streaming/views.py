@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from streaming.core.errors import TooManyFollowers
 
 from .access import identify
 from .requests import endpoint, follow_options
-from .responses import EventStream, sent_away
+from .responses import EventStream, nothing_more, sent_away
 from .service import service
 
 
@@ -25,7 +25,5 @@ async def events(request: HttpRequest, task_id: str) -> HttpResponseBase:
         retry = here.supervisor.limits.jittered_retry()
         return sent_away(request, options.framing, retry, options.after)
     if follower is None:
-        nothing = HttpResponse(status=204)
-        del nothing["Content-Type"]
-        return nothing
+        return nothing_more()
     return EventStream(request, follower, options.framing.content_type)

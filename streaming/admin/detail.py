@@ -77,7 +77,6 @@ class Detail:
 
     state: str
     active: bool
-    here: bool
     overview: Facts
     decision: str
     snapshot: str
@@ -95,7 +94,6 @@ def detail_of(row: StreamTask, memory: Memory | None, may_read: bool) -> Detail:
     return Detail(
         state=words.state_label(row),
         active=not State(row.state).terminal,
-        here=memory is not None,
         overview=_overview(row),
         decision=words.decision(row),
         snapshot=words.pretty(row.snapshot),

@@ -15,7 +15,6 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
-from streaming.core.errors import TaskNotFound
 from streaming.models import StreamTask
 from streaming.retry import NotRetryable, obstacle_to_retry
 from streaming.rows import row_values
@@ -67,9 +66,9 @@ def retry(request: HttpRequest, row: StreamTask) -> Task:
 
 
 async def _in_memory(task_id: str) -> Memory | None:
-    try:
-        task = service().supervisor.get(task_id)
-    except TaskNotFound:
+    supervisor = service().supervisor
+    task = supervisor.find(task_id)
+    if task is None or not (supervisor.runs(task) or task.state.terminal):
         return None
     journal = task.journal
     return Memory(

@@ -287,13 +287,11 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         # Also tasks whose row has ended: the service flushes, so that the counts below are of this moment.
         cancelled = process.cancel(request, ids)
         active = StreamTask.objects.filter(pk__in=ids, state__in=ACTIVE).values_list("pk", flat=True)
-        elsewhere = set(active) - cancelled
+        asked = set(active) - cancelled
         for row in rows:
             if row.pk in cancelled:
                 self._note(request, row, "cancelled the task")
-        text = words.outcome_of_cancel(
-            len(cancelled), len(rows) - len(cancelled) - len(elsewhere), len(elsewhere)
-        )
+        text = words.outcome_of_cancel(len(cancelled), len(rows) - len(cancelled) - len(asked), len(asked))
         self.message_user(request, text, messages.SUCCESS if cancelled else messages.WARNING)
 
     def _retry(self, request: HttpRequest, rows: list[StreamTask]) -> list[Task]:

@@ -34,6 +34,7 @@ ROUTES: Final = {
 
 REASONS: Final = {
     Reason.WORKER_FREE: gettext_lazy("worker free"),
+    Reason.CACHED: gettext_lazy("from the cache"),
     Reason.WORKERS_BUSY: gettext_lazy("workers busy"),
     Reason.OTHERS_WAITING: gettext_lazy("others waiting"),
     Reason.QUEUE_FULL: gettext_lazy("queue full"),
@@ -164,17 +165,17 @@ def _load(snapshot: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
-def outcome_of_cancel(cancelled: int, ended: int, elsewhere: int) -> str:
+def outcome_of_cancel(cancelled: int, ended: int, asked: int) -> str:
     """What became of the tasks that an operator wanted to cancel."""
     pieces = [
         (cancelled, ngettext("{} cancelled", "{} cancelled", cancelled)),
         (ended, ngettext("{} had ended already", "{} had ended already", ended)),
         (
-            elsewhere,
+            asked,
             ngettext(
-                "{} is not in this process, which alone could cancel it",
-                "{} are not in this process, which alone could cancel them",
-                elsewhere,
+                "{} has been asked to end and has not yet",
+                "{} have been asked to end and have not yet",
+                asked,
             ),
         ),
     ]

@@ -153,6 +153,12 @@ class StorageUnavailable(StreamError):
     retryable = True
 
 
+class KeyReused(StreamError):
+    """The Idempotency-Key stands for another call already."""
+
+    code = "idempotency_key_reused"
+
+
 class TooManyFollowers(StreamError):
     """`max_followers` readers follow this task already."""
 

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     """Why it goes that way."""
 
     WORKER_FREE = "worker_free"
+    CACHED = "cached"
     WORKERS_BUSY = "workers_busy"
     OTHERS_WAITING = "others_waiting"
     QUEUE_FULL = "queue_full"

@@ -74,7 +74,7 @@ class Ticket:
         self._since = now
 
     def withdraw(self) -> None:
-        """It claims nothing: the decision of a task that ran elsewhere."""
+        """It claims nothing: the decision of a task that ran elsewhere, or needs no worker."""
         self.holding = Holding.NOTHING
 
 
@@ -169,6 +169,17 @@ class Ledger:
         if self._draining:
             return 0
         return max(self.limits.max_workers - self.running, 0) + max(self.limits.queue_size - self.waiting, 0)
+
+    def pass_by(self, owner: Hashable) -> Ticket:
+        """A ticket that claims nothing, for a task that needs no worker: it is not counted, and no limit of
+        the pool or of its owner refuses it. Raises `PoolRefused` while the process goes down."""
+        snapshot = self._snapshot(owner)
+        if self._draining:
+            decision = decide(snapshot)
+            raise PoolRefused(decision, snapshot, self._retry_after(decision))
+        ticket = Ticket(owner, Decision(Route.DIRECT, Reason.CACHED), snapshot, self._clock())
+        ticket.withdraw()
+        return ticket
 
     def release(self, ticket: Ticket) -> None:
         """Give back whatever the ticket holds; a freed permit goes on at once. Idempotent."""

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -59,7 +59,11 @@ class Pump:
     """One task's pump; `run` is the body of its asyncio task. `ready`: what the producer waits for."""
 
     def __init__(
-        self, host: PumpHost, task: Task, coalescer: Coalescer, ready: Awaitable[object] | None = None
+        self,
+        host: PumpHost,
+        task: Task,
+        coalescer: Coalescer,
+        ready: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._host = host
         self._task = task
@@ -90,7 +94,7 @@ class Pump:
         raised: BaseException | None = None
         try:
             if self._ready is not None:
-                await self._ready
+                await self._ready()
             await self._iterate()
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             # A producer must not be able to end the server.
@@ -173,7 +177,7 @@ class Pump:
             self._append_text(self._coalescer.offer(part, None, now), now)
         elif isinstance(part, Content):
             self._append_text(self._coalescer.offer(part.delta, part.channel, now), now)
-        elif isinstance(part, Output | Result | Restart):
+        elif isinstance(part, Output | Result | Restart | Truncated):
             self._append_text(self._coalescer.flush(), now)
             self._append_event(part)
         else:
@@ -190,7 +194,7 @@ class Pump:
                 self._dropped += sum(len(rest) for rest, _ in chunks[index:])
                 raise _OutputFull from None
 
-    def _append_event(self, event: Output | Result | Restart) -> None:
+    def _append_event(self, event: Output | Result | Restart | Truncated) -> None:
         try:
             self._task.append(event)
         except JournalFull:

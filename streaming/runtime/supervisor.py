@@ -105,9 +105,12 @@ class Supervisor:
         pool = self.pools[spec.pool]
         task_id = secrets.token_hex(16)
         try:
-            ticket = pool.ledger.admit(
-                spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
-            )
+            if spec.source is not None:
+                ticket = pool.ledger.pass_by(spec.share_key)
+            else:
+                ticket = pool.ledger.admit(
+                    spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
+                )
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
             self.counters.refusals[refusal.decision.reason.value] += 1
@@ -126,6 +129,8 @@ class Supervisor:
         self.counters.routes[task.route] += 1
         self._active[task_id] = task
         self._keep_sweeping()
+        if spec.source is not None:
+            self._read_by_copy(spec.source, task)
         if task.route == "direct":
             self._start(task)
         else:
@@ -172,7 +177,7 @@ class Supervisor:
 
     def get(self, task_id: str) -> Task:
         """The task in memory, active or ended. Raises `TaskNotFound`."""
-        task = self._active.get(task_id) or self._foreign.get(task_id) or self._retention.get(task_id)
+        task = self.find(task_id)
         if task is None:
             raise TaskNotFound(task_id)
         return task
@@ -180,6 +185,10 @@ class Supervisor:
     def runs(self, task: Task) -> bool:
         """Whether this process runs it, or lets it wait."""
         return self._active.get(task.id) is task
+
+    def find(self, task_id: str) -> Task | None:
+        """The task in memory, active or ended."""
+        return self._active.get(task_id) or self._foreign.get(task_id) or self._retention.get(task_id)
 
     def new_journal(self) -> MemoryJournal:
         """An empty journal within the bound of this process' memory."""
@@ -201,6 +210,16 @@ class Supervisor:
         if self._foreign.pop(task.id, None) is not None:
             self._send_readers_away(task)
             task.journal.trim(task.journal.last_id + 1)
+
+    def leave_to_others(self, task: Task) -> None:
+        """A waiting task that has no place here is anybody's. Its readers shall look for it again."""
+        self._foreign.pop(task.id, None)
+        self._recorder.given_up(task)
+        self._send_readers_away(task)
+
+    def active(self) -> list[str]:
+        """The tasks that run or wait here. Called in any thread."""
+        return list(self._active)
 
     def take_up(self, task: Task) -> bool:
         """Let a task wait or run here that another process had let wait; its grace begins anew. Readers that
@@ -244,6 +263,7 @@ class Supervisor:
         if len(task.followers) >= self.limits.max_followers:
             raise TooManyFollowers(task.id)
         self._attended(task)
+        task.read = True
         if options.resumed:
             task.counts.resumes += 1
         follower = Follower(self, task, options)
@@ -254,6 +274,7 @@ class Supervisor:
         """Somebody waits for the task's end without reading it; `leave` must follow."""
         task.waiters += 1
         self._attended(task)
+        task.read = True
 
     def leave(self, task: Task) -> None:
         """Undo `attend`."""
@@ -328,6 +349,11 @@ class Supervisor:
             task.pump.cancel()
         if not task.ended.done():
             task.ended.set_result(None)
+
+    def retract(self, task: Task) -> None:
+        """The admission is void: nobody was told of the task, and nothing of it was recorded."""
+        self.counters.routes[task.route] -= 1
+        self.abandon(task.id)
 
     async def end(self, task: Task, outcome: Outcome) -> None:
         """Decide the terminal event (the first caller wins), make it durable, send it."""
@@ -445,11 +471,15 @@ class Supervisor:
         task.advance(State.RUNNING)
         task.started = now
         task.started_at = datetime.now(UTC)
-        task.deadline = now + self.pool_of(task).limits.run_timeout
+        if task.spec.source is None:
+            task.deadline = now + self.pool_of(task).limits.run_timeout
+        ready = None
         has_waited = self._waiting.leave(task)
-        # Known to run before its first event is seen: a task that waits is started anew after a crash.
-        ready = self._recorder.started(task).wait(COMMIT_PATIENCE) if has_waited else None
-        pump = Pump(self, task, self.limits.coalescer(), ready)
+        if has_waited:
+            # Known to run before its first event is seen: what waits is started anew after a crash.
+            ready = partial(self._recorder.started(task).wait, COMMIT_PATIENCE)
+        # A copy has the end and the chunks of its source.
+        pump = Pump(self, task, self.limits.coalescer(joining=task.spec.source is None), ready)
         task.pump = self.loop.create_task(
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )
@@ -457,6 +487,19 @@ class Supervisor:
         if has_waited:
             for follower in list(task.followers):
                 follower.update(now)
+
+    def _read_by_copy(self, source: Task, copy: Task) -> None:
+        """As long as the copy runs, its source has a reader. After it, one that never had a reader of its own
+        goes on as before."""
+        source.waiters += 1
+        source.unattended_since = None
+
+        def ended(_: asyncio.Future[None]) -> None:
+            source.waiters -= 1
+            if source.read:
+                self._if_unattended(source)
+
+        copy.ended.add_done_callback(ended)
 
     def _stop(self, task: Task, outcome: Outcome) -> None:
         if task.ending is not None or task.final is not None:
@@ -521,12 +564,10 @@ class Supervisor:
             task.ended.set_result(None)
 
     def _give_up(self, task: Task) -> None:
-        """Leave a waiting task to whichever process takes it up."""
         del self._active[task.id]
         self._waiting.leave(task)
         self.pool_of(task).ledger.release(task.ticket)
-        self._recorder.given_up(task)
-        self._send_readers_away(task)
+        self.leave_to_others(task)
 
     def _send_readers_away(self, task: Task) -> None:
         for follower in list(task.followers):

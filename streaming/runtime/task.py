@@ -51,6 +51,8 @@ class TaskSpec:
     and is limited by `per_owner`. `end_user`: on whose behalf. `grace`: seconds that the task outlives
     its last reader; 0 cancels at once, infinity goes on. `arguments`: what a registered producer was
     given (JSON), None for an iterator. `context`: context variables in which the producer runs.
+    `fingerprint`: by which the same work is found, empty if it is not shared. `source`: the task that this
+    one copies; then it needs no permit.
     """
 
     kind: str
@@ -64,6 +66,8 @@ class TaskSpec:
     open_source: Callable[[], Source | Awaitable[Source]]
     arguments: dict[str, Any] | None = None
     context: contextvars.Context = field(default_factory=contextvars.Context)
+    fingerprint: str = ""
+    source: Task | None = None
 
 
 @dataclass(slots=True)
@@ -78,14 +82,15 @@ class Counts:
     blocked: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Task:
     """State of one generation. Times ending in `_at` are wall-clock, others monotonic seconds.
 
     `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
     is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
-    `recorded_id`: the last event that the recorder has. `epoch` rises when another process takes the task
+    `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
+    `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
     """
 
@@ -115,6 +120,7 @@ class Task:
     recorded_id: int = 0
     epoch: int = 1
     followed_elsewhere_at: float | None = None
+    read: bool = False
 
     @property
     def route(self) -> str:

@@ -7,8 +7,9 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.browser.steps import SCRIPT_TEXT, cancelled, has_written, part, reaches, started, text, write
 from tests.support.browser import CuttingProxy, Visit, cutting, visit
@@ -196,6 +197,88 @@ async def test_a_server_that_is_away_is_said_and_nothing_is_lost(
     proxy.refuse = False
     await page.get_by_role("button", name="Try again").click()
     await reaches(page, "finished")
+
+
+async def test_a_call_whose_answer_was_cut_is_repeated_and_is_one_task(
+    cuttable: Visit, proxy: CuttingProxy, site: Server
+) -> None:
+    page = cuttable.page
+    keys = keys_of(page)
+    async with client(site.url) as http:
+        before = await direct_tasks(http)
+        proxy.answers.clear()
+        await write(page, writer="scripted")
+
+        async def has_begun() -> bool:
+            return await direct_tasks(http) == before + 1
+
+        assert await eventually(has_begun)
+        # Chromium repeats by itself what a lost connection left without an answer; here it cannot.
+        proxy.refuse = True
+        proxy.cut()
+        await expect(part(page, "connection")).to_contain_text("Connection lost")
+        proxy.refuse = False
+        proxy.answers.set()
+        await reaches(page, "finished")
+        assert await text(page).text_content() == SCRIPT_TEXT
+        assert await direct_tasks(http) == before + 1
+    assert len(keys) >= 2
+    assert len(set(keys)) == 1
+
+
+async def test_who_asks_again_by_hand_after_a_lost_answer_gets_the_same_task(
+    cuttable: Visit, proxy: CuttingProxy, site: Server
+) -> None:
+    page = cuttable.page
+    keys = keys_of(page)
+    async with client(site.url) as http:
+        before = await direct_tasks(http)
+        proxy.answers.clear()
+        await write(page, writer="scripted")
+
+        async def has_begun() -> bool:
+            return await direct_tasks(http) == before + 1
+
+        assert await eventually(has_begun)
+        proxy.refuse = True
+        proxy.cut()
+        await reaches(page, "refused")
+        proxy.refuse = False
+        proxy.answers.set()
+        await page.get_by_role("button", name="Try again").click()
+        await reaches(page, "finished")
+        assert await text(page).text_content() == SCRIPT_TEXT
+        assert await direct_tasks(http) == before + 1
+        await page.get_by_role("button", name="Again", exact=True).click()
+        await reaches(page, "working")
+        await reaches(page, "finished")
+        assert await direct_tasks(http) == before + 2, "the same brief once more is a task of its own"
+    assert len(set(keys)) == 2
+
+
+async def test_a_page_without_a_secure_context_has_keys_too(browser: Browser, site: Server) -> None:
+    async with visit(browser, site.url) as seen:
+        await seen.context.add_init_script("delete Crypto.prototype.randomUUID")
+        await seen.page.reload()
+        keys = keys_of(seen.page)
+        await write(seen.page)
+        await reaches(seen.page, "finished")
+    assert re.fullmatch(r"[0-9a-f]{32}", keys[0])
+
+
+def keys_of(page: Page) -> list[str]:
+    """The keys of the calls that the page makes from now on."""
+    keys: list[str] = []
+    page.on(
+        "request",
+        lambda request: keys.append(request.headers["idempotency-key"]) if request.method == "POST" else None,
+    )
+    return keys
+
+
+async def direct_tasks(http: httpx2.AsyncClient) -> int:
+    """How many tasks the server has started."""
+    return int((await http.get("/stats")).json()["routes"]["direct"])
 
 
 async def test_waiting_shows_the_place_in_the_queue(browser: Browser, small_site: Server) -> None:

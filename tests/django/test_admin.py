@@ -355,15 +355,16 @@ def test_an_action_without_permission_does_nothing(rows: list[StreamTask]):
     assert not LogEntry.objects.exists()
 
 
-def test_a_task_of_another_process_is_told_to_be(boss: Client, rows: list[StreamTask]):
-    assert "another one runs it" in page_of(boss, rows[1])
+def test_the_process_that_runs_a_task_is_asked_to_cancel_it(boss: Client, rows: list[StreamTask]):
     said = told(boss, f"{LIST}{rows[1].pk}/cancel/")
-    assert said == "1 is not in this process, which alone could cancel it."
+    assert said == "1 has been asked to end and has not yet."
+    rows[1].refresh_from_db()
+    assert rows[1].cancel_requested == "admin"
 
 
 def test_the_list_action_counts_what_became_of_each(boss: Client, rows: list[StreamTask]):
     said = told(boss, LIST, {"action": "cancel_tasks", "_selected_action": [row.pk for row in rows]})
-    assert said == "3 had ended already, 2 are not in this process, which alone could cancel them."
+    assert said == "3 had ended already, 2 have been asked to end and have not yet."
 
 
 @pytest.mark.parametrize(

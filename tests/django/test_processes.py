@@ -16,13 +16,13 @@ from django.db import connections
 from django.utils import timezone
 
 from streaming import pruning
-from streaming.interruption import interrupt_tasks_of
 from streaming.models import Process, Segment, StreamTask
 from streaming.processes import PRUNING_INTERVAL, Registry, gone, machine
 from streaming.records import DatabaseRecorder
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
+from streaming.takeover import take_over
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, Reader, ended, pool_limits, spec, stream_limits
 
@@ -152,7 +152,7 @@ async def test_who_lost_a_task_stops_and_writes_nothing_more(house: House):
     reader = Reader(house.supervisor, task)
     await reader.saw("survives")
     assert await house.recorder.flush().wait(20)
-    assert await sync_to_async(interrupt_tasks_of)(MINE, OTHER) == 1
+    assert await sync_to_async(_in_thread)(MINE, OTHER) == 1
     goes_on.set()
     events = await reader.end()
     assert events[-1].name == "reconnect", "the end is told by who took over, and by nobody else"
@@ -161,7 +161,7 @@ async def test_who_lost_a_task_stops_and_writes_nothing_more(house: House):
     assert (row.state, row.error_code, row.text, row.epoch) == ("error", "interrupted", "survives", 2)
     stored = [each async for each in Segment.objects.order_by("first_id").values_list("last_id", flat=True)]
     assert stored[-1] == stored[-2] + LOST_IDS
-    assert house.supervisor.statistics()["tasks"] == {"active": 0, "in_memory": 0}
+    assert house.supervisor.statistics()["tasks"] == {"active": 0, "foreign": 0, "in_memory": 0}
 
     async def permit_is_back() -> bool:
         return house.supervisor.pools["agent_pool"].ledger.statistics().running == 0
@@ -186,12 +186,12 @@ async def test_a_task_that_had_ended_keeps_its_end(house: House):
     task = house.open(source)
     await ended(task)
     assert await house.recorder.flush().wait(20)
-    assert await sync_to_async(interrupt_tasks_of)(MINE, OTHER) == 0
+    assert await sync_to_async(_in_thread)(MINE, OTHER) == 0
     assert (await StreamTask.objects.aget(pk=task.id)).state == "complete"
 
 
 def _in_thread(process_id: str, by: str) -> int:
     try:
-        return interrupt_tasks_of(process_id, by)
+        return take_over(process_id, by).ended
     finally:
         connections.close_all()

@@ -10,8 +10,9 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
 
-from streaming import Finish, start_in_background, stream
+from streaming import Finish, start_and_wait, start_in_background, stream
 
 
 async def letters() -> AsyncIterator[str]:
@@ -36,6 +37,24 @@ async def with_an_untellable_end() -> AsyncIterator[Any]:
 
 async def unkeepable(request: HttpRequest) -> HttpResponseBase:
     return await start_in_background(request, "content", {"when": object()})
+
+
+async def form(request: HttpRequest) -> HttpResponseBase:
+    assert request.POST["a"] == "1"
+    return await stream(request, letters())
+
+
+async def whole(request: HttpRequest) -> HttpResponseBase:
+    return await start_and_wait(request, "numbered", {"a": 1})
+
+
+async def identified(request: HttpRequest) -> HttpResponseBase:
+    work = {"topic": request.GET["topic"]}
+    return await start_and_wait(request, "numbered", request.GET.dict(), identity=work)
+
+
+async def later(request: HttpRequest) -> HttpResponseBase:
+    return await start_in_background(request, "numbered", {"a": 1})
 
 
 SOURCES: dict[str, Any] = {
@@ -95,7 +114,11 @@ async def chunks(request: HttpRequest) -> StreamingHttpResponse:
 
 urlpatterns = [
     path("unkeepable", unkeepable),
-    path("summarise", summarise),
+    path("form", csrf_exempt(form)),
+    path("whole", whole),
+    path("identified", identified),
+    path("later", later),
+    path("summarise", csrf_exempt(summarise)),
     path("source/<str:name>", any_source),
     path("forever", forever),
     path("wrong-option", wrong_option),

@@ -52,7 +52,7 @@ def allowed(response: httpx2.Response, origin: str = ORIGIN) -> bool:
     return (
         headers.get("access-control-allow-origin") == origin
         and "origin" in headers["vary"].lower()
-        and {"x-stream-id", "x-stream-route", "location", "retry-after"} <= exposed
+        and {"x-stream-id", "x-stream-route", "location", "retry-after", "idempotent-replayed"} <= exposed
         and "access-control-allow-credentials" not in headers
     )
 

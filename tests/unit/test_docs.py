@@ -39,6 +39,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SSE_CONFIG": ("SSE", conf.SSEConfig),
     "BUFFER_CONFIG": ("BUFFER", conf.BufferConfig),
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
+    "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }

@@ -1,4 +1,5 @@
 /* The page at /: the brief's form, its stream, and the recent streams. */
+import { newKey } from "../streaming/page/client.js";
 import { requestHeaders } from "../streaming/page/headers.js";
 import { Viewer } from "../streaming/page/viewer.js";
 import { Draft } from "./draft.js";
@@ -10,6 +11,7 @@ const errors = form.querySelector("[data-form-errors]");
 const generate = form.querySelector("[data-generate]");
 const draft = new Draft(form);
 let shown = null; // the id of the stream in the viewer
+let asked = null; // a brief whose answer did not come yet, and its key
 const recent = new Recent(document, { headers: requestHeaders, owned: Boolean(form.dataset.user) });
 const viewer = new Viewer(document.querySelector("[data-viewer]"), {
   headers: requestHeaders,
@@ -25,7 +27,11 @@ function write() {
     form.elements.topic.focus();
     return;
   }
-  viewer.start(form.action, briefOf(form));
+  const brief = briefOf(form);
+  const words = JSON.stringify(brief);
+  // Asked for again because no answer came, it is the same task, if it began.
+  if (asked?.words !== words) asked = { words, key: newKey() };
+  viewer.start(form.action, brief, asked.key);
   if (matchMedia("(max-width: 60rem)").matches) viewer.root.scrollIntoView({ behavior: "smooth" });
 }
 
@@ -52,6 +58,7 @@ function changed(client) {
   // Not `disabled`, which would take the focus away from who pressed it.
   generate.setAttribute("aria-disabled", String(viewer.busy));
   if (client.id === null) return;
+  asked = null;
   if (client.id !== shown) {
     shown = client.id;
     // So that a reload, or the address sent to another window, shows the same stream.

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from streaming import conf
-from streaming.pruning import Pruned, prunable, prune
+from streaming.pruning import Pruned, prunable, prune, prune_some_keys
 
 
 class Command(BaseCommand):
@@ -36,11 +36,18 @@ class Command(BaseCommand):
             found = Pruned(tasks.count(), refusals.count())
         else:
             found = prune(before)
+            self._prune_keys()
         verb = "Would delete" if options["dry_run"] else "Deleted"
         self.stdout.write(
             f"{verb} {found.tasks} tasks that ended before {before:%Y-%m-%d %H:%M} UTC, "
             f"and {found.refusals} counts of refusals."
         )
+
+    def _prune_keys(self) -> None:
+        """Keys that stand for nothing any more; their age is a setting of its own."""
+        expired = timezone.now() - timedelta(seconds=conf.sse().idempotency_ttl)
+        while prune_some_keys(expired):
+            pass
 
 
 def _days(text: str) -> float:

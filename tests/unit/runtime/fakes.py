@@ -131,8 +131,12 @@ class FakeRecorder:
         self.calls.append(("accepted", task.id))
         return FakeCommit(self.delay)
 
-    def started(self, task: Task) -> None:
+    def started(self, task: Task) -> FakeCommit:
         self.calls.append(("started", task.id))
+        return FakeCommit(self.delay)
+
+    def given_up(self, task: Task) -> None:
+        self.calls.append(("given up", task.id))
 
     def appended(self, task: Task) -> None:
         assert task.journal.last_id > 0

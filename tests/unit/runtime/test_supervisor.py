@@ -517,7 +517,10 @@ async def test_ended_tasks_are_forgotten_after_replay_ttl():
         with pytest.raises(EventsPruned):
             supervisor.follow(task, FollowOptions(framing=SSE))
         statistics = supervisor.statistics()
-        assert (statistics["journal_bytes"], statistics["tasks"]) == (0, {"active": 0, "in_memory": 0})
+        assert (statistics["journal_bytes"], statistics["tasks"]) == (
+            0,
+            {"active": 0, "foreign": 0, "in_memory": 0},
+        )
 
 
 # --- Faults of the world outside ----------------------------------------------------------------------

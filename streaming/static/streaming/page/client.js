@@ -6,6 +6,8 @@ import { EventDecoder } from "./sse.js";
 
 export const TERMINAL = new Set(["complete", "error", "cancelled"]);
 const MAX_DELAY = 30_000;
+const REPEATS = 3; // of a POST whose answer was lost
+const FIRST_REPEAT = 500; // ms; doubled each time
 
 /**
  * Dispatches, as CustomEvents with `detail`:
@@ -40,9 +42,9 @@ export class StreamClient extends EventTarget {
     addEventListener("offline", this.#offline);
   }
 
-  /** Start a task: POST `body` (JSON) to `url`. */
-  start(url, body) {
-    const headers = { "Content-Type": "application/json" };
+  /** Start a task: POST `body` (JSON) to `url`; the same `key` again is the same task, not a second one. */
+  start(url, body, key = newKey()) {
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
     this.#run({ url, options: { method: "POST", headers, body: JSON.stringify(body) } });
   }
 
@@ -79,11 +81,14 @@ export class StreamClient extends EventTarget {
     for (let attempt = 0; !this.#ended; ) {
       this.#tell("connection", { state: "connecting" });
       const before = this.#lastId;
-      await this.#read(request, attempt > 0).catch(() => null); // a cut
+      await this.#read(request, attempt > 0 && this.place !== null).catch(() => null); // a cut
       if (this.#ended) return;
       if (this.place === null) {
-        // Without an id there is nothing to resume.
-        return this.#refuse({ code: "unreachable" });
+        // Whether a task began is not known; the same call again is the same task.
+        if (attempt >= REPEATS) return this.#refuse({ code: "unreachable" });
+        attempt += 1;
+        await this.#pause(attempt, FIRST_REPEAT);
+        continue;
       }
       attempt = this.#lastId > before ? 1 : attempt + 1;
       await this.#pause(attempt);
@@ -167,8 +172,8 @@ export class StreamClient extends EventTarget {
   }
 
   /** Wait before the next try: the server's delay, doubled each time, with jitter; less once online again. */
-  async #pause(attempt) {
-    const delay = Math.min(this.#retry * 2 ** (attempt - 1), MAX_DELAY) * (0.75 + Math.random() / 2);
+  async #pause(attempt, first = this.#retry) {
+    const delay = Math.min(first * 2 ** (attempt - 1), MAX_DELAY) * (0.75 + Math.random() / 2);
     if (navigator.onLine) this.#tell("connection", { state: "waiting" });
     else this.#tell("connection", { state: "offline" });
     await new Promise((resolve) => {
@@ -213,6 +218,12 @@ export class StreamClient extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
+}
+
+/** A key that nobody has used. `randomUUID` is for pages from this machine or over TLS only. */
+export function newKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16).padStart(8, "0")).join("");
 }
 
 /** The problem document (RFC 9457) of a refusal; of anything else what can be said about it. */

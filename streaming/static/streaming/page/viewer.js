@@ -39,12 +39,12 @@ export class Viewer {
     return this.root.dataset.state === "working" || this.root.dataset.state === "waiting";
   }
 
-  /** Start a task and show it. */
-  start(url, body) {
+  /** Start a task and show it; `key`: see `StreamClient.start`. */
+  start(url, body, key) {
     const client = this.#begin();
     this.#live = true;
     this.#retry = this.onAgain;
-    client.start(url, body);
+    client.start(url, body, key);
   }
 
   /** Show the task at `place`, from its beginning. */

@@ -1,0 +1,102 @@
+"""Tasks that are not in this process: their rows, their events, their end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Final
+
+from asgiref.sync import sync_to_async
+
+from streaming.core.errors import EventsPruned, TaskNotFound
+from streaming.core.schedule import PollSchedule
+from streaming.core.states import State
+from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.task import CancelReason, Task
+
+from .models import Process, StreamTask
+from .neighbours import ask_to_cancel
+from .records import DatabaseRecorder
+from .replicas import Replicas
+from .stored import stored_events, stored_task
+from .takeover import cancel_unclaimed
+
+UNWRITTEN: Final = 1.0
+"""Seconds after which a task of another process has its row at the latest."""
+
+CANCEL_WAIT: Final = 2.0
+"""Seconds that a cancel call waits for the terminal event, which comes within one."""
+
+
+class Elsewhere:
+    """See the module. Belongs to the event loop of its supervisor."""
+
+    def __init__(
+        self, supervisor: Supervisor, recorder: DatabaseRecorder, replicas: Replicas, schedule: PollSchedule
+    ) -> None:
+        self._supervisor = supervisor
+        self._recorder = recorder
+        self._replicas = replicas
+        self._schedule = schedule
+        self._loading: dict[str, asyncio.Task[Task]] = {}
+
+    async def row(self, task_id: str) -> StreamTask:
+        """The task's row. Where other processes live, it is looked for until one of them must have written
+        it. Raises `TaskNotFound`."""
+        row = await StreamTask.objects.filter(pk=task_id).afirst()
+        if row is None and await self._others_live():
+            row = await self._row_in_a_moment(task_id)
+        if row is None:
+            raise TaskNotFound(task_id)
+        if not State(row.state).terminal:
+            # It runs elsewhere, or its process is dead: look, also where no server said that it starts.
+            self._recorder.start()
+        return row
+
+    async def task(self, row: StreamTask) -> Task:
+        """The task behind `row`, to be followed. Raises `EventsPruned` when its events are gone."""
+        if not State(row.state).terminal:
+            return await self._replicas.open(row)
+        loading = self._loading.get(row.id)
+        if loading is None:
+            loading = self._loading[row.id] = asyncio.create_task(self._load(row))
+            loading.add_done_callback(lambda _: self._loading.pop(row.id, None))
+        return await asyncio.shield(loading)
+
+    async def cancel(self, task_ids: Collection[str], reason: CancelReason) -> None:
+        """Have the tasks cancelled by those who run them; returns when they have ended, or `CANCEL_WAIT`
+        seconds have passed."""
+        await sync_to_async(ask_to_cancel)(task_ids, reason.value)
+        await sync_to_async(cancel_unclaimed)(task_ids, self._recorder.process_id, reason.value)
+        active = StreamTask.objects.filter(pk__in=task_ids, finished_at=None)
+        began = time.monotonic()
+        waited = 0.0
+        while waited < CANCEL_WAIT and await active.aexists():
+            await asyncio.sleep(self._schedule.pause(waited))
+            waited = time.monotonic() - began
+
+    async def _others_live(self) -> bool:
+        return await Process.objects.exclude(pk=self._recorder.process_id).aexists()
+
+    async def _row_in_a_moment(self, task_id: str) -> StreamTask | None:
+        began = time.monotonic()
+        row = None
+        while row is None and (waited := time.monotonic() - began) < UNWRITTEN:
+            await asyncio.sleep(self._schedule.pause(waited))
+            row = await StreamTask.objects.filter(pk=task_id).afirst()
+        return row
+
+    async def _load(self, row: StreamTask) -> Task:
+        segments = await sync_to_async(lambda: list(stored_events(row.id)))()
+        journal = self._supervisor.new_journal()
+        for first_id, frames in segments:
+            journal.adopt(first_id, frames)
+        if not journal.closed:
+            journal.trim(journal.last_id + 1)
+            raise EventsPruned(row.id)
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result(None)
+        task = stored_task(row, journal, ended)
+        self._supervisor.keep(task)
+        return task

@@ -1,0 +1,85 @@
+"""What the writer's thread asks of the event loop, and tells it; see `processes.LoopSide`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.task import CancelReason
+
+from .models import StreamTask
+from .neighbours import Wish
+from .replicas import Replicas
+from .stored import waiting_task
+
+
+class LoopSide:
+    """Made on the loop, called in the writer's thread. Numbers are read as they stand; whatever changes
+    something is done on the loop, in a moment. `statistics` is called there, too."""
+
+    def __init__(
+        self, supervisor: Supervisor, replicas: Replicas, statistics: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._supervisor = supervisor
+        self._replicas = replicas
+        self._make_statistics = statistics
+        self._statistics: dict[str, Any] | None = None
+
+    def active(self) -> list[str]:
+        return self._supervisor.active()
+
+    def followed(self) -> list[str]:
+        return self._replicas.followed()
+
+    def room(self) -> dict[str, int]:
+        return {name: pool.ledger.room() for name, pool in self._supervisor.pools.items()}
+
+    def statistics(self) -> dict[str, Any] | None:
+        self._on_loop(self._renew_statistics)
+        return self._statistics
+
+    def lost(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            self._on_loop(self._supervisor.abandon, task_id)
+
+    def asked(self, wishes: Iterable[Wish]) -> None:
+        for wish in wishes:
+            self._on_loop(self._do, wish)
+
+    def purged(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            self._on_loop(self._forget, task_id)
+
+    def take_up(self, row: StreamTask) -> None:
+        self._on_loop(self._take_up, row)
+
+    def _on_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _renew_statistics(self) -> None:
+        self._statistics = self._make_statistics()
+
+    def _do(self, wish: Wish) -> None:
+        task = self._supervisor.find(wish.task_id)
+        if task is None or not self._supervisor.runs(task):
+            return
+        if wish.cancel:
+            self._supervisor.cancel(task, CancelReason(wish.cancel))
+        elif wish.followed:
+            self._supervisor.followed_elsewhere(wish.task_id)
+
+    def _forget(self, task_id: str) -> None:
+        task = self._supervisor.find(task_id)
+        if task is not None and task.state.terminal:
+            self._supervisor.forget(task)
+
+    def _take_up(self, row: StreamTask) -> None:
+        """If there is no room any more, or the process goes down, it waits for a process again."""
+        replica = self._replicas.released(row.id)
+        task = waiting_task(row, self._supervisor.new_journal(), self._loop.create_future(), replica)
+        if not self._supervisor.take_up(task):
+            self._supervisor.leave_to_others(task)

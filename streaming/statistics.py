@@ -1,0 +1,29 @@
+"""The numbers of several processes as those of one service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+_LONGEST: Final = "oldest_wait_seconds"
+_MEAN: Final = "mean_service_seconds"
+
+
+def summed(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts add up, name by name at every depth, and so do the sizes of pools; the oldest wait is the
+    longest; the mean is that of the processes that have one; something is so if it is so everywhere."""
+    names = dict.fromkeys(name for numbers in each for name in numbers)
+    return {name: _summed(name, [numbers[name] for numbers in each if name in numbers]) for name in names}
+
+
+def _summed(name: str, values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return summed(values)
+    if isinstance(values[0], bool):
+        return all(values)
+    known = [value for value in values if value is not None]
+    if name == _LONGEST:
+        return max(known)
+    if name == _MEAN:
+        return sum(known) / len(known) if known else None
+    return sum(known)

@@ -1,0 +1,133 @@
+"""Tasks whose process is gone: what waited waits again, for any process to take it up; all else gets the end
+that the process itself would have told at its shutdown.
+
+Several processes may do all this at once: who gets a task is decided by one conditional update, which raises
+the task's epoch, so that nobody who had it before writes of it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from streaming.core import sse
+from streaming.core.errors import Interrupted
+from streaming.core.events import Cancelled, Error, Timing, encode
+from streaming.core.states import State
+from streaming.runtime.journals.base import LOST_IDS
+
+from .messages import DjangoMessages
+from .models import Segment, StreamTask
+from .rows import NOBODY, ending_columns
+from .stored import stored_events
+from .transcript import storable_text
+
+_ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """How many tasks of a dead process got their end, and how many wait again."""
+
+    ended: int
+    waiting: int
+
+
+def take_over(process_id: str, by: str) -> TakenOver:
+    """See to the tasks of the dead process `process_id` in the name of the process `by`."""
+    ended = waiting = 0
+    rows = StreamTask.objects.filter(process=process_id, state__in=_ACTIVE).defer("text")
+    for row in rows.iterator(chunk_size=200):
+        if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
+            waiting += claim(row, NOBODY)
+        else:
+            ended += end(row, by, _cancelled(row) or _interrupted(row))
+    return TakenOver(ended, waiting)
+
+
+def unclaimed(pool: str, limit: int) -> list[StreamTask]:
+    """Tasks that wait in `pool` for a process, in the order of their class and arrival."""
+    rows = StreamTask.objects.filter(process=NOBODY, state=State.QUEUED.value, pool=pool)
+    return list(rows.order_by("priority", "created_at", "id")[:limit])
+
+
+def claim(row: StreamTask, by: str) -> bool:
+    """Give the task to the process `by`, if nobody else was faster; `row` is kept up to date."""
+    mine = StreamTask.objects.filter(pk=row.pk, process=row.process, epoch=row.epoch, state=row.state)
+    if not mine.update(process=by, epoch=row.epoch + 1):
+        return False
+    row.process, row.epoch = by, row.epoch + 1
+    return True
+
+
+def end(row: StreamTask, by: str, terminal: Cancelled | Error) -> bool:
+    """Take the task and write its end, in one transaction; False if somebody else was faster."""
+    with transaction.atomic():
+        if not claim(row, by):
+            return False
+        _write_end(row, terminal)
+        return True
+
+
+def cancel_unclaimed(task_ids: Iterable[str], by: str, reason: str) -> None:
+    """End those of the tasks that wait for a process."""
+    rows = StreamTask.objects.filter(pk__in=task_ids, process=NOBODY, state=State.QUEUED.value)
+    for row in rows:
+        end(row, by, Cancelled(reason=reason))
+
+
+def _cancelled(row: StreamTask) -> Cancelled | None:
+    return Cancelled(reason=row.cancel_requested) if row.cancel_requested else None
+
+
+def _interrupted(row: StreamTask) -> Error:
+    return Error(
+        code=Interrupted.code,
+        message=DjangoMessages().error(Interrupted.code, row.language),
+        retryable=Interrupted.retryable,
+    )
+
+
+def _write_end(row: StreamTask, terminal: Cancelled | Error) -> None:
+    frames = [frame for _, batch in stored_events(row.pk) for frame in batch]
+    survived = Segment.objects.filter(task_id=row.pk).aggregate(last_id=Max("last_id"))["last_id"] or 0
+    end_id = survived + LOST_IDS
+    frame = sse.frame(end_id, terminal.name, encode(terminal))
+    Segment.objects.create(task_id=row.pk, first_id=end_id, last_id=end_id, frames=frame)
+    now = timezone.now()
+    timing = _timing(row, now)
+    StreamTask.objects.filter(pk=row.pk).update(
+        state=terminal.name,
+        **ending_columns(terminal),
+        finished_at=now,
+        last_event_id=end_id,
+        text=storable_text(frames),
+        timing=msgspec.to_builtins(timing),
+        queued_ms=timing.queued_ms,
+        total_ms=timing.total_ms,
+    )
+
+
+def _timing(row: StreamTask, now: datetime) -> Timing:
+    """The receipt, as far as the database knows."""
+    return Timing(
+        route=row.route,
+        queued_ms=_milliseconds(row.created_at, row.started_at or now),
+        first_content_ms=row.first_content_ms,
+        total_ms=_milliseconds(row.created_at, now),
+        coalesced_ratio=None,
+        blocked_ms=0.0,
+        status_messages=row.status_messages,
+        resumes=row.resumes,
+    )
+
+
+def _milliseconds(start: datetime, end: datetime) -> float:
+    return round((end - start).total_seconds() * 1000, 3)
