@@ -21,3 +21,13 @@ def content(arguments: dict[str, Any]) -> AsyncIterator[Any] | Iterator[Any]:
     brief = msgspec.convert(arguments, Brief)
     assert brief.provider is not None
     return find_provider(brief.provider).write(brief)
+
+
+def options_of(brief: Brief) -> dict[str, Any]:
+    """What the brief says about running it; what it leaves open has the call's own default."""
+    options: dict[str, Any] = {"end_user": brief.user_id, "language": brief.language}
+    if brief.priority is not None:
+        options["priority"] = brief.priority
+    if brief.on_disconnect is not None:
+        options["on_disconnect"] = brief.on_disconnect
+    return options

@@ -210,6 +210,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "settings.urls"
+WEBSOCKET_URLCONF = "settings.websockets"
 ASGI_APPLICATION = "settings.asgi.application"
 
 TEMPLATES = [

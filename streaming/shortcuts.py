@@ -22,7 +22,7 @@ from streaming.core.events import Cancelled, Complete, Error, clean_text
 from streaming.runtime.task import Task, TaskSpec
 
 from . import conf
-from .access import identify
+from .access import Caller, identify
 from .messages import language_context, language_of
 from .problems import Problem, of_failed_task
 from .producers import open_producer
@@ -142,10 +142,20 @@ async def _spec(
     request: HttpRequest, opens: Callable[[], Any], arguments: dict[str, Any] | None, options: Options
 ) -> TaskSpec:
     caller = await identify(request)
+    return task_spec(caller, language_of(request, options.language), opens, arguments, options)
+
+
+def task_spec(
+    caller: Caller,
+    language: str,
+    opens: Callable[[], Any],
+    arguments: dict[str, Any] | None,
+    options: Options,
+) -> TaskSpec:
+    """What the runtime must know of a task that `caller` asks for; `language` is that of its messages."""
     if arguments is not None:
         # What cannot be kept in the record is refused before anything starts.
         arguments = msgspec.to_builtins(arguments, str_keys=True)
-    language = language_of(request, options.language)
     return TaskSpec(
         kind=options.kind,
         pool=options.pool,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.core import events, ndjson, sse
-from streaming.core.framing import NDJSON, SSE, Framing
+from streaming.core.framing import NDJSON, SSE, Framing, WebSocketFraming, messages
 
 from .test_sse import awkward_texts, fast
 
