@@ -197,7 +197,9 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
 
     async def tell(self, problem: Problem, **about: str) -> None:
         """Send a refusal: its problem document, as a message."""
-        frame = {"type": "", **about, **problem.document} | {"type": "problem"}
+        document = problem.document
+        del document["type"]
+        frame = {"type": "problem", **about, **document}
         if problem.retry_seconds is not None:
             frame["retry_after"] = problem.retry_seconds
         await self.say(frame)
@@ -255,8 +257,8 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 await self.tell(problem_of(error), **about)
 
     async def _send(self, text: str) -> None:
-        """Raises `Gone`: uvicorn's `ClientDisconnected` is an OSError; behind a close frame, and be it its own
-        after a missing pong, it raises a RuntimeError."""
+        """Raises `Gone`: uvicorn's `ClientDisconnected` is an OSError, and behind a close frame, which may be
+        its own after a missing pong, it raises a RuntimeError."""
         try:
             await self.base_send({"type": "websocket.send", "text": text})
         except (OSError, RuntimeError) as error:

@@ -20,7 +20,7 @@ from streaming.problems import FieldError, Problem
 MAX_MESSAGE: Final = 65_536
 """Bytes of one message."""
 
-RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
+RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}\Z")]
 """A name that the client gives to a stream on its socket: 1 to 128 visible ASCII characters."""
 
 EventId = Annotated[int, Meta(ge=0, le=cursor.MAX)]
