@@ -199,6 +199,11 @@ def socket_options(
     )
 
 
+def acknowledges(request: HttpRequest) -> bool:
+    """Whether the client of a WebSocket says that it will acknowledge: `?ack=1`. Raises `Problem` 400."""
+    return _choice(query(request), "ack", {"0": False, "1": True})
+
+
 def _choice(values: dict[str, str], name: str, choices: dict[str, bool]) -> bool:
     value = values.get(name)
     if value is None:

@@ -1,7 +1,8 @@
 """How much a reader may have in flight: bytes that were sent and that it has not acknowledged yet.
 
 TCP tells how much left this machine, not how much was read, and some servers buffer without a bound. So a
-reader may acknowledge what it has handled; from its first word on it is held to a limit.
+reader may acknowledge what it has handled: from its first word on, or from the start where it said that
+it would, it is held to a limit.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ LIMIT: Final = 262_144
 
 
 class AckWindow:
-    """The events of one stream on their way to one reader. `after`: the cursor it began with."""
+    """The events of one stream on their way to one reader. `after`: the cursor it began with. `counting`: the
+    reader will acknowledge, so count from the start."""
 
     __slots__ = ("_in_flight", "_last_id", "_limit", "counting", "unacknowledged")
 
-    def __init__(self, after: int = 0, limit: int = LIMIT) -> None:
+    def __init__(self, after: int = 0, counting: bool = False, limit: int = LIMIT) -> None:
         self._limit = limit
         self._last_id = after
         self._in_flight: deque[tuple[int, int]] = deque()
-        self.counting = False
+        self.counting = counting
         self.unacknowledged = 0
 
     def has_room(self, size: int) -> bool:

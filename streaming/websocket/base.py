@@ -17,11 +17,12 @@ from django.utils.translation import gettext as _
 
 from streaming import conf
 from streaming.access import identify_socket
+from streaming.core.ack_window import AckWindow
 from streaming.core.errors import CursorAhead
 from streaming.core.framing import messages
 from streaming.core.message_rate import RATE, MessageRate, Verdict
 from streaming.problems import Problem
-from streaming.requests import problem_of
+from streaming.requests import acknowledges, problem_of
 from streaming.runtime.follower import Follower, FollowOptions, send_away
 from streaming.service import service
 from streaming.signals import stopping
@@ -43,8 +44,10 @@ TOO_BIG: Final = 1009
 SERVER_FAULT: Final = 1011
 RESTART: Final = 1012
 TRY_LATER: Final = 1013
+PRIVATE_CODES: Final = 3000
 OWN_CODES: Final = 4000
-"""Close codes (RFC 6455, 7.4.1, and the registry it made). Our own are this and an HTTP status."""
+"""Close codes (RFC 6455, 7.4.1, and the registry it made). Our own are this and an HTTP status;
+where a server does not let us say one of the others, it is said with `PRIVATE_CODES` added (4001 to 4015)."""
 
 _open: Final[set[SocketConsumer]] = set()
 
@@ -146,6 +149,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         """Tell that a stream is open, and send its events from now on; `about` names it to the client."""
         task = follower.task
         try:
+            window = AckWindow(options.after, acknowledges(self.request))
             await self.say(
                 {
                     "type": "opened",
@@ -158,7 +162,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         except BaseException:
             follower.close()
             raise
-        reader = StreamReader(follower, options.after, self._send)
+        reader = StreamReader(follower, window, self._send)
         reading = asyncio.create_task(self._read(reader), name=f"socket reads {task.id}")
         self._readers[reading] = reader
         reading.add_done_callback(lambda done: self._readers.pop(done, None))
@@ -214,7 +218,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 async with asyncio.timeout(CLOSE_PATIENCE):
                     await self.tell(last_word)
             async with asyncio.timeout(CLOSE_PATIENCE):
-                await self.base_send({"type": "websocket.close", "code": code})
+                await self._send_close(code)
         except TimeoutError:
             self._give_up()
         except (Gone, OSError, RuntimeError):
@@ -256,6 +260,17 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             except Exception as error:
                 await self.tell(problem_of(error), **about)
 
+    async def _send_close(self, code: int) -> None:
+        try:
+            await self.base_send({"type": "websocket.close", "code": code})
+        except (OSError, RuntimeError):
+            raise
+        except Exception:
+            if code >= PRIVATE_CODES:
+                raise
+            # Daphne's protocol lets applications say 1000 and private codes only (Autobahn, `sendClose`).
+            await self.base_send({"type": "websocket.close", "code": PRIVATE_CODES + code})
+
     async def _send(self, text: str) -> None:
         """Raises `Gone`: uvicorn's `ClientDisconnected` is an OSError, and behind a close frame, which may be
         its own after a missing pong, it raises a RuntimeError."""
@@ -274,7 +289,11 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
 async def _close_all(**kwargs: Any) -> None:
     """The streams have ended; sockets without one learn it here."""
     here = asyncio.get_running_loop()
-    await asyncio.gather(*(each.close(RESTART) for each in list(_open) if each._task.get_loop() is here))
+    sockets = [each for each in _open if each._task.get_loop() is here]
+    await asyncio.gather(*(each.close(RESTART) for each in sockets))
+    if sockets:
+        # Daphne stops without a look at what is still to be written.
+        await asyncio.wait([each._task for each in sockets], timeout=CLOSE_PATIENCE)
 
 
 stopping.connect(_close_all, dispatch_uid="streaming.websocket")

@@ -26,13 +26,13 @@ class Outcome(Enum):
 
 
 class StreamReader:
-    """Carries one follower's events to `send`. `after`: the cursor it began with."""
+    """Carries one follower's events to `send`. `window`: what may be on the way."""
 
-    def __init__(self, follower: Follower, after: int, send: Send) -> None:
+    def __init__(self, follower: Follower, window: AckWindow, send: Send) -> None:
         self.follower = follower
         self.task_id = follower.task.id
         self._send = send
-        self._window = AckWindow(after)
+        self._window = window
         self._acknowledged = asyncio.Event()
 
     def acknowledge(self, event_id: int) -> None:

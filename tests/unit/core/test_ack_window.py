@@ -29,6 +29,14 @@ def test_from_the_first_word_on_there_is_a_limit():
     assert window.has_room(60)
 
 
+def test_who_says_that_it_will_acknowledge_is_held_from_the_start():
+    window = AckWindow(counting=True, limit=100)
+    window.sent(1, 100)
+    assert not window.has_room(1)
+    window.acknowledge(1)
+    assert window.has_room(100)
+
+
 def test_one_event_may_be_larger_than_the_limit():
     window = AckWindow(limit=100)
     window.acknowledge(0)
