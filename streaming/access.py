@@ -68,7 +68,8 @@ async def identify_socket(request: HttpRequest) -> Caller:
     """Who opens a WebSocket with `request` (see `websocket.handshake`). Raises `Problem` as `identify`.
 
     A browser lets every page open a socket to anywhere, with this site's cookies, and asks nobody: so an
-    `Origin` must be one of ours whoever calls, and a session cookie speaks only with one (RFC 6455, 10.2).
+    `Origin` must be one that we know whoever calls, and a session cookie speaks only with our own (RFC 6455,
+    10.2). Pages of CORS_ALLOWED_ORIGINS call without it, as over HTTP.
     """
     _check_host(request)
     origin = request.META.get("HTTP_ORIGIN")
@@ -76,17 +77,19 @@ async def identify_socket(request: HttpRequest) -> Caller:
         # No browser, so no page either; but then nobody can tell who put a cookie there.
         allowed = "HTTP_AUTHORIZATION" in request.META or settings.SESSION_COOKIE_NAME not in request.COOKIES
     else:
-        allowed = _is_ours(request, origin)
+        allowed = _is_own(request, origin)
+        if not allowed and origin in getattr(settings, "CORS_ALLOWED_ORIGINS", ()):
+            allowed = True
+            request.COOKIES.clear()
     if not allowed:
         raise Problem(403, "wrong_origin", _("This page may not open sockets here."))
     return await _identify(request, _nothing_more)
 
 
-def _is_ours(request: HttpRequest, origin: str) -> bool:
-    """Whether `origin` is, to the letter, this server's or one that the settings name."""
+def _is_own(request: HttpRequest, origin: str) -> bool:
+    """Whether `origin` is, to the letter, this server's, or one that Django trusts as such."""
     own = f"{'https' if request.is_secure() else 'http'}://{request.get_host()}"
-    named = (*getattr(settings, "CORS_ALLOWED_ORIGINS", ()), *settings.CSRF_TRUSTED_ORIGINS)
-    return origin == own or ("*" not in origin and origin in named)
+    return origin == own or ("*" not in origin and origin in settings.CSRF_TRUSTED_ORIGINS)
 
 
 def _check_host(request: HttpRequest) -> None:

@@ -181,6 +181,17 @@ async def test_who_signed_in_owns_what_they_start(alice: dict[str, str]):
             assert theirs["code"] == "not_found"
 
 
+async def test_a_page_of_another_site_does_not_act_for_who_signed_in(alice: dict[str, str]):
+    """It may call, as over HTTP without credentials, but the cookie is not read."""
+    async with opened(headers={"cookie": alice["cookie"], "origin": OTHER}) as socket:
+        await socket.start("a", options={"tokens": 1})
+        task = service().supervisor.get((await socket.next("opened"))["task_id"])
+        assert task.spec.owner is None
+    with override_settings(ALLOW_ANONYMOUS="false"):
+        status, problem = await Socket(GENERATE, {"cookie": alice["cookie"], "origin": OTHER}).denied()
+        assert (status, problem["code"]) == (401, "not_authenticated")
+
+
 @pytest.mark.parametrize(
     ("headers", "scope", "status", "code"),
     [
