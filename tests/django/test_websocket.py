@@ -15,10 +15,13 @@ from django.test import Client, override_settings
 
 from streaming import keys
 from streaming.core.ack_window import LIMIT
+from streaming.core.events import Cancelled
 from streaming.handler import StreamingHandler
+from streaming.management.commands.serve import _config
 from streaming.service import close_service, service
 from streaming.signals import stopping
 from streaming.websocket.consumers import MAX_STREAMS
+from streaming.websocket.protocol import MAX_MESSAGE
 from tests.support.client import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,7 +52,7 @@ async def _service() -> Any:
     await close_service(0)
 
 
-class Socket(WebsocketCommunicator):
+class Socket(WebsocketCommunicator):  # type: ignore[misc]  # Channels has no types
     """A client that sees each message, and how the socket was closed."""
 
     def __init__(self, path: str, headers: dict[str, str] | None = None, **scope: Any) -> None:
@@ -511,7 +514,7 @@ async def test_who_leaves_begins_the_grace():
     assert not task.state.terminal
     async with asyncio.timeout(PATIENCE):
         await task.ended
-    assert task.final.reason == "disconnect"
+    assert task.final == Cancelled(reason="disconnect")
 
     async def permit_is_back() -> bool:
         return not supervisor.pools["agent_pool"].ledger.statistics().running
@@ -550,6 +553,14 @@ async def test_going_down_everybody_is_told_and_newcomers_are_refused():
         assert await socket.next() == {"type": "close", "code": 1012}
     for socket in (busy, idle, one):
         await socket.leave()
+
+
+def test_serve_closes_a_peer_that_vanished_within_forty_seconds():
+    config = _config()
+    assert config.ws_ping_interval is not None
+    assert config.ws_ping_timeout is not None
+    assert config.ws_ping_interval + config.ws_ping_timeout <= 40
+    assert config.ws_max_size == MAX_MESSAGE
 
 
 @override_settings(SSE_CONFIG={"max_followers": 1})

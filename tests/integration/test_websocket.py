@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.integration.conftest import assert_clean, idle
 from tests.support.client import brief, client, eventually, read_stream
-from tests.support.servers import Server, environment, migrate, running, started
+from tests.support.servers import ROOT, Server, environment, migrate, running, started
 from tests.support.sockets import (
     BINARY,
     CLOSE,
@@ -58,6 +61,18 @@ async def http(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
     async with client(server.url) as made:
         yield made
         await idle(made)
+
+
+@pytest.fixture
+def key(server: Server) -> str:
+    """An API key of the administrator."""
+    env = environment(server.database.parent)
+    command = [sys.executable, "manage.py"]
+    subprocess.run([*command, "local_admin"], cwd=ROOT, env=env, check=True, capture_output=True)
+    made = subprocess.run(
+        [*command, "create_api_key", "admin"], cwd=ROOT, env=env, check=True, capture_output=True, text=True
+    )
+    return made.stdout.strip()
 
 
 async def start(http: httpx2.AsyncClient, **members: Any) -> str:
@@ -160,13 +175,13 @@ async def test_who_leaves_gives_everything_back(server: Server, http: httpx2.Asy
         for task_id in task_ids:
 
             async def ended(task_id: str = task_id) -> bool:
-                return (await http.get(f"/streams/{task_id}")).json()["state"] == "cancelled"
+                return bool((await http.get(f"/streams/{task_id}")).json()["state"] == "cancelled")
 
             assert await eventually(ended)
         assert (await beside.next("complete"))["content_length"] == len("".join(f"{k} " for k in range(40)))
 
     async def nobody() -> bool:
-        return (await http.get("/stats")).json()["followers"] == 0
+        return bool((await http.get("/stats")).json()["followers"] == 0)
 
     assert await eventually(nobody)
 
@@ -232,6 +247,18 @@ async def test_subprotocols_are_passed_over(server: Server):
         assert await socket.next() == {"type": "pong"}
 
 
+async def test_the_documented_client_works(server: Server, key: str):
+    """With a key, in the words of docs/websocket.md; the one in JavaScript is for browsers."""
+    page = (ROOT / "docs/websocket.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(import asyncio.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 (ours)
+    briefs = {name: brief(options={"tokens": 5, "interval": 0.01}) for name in ("one", "two", "three")}
+    async with asyncio.timeout(PATIENCE):
+        texts = await names["write"](f"ws://127.0.0.1:{server.port}", key, briefs)
+    assert texts == dict.fromkeys(briefs, "0 1 2 3 4 ")
+
+
 # --- Limits and nonsense ------------------------------------------------------------------------------
 
 
@@ -260,11 +287,11 @@ async def test_floods_cost_no_memory(server: Server):
         await socket.next()
     before = process.memory_info().rss
     pieces = frame(0, b" ", fin=False) * 1_000_000
-    floods = (
+    floods = [
         frame(TEXT, b" " * 20_000_000),
         frame(TEXT, b" " * 20_000_000)[:14],
         frame(TEXT, b" ", fin=False) + pieces,
-    )
+    ]
     if server.kind == "daphne":
         # It takes up to 1 MiB by itself, and waits for more.
         floods = floods[:2]
@@ -412,7 +439,7 @@ async def _collect(socket: RawSocket, frames: asyncio.Queue[tuple[int, bytes]]) 
 
 
 async def test_a_peer_that_does_not_answer_pings_is_closed(tmp_path: Path):
-    """Its stream begins its grace. Pings come faster here; `serve`'s are looked at in test_serve_command."""
+    """Its stream begins its grace. Pings come faster here; `serve`'s are looked at in tests/django."""
     with running("uvicorn with quick pings", tmp_path) as server:
         async with client(server.url) as http, asyncio.timeout(PATIENCE):
             async with raw(server) as socket:
