@@ -277,6 +277,7 @@ LOGGING = {
     "filters": {
         "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
         "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
+        "without_peers_faults": {"()": "streaming.logs.WithoutPeersFaults"},
         "without_tokens": {"()": "accounts.logs.WithoutTokens"},
     },
     "handlers": {
@@ -290,5 +291,6 @@ LOGGING = {
         "django.request": {"filters": ["counted_refusals"]},
         "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         "uvicorn": {"handlers": ["console"], "level": "WARNING"},
+        "uvicorn.error": {"filters": ["without_peers_faults"]},
     },
 }

@@ -48,10 +48,12 @@ LINGER: Final = 2.0
 def get_asgi_application() -> StreamingHandler:
     """The ASGI application of a project: use it in `asgi.py` instead of Django's function of that name.
 
-    Raises `ImproperlyConfigured` when the settings are not sound.
+    Raises `ImproperlyConfigured` when the settings are not sound, `ImportError` where WEBSOCKET_URLCONF names
+    no module.
     """
     django.setup(set_prefix=False)
     ensure_sound()
+    _sockets().routes()
     return StreamingHandler()
 
 

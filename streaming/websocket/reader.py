@@ -10,7 +10,7 @@ from enum import Enum
 from streaming.core import ndjson
 from streaming.core.ack_window import AckWindow
 from streaming.core.framing import messages
-from streaming.runtime.follower import Follower, follow
+from streaming.runtime.follower import MAX_FRAMES, Follower, follow
 
 Send = Callable[[str], Awaitable[None]]
 
@@ -45,11 +45,17 @@ class StreamReader:
         task = asyncio.current_task()
         assert task is not None
         follower = self.follower
+        burst = 0
         try:
             async with aclosing(follow(follower)) as chunks:
                 async for chunk in chunks:
                     for message in messages(chunk):
                         await self._deliver(message)
+                        burst += 1
+                        if burst >= MAX_FRAMES:
+                            # A send that need not wait lets nobody else run, and one chunk has many of them.
+                            burst = 0
+                            await asyncio.sleep(0)
         except asyncio.CancelledError:
             # The follower's timer cancels us when a write, or the wait for room, takes too long.
             if not follower.slow or task.uncancel() > 0:

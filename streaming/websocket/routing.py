@@ -35,11 +35,15 @@ def is_socket(scope: Scope) -> bool:
     if scope["method"] != "GET":
         return False
     place = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
-    return any(route.pattern.match(place) for route in _routes())
+    return any(route.pattern.match(place) for route in routes())
 
 
 @cache
-def _routes() -> list[URLPattern]:
+def routes() -> list[URLPattern]:
+    """The project's sockets, none without the setting.
+
+    Raises `ImportError` or `AttributeError` where it names no module with such a list.
+    """
     name = getattr(settings, "WEBSOCKET_URLCONF", None)
     return list(import_module(name).websocket_urlpatterns) if name else []
 
@@ -48,7 +52,7 @@ def _routes() -> list[URLPattern]:
 def _router() -> Any:
     # Django's types know views only, and this is an ASGI application.
     elsewhere: Any = _nothing_here
-    return URLRouter([*_routes(), re_path("", elsewhere)])
+    return URLRouter([*routes(), re_path("", elsewhere)])
 
 
 async def _nothing_here(scope: Scope, receive: Any, send: Any) -> None:
@@ -57,7 +61,7 @@ async def _nothing_here(scope: Scope, receive: Any, send: Any) -> None:
 
 def _forget(setting: str, **kwargs: Any) -> None:
     if setting == "WEBSOCKET_URLCONF":
-        _routes.cache_clear()
+        routes.cache_clear()
         _router.cache_clear()
 
 

@@ -16,7 +16,7 @@ from django.test import Client, override_settings
 from streaming import keys
 from streaming.core.ack_window import LIMIT
 from streaming.core.events import Cancelled
-from streaming.handler import StreamingHandler
+from streaming.handler import StreamingHandler, get_asgi_application
 from streaming.management.commands.serve import _config
 from streaming.service import close_service, service
 from streaming.signals import stopping
@@ -240,6 +240,12 @@ async def test_a_project_that_uses_only_streaming_follows_streams():
     async with opened(f"/ws/streams/{'0' * 32}/") as socket:
         assert (await socket.next())["code"] == "not_found"
     assert (await Socket(GENERATE).denied())[0] == 404
+
+
+@override_settings(WEBSOCKET_URLCONF="nowhere.at.all")
+def test_a_project_with_wrong_sockets_does_not_start():
+    with pytest.raises(ImportError, match="nowhere"):
+        get_asgi_application()
 
 
 @override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "nowhere.AtAll"}})
