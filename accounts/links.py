@@ -6,7 +6,6 @@ A token is 256 bits of chance; only its digest is stored (one round of SHA-256 i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from datetime import timedelta
@@ -16,6 +15,8 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.urls import reverse
 from django.utils import timezone
+
+from streaming.keys import digest
 
 from .models import SigninLink
 
@@ -31,7 +32,7 @@ def make(user: User) -> str:
     SigninLink.objects.filter(expires_at__lte=now).delete()
     token = secrets.token_urlsafe(32)
     SigninLink.objects.create(
-        user_id=user.pk, digest=_digest(token), created_at=now, expires_at=now + LIFETIME
+        user_id=user.pk, digest=digest(token), created_at=now, expires_at=now + LIFETIME
     )
     logger.info("a one-time sign-in link was made for %s", user)
     return token
@@ -50,14 +51,10 @@ def use(token: str) -> User | None:
     """
     now = timezone.now()
     active = get_user_model().objects.filter(is_active=True)
-    links = SigninLink.objects.filter(digest=_digest(token), user__in=active.values("pk"))
+    links = SigninLink.objects.filter(digest=digest(token), user__in=active.values("pk"))
     if not links.filter(used_at=None, expires_at__gt=now).update(used_at=now):
         logger.info("a one-time sign-in link was refused: used, expired or unknown")
         return None
-    user = SigninLink.objects.select_related("user").get(digest=_digest(token)).user
+    user = SigninLink.objects.select_related("user").get(digest=digest(token)).user
     logger.info("%s signed in by a one-time link", user)
     return user
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

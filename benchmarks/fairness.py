@@ -118,6 +118,11 @@ def sluice(**changes: Any) -> Callable[[Clock], Pool]:
     return partial(Ledger, replace(SHIPPED, **changes))
 
 
+def strict() -> Callable[[Clock], Pool]:
+    """The real ledger where classes alone decide: no ageing, and no promise."""
+    return sluice(aging_seconds=NEVER, longest_wait=math.inf)
+
+
 # --- Scenarios ----------------------------------------------------------------------------------------
 
 
@@ -168,13 +173,13 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "Interactive work alone asks for 50 % more than there is; a little batch work",
         "class",
         (Crowd("interactive", 40, 0, 0.75), Crowd("batch", 8, 2, 0.03)),
-        {FIFO: fifo, "Sluice, ageing off": sluice(aging_seconds=NEVER), SLUICE: sluice()},
+        {FIFO: fifo, "Sluice, nothing bounds waits": strict(), SLUICE: sluice()},
     ),
     "batch flood": Scenario(
         "Batch work asks for half more than there is; interactive work for half of it",
         "class",
         (Crowd("interactive", 20, 0, 0.25), Crowd("batch", 40, 2, 0.75)),
-        {FIFO: fifo, "Sluice, ageing off": sluice(aging_seconds=NEVER), SLUICE: sluice()},
+        {FIFO: fifo, "Sluice, nothing bounds waits": strict(), SLUICE: sluice()},
     ),
 }
 

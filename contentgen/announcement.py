@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
 
 from django.urls import NoReverseMatch, reverse
 
 from . import conf
+from .brief import EXAMPLE
 from .providers import ProviderUnavailable, default_provider
-
-EXAMPLE: Final = (
-    '{"user_id":"test_user","category":"美食探店","topic":"新开的咖啡店","tone":"活泼可爱","length":"中等"}'
-)
 
 
 def first_call(url: str) -> list[str]:
@@ -20,7 +17,8 @@ def first_call(url: str) -> list[str]:
         place = reverse("content-stream")
     except NoReverseMatch:
         return []
-    return ["Try it:", f"  curl -N -X POST {url}{place} -H 'Content-Type: application/json' -d '{EXAMPLE}'"]
+    body = json.dumps(EXAMPLE, ensure_ascii=False, separators=(",", ":"))
+    return ["Try it:", f"  curl -N -X POST {url}{place} -H 'Content-Type: application/json' -d '{body}'"]
 
 
 def who_writes() -> str:

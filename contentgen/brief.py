@@ -27,6 +27,15 @@ LENGTH_NAMES: Final = {
     "长": "long",
 }
 
+EXAMPLE: Final = {
+    "user_id": "test_user",
+    "category": "美食探店",
+    "topic": "新开的咖啡店",
+    "tone": "活泼可爱",
+    "length": "中等",
+}
+"""A brief to try, as a caller sends it."""
+
 MIN_CHARACTERS: Final = 20
 MAX_CHARACTERS: Final = 20_000
 

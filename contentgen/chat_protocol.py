@@ -216,7 +216,7 @@ def words_of(error: Any) -> str:
     return error if isinstance(error, str) else ""
 
 
-def one_line(text: str, secret: str = "") -> str:
+def one_line(text: str, secret: str) -> str:
     """A foreign text for the log: without the secret, in one printable line, cut."""
     if len(text) > MAX_FOREIGN:
         # A secret that was cut in two is not recognised, but it lies at the end.

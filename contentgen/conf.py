@@ -6,7 +6,6 @@ Read at first use and kept; Django's `override_settings` makes them be read agai
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from msgspec import Meta
 
+from streaming.addresses import is_loopback
 from streaming.conf import problems_of
 
 DEFAULT_BASE: Final = "https://api.openai.com/v1"
@@ -60,7 +60,8 @@ class Service:
     @property
     def is_local(self) -> bool:
         """Whether it runs on this machine."""
-        return _is_loopback(urlsplit(self.base).hostname or "")
+        host = urlsplit(self.base).hostname or ""
+        return is_loopback(host) or host == "localhost" or host.endswith(".localhost")
 
     @property
     def is_openai(self) -> bool:
@@ -185,10 +186,3 @@ def _further_models() -> list[str]:
 
 def _text(setting: str, default: str) -> str:
     return str(getattr(settings, setting, default))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -7,15 +7,7 @@ from typing import Any
 from streaming.api import api
 from streaming.schema import STREAM_PARAMETERS, problem_response, stream_response
 
-from .brief import schema
-
-EXAMPLE = {
-    "user_id": "test_user",
-    "category": "美食探店",
-    "topic": "新开的咖啡店",
-    "tone": "活泼可爱",
-    "length": "中等",
-}
+from .brief import EXAMPLE, schema
 
 REFUSALS = {
     "400": problem_response("Malformed: not JSON, not UTF-8, a key twice, an unusable id"),

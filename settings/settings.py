@@ -54,7 +54,7 @@ SSE_CONFIG = overridden(
         "max_followers": 1000,
         # s that an Idempotency-Key is remembered
         "idempotency_ttl": 86_400,
-        # days that records are kept
+        # days that ended tasks are kept in the database, with their events
         "retention_days": 30,
     },
 )

@@ -30,6 +30,7 @@ from django.urls import set_script_prefix
 
 from . import conf
 from .checks import ensure_sound
+from .daphne import abort, paced, release
 from .drain import DRAIN
 from .problems import Problem
 from .refusals import refuse
@@ -96,13 +97,17 @@ class StreamingHandler(ASGIHandler):
         try:
             async with _CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
+                if isinstance(response, EventStream):
+                    send = paced(send)
                 await self.send_response(response, send)
         except asyncio.CancelledError:
             if not _gave_up(response):
                 raise
-            # We cancelled ourselves; the server closes the connection of a response that does not end.
+            # We cancelled ourselves; other servers close the connection of a response that does not end.
+            abort(send)
             logger.warning("stream %s: a reader that did not read was closed", response["X-Stream-Id"])
         finally:
+            release(send)
             body_file.close()
             if response is None:
                 await signals.request_finished.asend(sender=self.__class__)

@@ -31,7 +31,7 @@ _KEY: Final = re.compile(MARK + r"[A-Za-z0-9_-]{43}", re.ASCII)
 def issue(user: Any, name: str = "") -> tuple[ApiKey, str]:
     """A new key for `user`: its row and its text, which cannot be had again."""
     text = MARK + secrets.token_urlsafe(32)
-    key = ApiKey.objects.create(user=user, name=name, prefix=text[:SHOWN], digest=_digest(text))
+    key = ApiKey.objects.create(user=user, name=name, prefix=text[:SHOWN], digest=digest(text))
     logger.info("API key %s was made for user %s", key.prefix, key.user_id)
     return key, text
 
@@ -49,7 +49,7 @@ async def find(text: str) -> ApiKey | None:
     an inactive user). What cannot be a key is not looked up."""
     if not _KEY.fullmatch(text):
         return None
-    found = await ApiKey.objects.select_related("user").filter(digest=_digest(text), revoked_at=None).afirst()
+    found = await ApiKey.objects.select_related("user").filter(digest=digest(text), revoked_at=None).afirst()
     return found if found is not None and found.user.is_active else None
 
 
@@ -60,9 +60,10 @@ def named(text: str) -> list[ApiKey]:
     """
     rows = ApiKey.objects.select_related("user")
     if _KEY.fullmatch(text):
-        return list(rows.filter(digest=_digest(text)))
+        return list(rows.filter(digest=digest(text)))
     return [] if len(text) > SHOWN else list(rows.filter(prefix__startswith=text)[:2])
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What is stored of a secret that is 256 bits of chance: its SHA-256, 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -53,7 +53,7 @@ class DjangoMessages:
         return _translated(ERRORS.get(code, ERRORS["producer_failed"]), language)
 
 
-def language_of(request: HttpRequest, fallback: str | None = None) -> str:
+def language_of(request: HttpRequest, fallback: str | None) -> str:
     """`Accept-Language` if it names a language that we speak, else `fallback` (that of the work), else
     LANGUAGE_CODE (RFC 9110, 12.5.4)."""
     return accepted_language(request) or supported(fallback or "") or settings.LANGUAGE_CODE

@@ -87,6 +87,7 @@ class Pool(Schema):
 
     running: int
     waiting: int
+    away: int
     max_workers: int
     queue_size: int
     oldest_wait_seconds: float

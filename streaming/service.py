@@ -81,6 +81,7 @@ class Service:
         A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
         what a reader was promised is not forgotten. Raises `PoolRefused`.
         """
+        await self.supervisor.make_room(spec)
         task = self.supervisor.open(spec)
         follower = self.supervisor.follow(task, options)
         commit = self.supervisor.record(task)
@@ -97,6 +98,7 @@ class Service:
 
         Raises `PoolRefused`, and `StorageUnavailable` when the database is away (nothing runs then).
         """
+        await self.supervisor.make_room(spec)
         task = self.supervisor.open(spec)
         try:
             commit = self.supervisor.record(task)
@@ -109,6 +111,7 @@ class Service:
         if not durable:
             self.supervisor.cancel(task, CancelReason.ADMIN)
             raise StorageUnavailable(task.id)
+        self.supervisor.answered_unread(task)
         return task
 
     async def complete(self, spec: TaskSpec) -> tuple[Task, str]:
@@ -116,6 +119,7 @@ class Service:
 
         Raises `PoolRefused`. Who stops waiting counts as a reader who left.
         """
+        await self.supervisor.make_room(spec)
         task = self.supervisor.open(spec)
         self.supervisor.attend(task)
         try:

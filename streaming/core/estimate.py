@@ -11,6 +11,12 @@ _WEIGHT: Final = 0.2
 _UNKNOWN: Final = 1.0
 """Seconds assumed while nothing has been observed."""
 
+_LONGEST_GUESS: Final = 10.0
+"""Seconds up to which running tasks raise what is assumed while nothing has been observed."""
+
+_STILL_TO_COME: Final = 0.25
+"""Part of a service that a task which takes longer than expected is taken to need still."""
+
 
 class ServiceTime:
     """Exponential moving average of the seconds that a task holds its permit."""
@@ -30,18 +36,22 @@ class ServiceTime:
         return self._mean
 
     def expected(self, running_ages: Sequence[float] = ()) -> float:
-        """Seconds of service to expect. `running_ages`: how long each running task has held its permit;
-        one that holds it longer than the average shows that times have changed, before it ends."""
-        known = _UNKNOWN if self._mean is None else self._mean
-        if not running_ages:
-            return known
-        return sum(max(age, known) for age in running_ages) / len(running_ages)
+        """Seconds of service to expect: the average. Before there is one, what the tasks that run show
+        (`running_ages`: how long each has held its permit), a second at least and ten at most: a task that
+        hangs must not let the estimate grow for as long as it hangs."""
+        if self._mean is not None:
+            return self._mean
+        shown = max(running_ages, default=_UNKNOWN)
+        return min(max(shown, _UNKNOWN), _LONGEST_GUESS)
 
 
-def wait(position: int, workers: int, service: float) -> float:
-    """Expected seconds until the task at `position` (from 1) gets one of `workers` permits.
+def waits(count: int, workers: int, service: float, running_ages: Sequence[float]) -> list[float]:
+    """Expected seconds until a permit for the first `count` in line, in order.
 
-    With all permits busy they free at a rate of workers / `service` seconds (a closed queue seen from its
-    head), so the n-th in line waits n of these steps.
+    Each task that runs is expected to hold its permit for `service` seconds in all, one that has held it
+    longer for a quarter of that more; whoever gets a permit then holds it as long. `workers` > 0.
     """
-    return position * service / workers
+    left = sorted(max(service - age, service * _STILL_TO_COME) for age in running_ages)
+    free = [0.0] * (workers - len(left))
+    turns = (free + left)[:workers]
+    return [turns[place % workers] + place // workers * service for place in range(count)]

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from streaming.core import sse
+from streaming.core.lines import completed
 
 HEARTBEAT: Final = b"\n"
 """A line without an event: keeps a connection busy, readers skip it."""
@@ -91,23 +92,12 @@ class Decoder:
             raise BadLine(self.line_number, "this stream had a bad line before", [])
         found: list[dict[str, Any]] = []
         try:
-            for item in self._split(data):
+            for item in completed(data.split(b"\n"), self._tail, self.max_line):
                 self._read_line(item, found)
         except BadLine:
             self._failed = True
             raise
         return found
-
-    def _split(self, data: bytes) -> list[bytes]:
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if lines and self._tail:
-            lines[0] = bytes(self._tail) + lines[0]
-            self._tail.clear()
-        self._tail += rest
-        if len(self._tail) > self.max_line:
-            lines.append(bytes(self._tail))  # refused in its turn, after the lines before it
-        return lines
 
     def _read_line(self, line: bytes, found: list[dict[str, Any]]) -> None:
         self.line_number += 1

@@ -6,13 +6,17 @@ owner's last tag in that class. Serving in order of tags gives owners turns, how
 them has waiting, and an owner that was away earns no credit. Ageing lifts a task by one class per
 `aging_seconds` waited, beyond the highest class too: so a task that waited long enough passes everything
 younger, whoever sent it.
+
+A task may step aside: it keeps its place and its order key, others pass it, and nothing serves it until it
+comes back. *Eligible* are those who wait and are not away.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -32,6 +36,19 @@ class Place(Generic[T]):
     virtual_time: int
     tag: int
     sequence: int
+    away: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """No wait longer than `longest` seconds while a permit comes back each `pace` seconds.
+
+    Classes and turns count as long as everybody who waits could still be served in time by going in order
+    of arrival; those who could not, and whoever came before them, do go in order of arrival.
+    """
+
+    longest: float
+    pace: float
 
 
 class FairQueue(Generic[T]):
@@ -48,9 +65,20 @@ class FairQueue(Generic[T]):
         self._virtual_time: dict[int, int] = {}
         self._last_tag: dict[tuple[Hashable, int], int] = {}
         self._sequence = 0
+        self._away = 0
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def away(self) -> int:
+        """Tasks that have stepped aside."""
+        return self._away
+
+    @property
+    def eligible(self) -> int:
+        """Tasks that wait and are not away."""
+        return len(self._places) - self._away
 
     def push(self, payload: T, owner: Hashable, priority: int, now: float) -> Place[T]:
         """Let a task wait; `priority` 0 is the highest class. The place is the handle for `remove`."""
@@ -69,30 +97,62 @@ class FairQueue(Generic[T]):
         """Take a task out of line; False if it is not waiting (any more)."""
         if place not in self._places:
             return False
+        self.come_back(place)
         self._places.remove(place)
         self._refund(place)
         return True
 
-    def pop(self, now: float) -> Place[T]:
-        """The next task, out of line. Raises `IndexError` when nobody waits."""
-        if not self._places:
+    def step_aside(self, place: Place[T]) -> None:
+        """Let others pass a waiting task until it comes back; its order key stays. Idempotent."""
+        if not place.away:
+            place.away = True
+            self._away += 1
+
+    def come_back(self, place: Place[T]) -> None:
+        """The task can be served again, where it would stand if it had never been away. Idempotent."""
+        if place.away:
+            place.away = False
+            self._away -= 1
+
+    def pop(self, now: float, promise: Promise | None = None) -> Place[T]:
+        """The next eligible task, out of line. Raises `IndexError` when there is none."""
+        if not self.eligible:
             raise IndexError("nobody waits")
-        place = min(self._places, key=lambda each: self._key(each, now))
+        if self._overdue(now, promise):
+            place = next(self._present())
+        else:
+            place = min(self._present(), key=lambda each: self._key(each, now))
         self._places.remove(place)
         self._serve(place.priority, place.tag)
         return place
 
-    def ordered(self, now: float) -> list[Place[T]]:
-        """All waiting tasks, the next first, as if nobody came any more."""
-        return sorted(self._places, key=lambda each: self._key(each, now))
+    def ordered(self, now: float, promise: Promise | None = None) -> list[Place[T]]:
+        """The eligible tasks, the next first, as if nobody came any more."""
+        present = self._present()
+        first = list(islice(present, self._overdue(now, promise)))
+        return first + sorted(present, key=lambda each: self._key(each, now))
 
     def oldest_wait(self, now: float) -> float:
-        """Seconds that the longest waiting task has waited; 0 when nobody waits."""
-        return max((now - place.arrived for place in self._places), default=0.0)
+        """Seconds that the longest waiting eligible task has waited; 0 when there is none."""
+        return max((now - place.arrived for place in self._present()), default=0.0)
 
     def waiting_by_class(self) -> dict[int, int]:
-        """Number of waiting tasks per priority class as asked for (not aged)."""
+        """Number of waiting tasks, away or not, per priority class as asked for (not aged)."""
         return dict(Counter(place.priority for place in self._places))
+
+    def _present(self) -> Iterator[Place[T]]:
+        """The eligible tasks in order of arrival."""
+        return (place for place in self._places if not place.away)
+
+    def _overdue(self, now: float, promise: Promise | None) -> int:
+        """How many, in order of arrival, must be served before all others for the promise to hold."""
+        overdue = 0
+        if promise is not None:
+            for number, place in enumerate(self._present(), 1):
+                # When it would be served if one more passed now, and then all before it were served.
+                if now - place.arrived + number * promise.pace > promise.longest:
+                    overdue = number
+        return overdue
 
     def _key(self, place: Place[T], now: float) -> tuple[int, int, int]:
         lifted = int((now - place.arrived) / self._aging)

@@ -36,7 +36,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a pool, as the router saw it; kept with the task so that the decision can be explained.
 
     Counts of tasks; `oldest_wait_seconds` in seconds; `owner_active`: running and waiting tasks of the
-    owner who asks, against its limit `per_owner`.
+    owner who asks, against its limit `per_owner`. `eligible`: those of the waiting that a permit could go
+    to, which leaves out those whose readers are away (0 in what was stored before there were such tasks).
     """
 
     pool: str
@@ -48,6 +49,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     per_owner: int
     oldest_wait_seconds: float
     draining: bool = False
+    eligible: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ def _refuse_over_owner_limit(load: Snapshot) -> Decision | None:
 
 
 def _run_if_idle(load: Snapshot) -> Decision | None:
-    if load.running < load.max_workers and not load.waiting:
+    if load.running < load.max_workers and not load.eligible:
         return Decision(Route.DIRECT, Reason.WORKER_FREE)
     return None
 

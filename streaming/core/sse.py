@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from streaming.core import events
+from streaming.core.lines import completed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -215,15 +216,8 @@ class Decoder:
         if self._after_cr and data.startswith(b"\n"):  # the second half of a CRLF
             data = data[1:]
         self._after_cr = data.endswith(b"\r")
-        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        rest = lines.pop()
-        if lines and self._tail:
-            lines[0] = bytes(self._tail) + lines[0]
-            self._tail.clear()
-        self._tail += rest
-        if len(self._tail) > self.max_line:
-            lines.append(bytes(self._tail))  # refused in its turn, after the lines before it
-        return lines
+        pieces = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        return completed(pieces, self._tail, self.max_line)
 
     def _read_line(self, line: bytes, found: list[ServerSentEvent]) -> None:
         if len(line) > self.max_line:

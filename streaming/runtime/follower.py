@@ -1,7 +1,8 @@
 """One reader of a task: replay after its cursor, then live, with status and signs of life of its own.
 
 A follower holds no queue: what it has not sent yet is in the journal, and of its own messages it keeps
-the latest only. So a slow or stopped reader costs a few hundred bytes until it is closed.
+the latest only. So a slow or stopped reader costs a few hundred bytes until it is closed. One that keeps
+pace gets the journal's frames as they are, shared with all others; one that is behind gets them compacted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from streaming.core.framing import Framing
 from streaming.core.states import State
 from streaming.core.throttle import StatusThrottle
 
+from .backlog import Backlogs
 from .limits import Counters, StreamLimits
 from .task import Task
 from .wheel import TimerWheel
@@ -26,13 +28,13 @@ from .wheel import TimerWheel
 logger = logging.getLogger(__name__)
 
 MAX_FRAMES: Final = 64
-"""Events joined into one write."""
+"""Events joined into one write; who is further behind than that catches up in compacted steps."""
 
 NEVER_READ: Final = 10.0
 """Seconds after which a follower whose response was never sent is let go."""
 
-MAX_BURST: Final = 16
-"""Writes in a row, none of which waited, after which a reader lets others run."""
+MAX_BURST: Final = 1_024
+"""Events in writes in a row, none of which waited, after which a reader lets others run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class FollowerHost(Protocol):
 
     limits: StreamLimits
     counters: Counters
+    backlogs: Backlogs
     wheel: TimerWheel
     loop: asyncio.AbstractEventLoop
 
@@ -79,6 +82,7 @@ class Follower:
 
     __slots__ = (
         "_armed_for",
+        "_catching_up",
         "_closed",
         "_created",
         "_cursor",
@@ -98,6 +102,7 @@ class Follower:
         "_told_running",
         "_waiter",
         "done",
+        "passed",
         "slow",
         "task",
     )
@@ -119,7 +124,9 @@ class Follower:
         self._heartbeat = False
         self._opened = self._taken = self._closed = False
         self._told_running = self._dismissed = self._held_up = False
+        self._catching_up = options.resumed or task.state.terminal
         self._armed_for = math.inf
+        self.passed = 0
         self.done = False
         self.slow = False
         task.followers.add(self)
@@ -128,7 +135,8 @@ class Follower:
         self._arm(now)
 
     def take(self) -> bytes:
-        """What can be sent now, possibly nothing. `done` is true once the terminal event is in it."""
+        """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
+        is the number of journalled events that it stands for."""
         now = time.monotonic()
         sent_at = time.time() if self._options.timing else None
         framing = self._options.framing
@@ -154,11 +162,14 @@ class Follower:
         if self._heartbeat:
             self._heartbeat = False
             pieces.append(self._sign_of_life(now, sent_at))
-        frames = journal.read(self._cursor, MAX_FRAMES)
-        if frames:
-            self._cursor = self._behind(len(frames))
-            pieces.append(framing.durable(frames, sent_at))
+        self.passed, events = self._next_events(sent_at)
+        if self.passed:
+            self._cursor = self._behind(self.passed)
             self._throttle.content_flowed(now)
+        if events:
+            pieces.append(events)
+        if self._cursor >= journal.last_id:
+            self._catching_up = False
         if journal.closed and self._cursor >= journal.last_id:
             self.done = True
         elif self._dismissed:
@@ -247,6 +258,16 @@ class Follower:
     def closed(self) -> bool:
         """Whether nobody reads here any more."""
         return self._closed
+
+    def _next_events(self, sent_at: float | None) -> tuple[int, bytes]:
+        """How many durable events are next, and their bytes, which may be none where all of them are void."""
+        journal, framing = self.task.journal, self._options.framing
+        if journal.last_id - self._cursor > MAX_FRAMES:
+            self._catching_up = True
+        if self._catching_up or self._cursor < journal.restart_id:
+            return self._host.backlogs.step(self.task.id, journal, self._cursor, framing, sent_at)
+        frames = journal.read(self._cursor, MAX_FRAMES)
+        return len(frames), framing.durable(frames, sent_at) if frames else b""
 
     def _behind(self, count: int) -> int:
         """The cursor after `count` more frames, over the hole before the end if there is one."""
@@ -359,7 +380,7 @@ async def follow(follower: Follower) -> AsyncGenerator[bytes, None]:
                 follower.sent()
             if follower.done:
                 return
-            burst = burst + 1 if chunk else 0
+            burst += follower.passed
             if burst >= MAX_BURST:
                 burst = 0
                 await asyncio.sleep(0)

@@ -2,26 +2,40 @@
 
 Deciding and taking are one synchronous step on the loop's thread, so no burst can exceed `max_workers`
 or `queue_size`. A permit that comes back goes to the best waiting task at once: whoever waits, waits
-here in order and nowhere else.
+here in order and nowhere else. Only who is away (`step_aside`) waits while a permit is free.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from streaming.core.errors import Refused
-from streaming.core.estimate import ServiceTime, wait
-from streaming.core.priority import FairQueue, Place
+from streaming.core.estimate import ServiceTime, waits
+from streaming.core.priority import FairQueue, Place, Promise
 from streaming.core.routing import Decision, Reason, Route, Snapshot, decide
+
+LONGEST_WAIT: Final = 10.0
+"""Service times that nobody shall wait longer than."""
+
+_HASTE: Final = 2.5
+"""Service times before that at which arrival begins to decide: a permit comes back only when a service is
+over, and the average of recent services moves by a tenth by chance."""
+
+_FULL_LINE_AND: Final = 1.5
+"""Service times beyond those of a full line before which arrival does not decide: in a line that is too
+long for the promise classes still count for something."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """A pool's size. Counts of tasks; time-outs and `aging_seconds` in seconds."""
+    """A pool's size. Counts of tasks; time-outs and `aging_seconds` in seconds. `longest_wait`: service
+    times (docs/fairness.md tells when it can be kept), infinity: only ageing bounds a wait."""
 
     name: str
     max_workers: int
@@ -30,6 +44,7 @@ class PoolLimits:
     run_timeout: float
     per_owner: int
     aging_seconds: float
+    longest_wait: float = LONGEST_WAIT
 
 
 class Holding(Enum):
@@ -42,15 +57,16 @@ class Holding(Enum):
 
 class Ticket:
     """A task's claim on a pool: a permit or a place in the queue. `granted` is called once when a waiting
-    ticket gets its permit."""
+    ticket gets its permit; `on_release`, if set, once when it holds nothing any more."""
 
-    __slots__ = ("_granted", "_place", "_since", "decision", "holding", "owner", "snapshot")
+    __slots__ = ("_granted", "_place", "_since", "decision", "holding", "on_release", "owner", "snapshot")
 
     def __init__(self, owner: Hashable, decision: Decision, snapshot: Snapshot, now: float) -> None:
         self.owner = owner
         self.decision = decision
         self.snapshot = snapshot
         self.holding = Holding.PERMIT
+        self.on_release: Callable[[], None] | None = None
         self._granted: Callable[[], None] | None = None
         self._place: Place[Ticket] | None = None
         self._since = now
@@ -72,10 +88,11 @@ class PoolRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """A pool at one moment. Counts of tasks; seconds."""
+    """A pool at one moment. Counts of tasks; seconds. `away`: those of the waiting whose readers are."""
 
     running: int
     waiting: int
+    away: int
     max_workers: int
     queue_size: int
     oldest_wait_seconds: float
@@ -142,22 +159,42 @@ class Ledger:
             self._running.discard(ticket)
             self._service.observe(self._clock() - ticket._since)
             self._grant()
+        if ticket.on_release is not None:
+            ticket.on_release()
+
+    def step_aside(self, ticket: Ticket) -> None:
+        """Let others pass a ticket that waits; its place and its order key stay. Otherwise nothing."""
+        if ticket.holding is Holding.PLACE:
+            assert ticket._place is not None
+            self._queue.step_aside(ticket._place)
+
+    def come_back(self, ticket: Ticket) -> None:
+        """Undo `step_aside`: a permit that is free goes to it at once."""
+        if ticket.holding is Holding.PLACE:
+            assert ticket._place is not None
+            self._queue.come_back(ticket._place)
+            self._grant()
+
+    def at_limit(self, owner: Hashable) -> bool:
+        """Whether a newcomer of `owner` would be refused for the owner's own number of tasks."""
+        return not self._draining and self._per_owner[owner] >= self.limits.per_owner
 
     def stop_granting(self) -> None:
         """Refuse newcomers and let nobody pass any more: the process is going down."""
         self._draining = True
 
     def line(self) -> list[tuple[Ticket, float]]:
-        """The waiting tickets in order, each with the expected seconds until its permit."""
-        places = self._queue.ordered(self._clock())
-        service, workers = self._expected_service(), self.limits.max_workers
-        return [(place.payload, wait(index, workers, service)) for index, place in enumerate(places, 1)]
+        """The eligible waiting tickets in order, each with the expected seconds until its permit."""
+        places = self._queue.ordered(self._clock(), self._promise())
+        etas = self._waits(len(places))
+        return [(place.payload, eta) for place, eta in zip(places, etas, strict=True)]
 
     def statistics(self) -> PoolStatistics:
         """The pool now."""
         return PoolStatistics(
             running=self.running,
             waiting=self.waiting,
+            away=self._queue.away,
             max_workers=self.limits.max_workers,
             queue_size=self.limits.queue_size,
             oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3),
@@ -166,9 +203,9 @@ class Ledger:
         )
 
     def _grant(self) -> None:
-        while len(self._queue) and self.running < self.limits.max_workers and not self._draining:
+        while self._queue.eligible and self.running < self.limits.max_workers and not self._draining:
             now = self._clock()
-            ticket = self._queue.pop(now).payload
+            ticket = self._queue.pop(now, self._promise()).payload
             ticket.holding = Holding.PERMIT
             ticket._since = now
             self._running.add(ticket)
@@ -176,14 +213,28 @@ class Ledger:
             ticket._granted()
 
     def _retry_after(self, decision: Decision) -> float:
-        service = self._expected_service()
-        if decision.reason is Reason.OWNER_LIMIT:
-            return service
-        return wait(self.waiting + 1, self.limits.max_workers, service)
+        if decision.reason is Reason.QUEUE_FULL:
+            return self._waits(self._queue.eligible + 1)[-1]
+        return self._service.expected(self._ages())
 
-    def _expected_service(self) -> float:
+    def _waits(self, count: int) -> list[float]:
+        """Expected seconds until a permit for the first `count` in line."""
+        ages = self._ages()
+        return waits(count, self.limits.max_workers, self._service.expected(ages), ages)
+
+    def _ages(self) -> list[float]:
+        """How long each permit that is out has been out, in seconds."""
         now = self._clock()
-        return self._service.expected([now - ticket._since for ticket in self._running])
+        return [now - ticket._since for ticket in self._running]
+
+    def _promise(self) -> Promise | None:
+        """What nobody's wait shall exceed, in seconds of the services seen lately."""
+        service, limits = self._service.observed, self.limits
+        if not service or math.isinf(limits.longest_wait):
+            return None
+        full_line = limits.queue_size / limits.max_workers
+        longest = max(limits.longest_wait - _HASTE, full_line + _FULL_LINE_AND)
+        return Promise(longest * service, service / limits.max_workers)
 
     def _snapshot(self, owner: Hashable) -> Snapshot:
         return Snapshot(
@@ -196,4 +247,5 @@ class Ledger:
             per_owner=self.limits.per_owner,
             oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3),
             draining=self._draining,
+            eligible=self._queue.eligible,
         )

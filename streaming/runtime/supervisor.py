@@ -29,6 +29,7 @@ from streaming.core.errors import (
 from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing, encode
 from streaming.core.states import State
 
+from .backlog import Backlogs
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
 from .journals.memory import MemoryJournal
@@ -55,6 +56,9 @@ STUCK_AFTER: Final = 1.0
 COMMIT_PATIENCE: Final = 0.25
 """Seconds that a terminal event waits for the record to be durable."""
 
+ROOM_PATIENCE: Final = 1.0
+"""Seconds that a newcomer waits for the permit or place of its owner's unread task."""
+
 
 class Supervisor:
     """See the module. Belongs to the running event loop; made inside it."""
@@ -70,6 +74,7 @@ class Supervisor:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.counters = Counters()
+        self.backlogs = Backlogs()
         self.wheel = TimerWheel(self.loop)
         self.pools = {name: WorkerPool(pool) for name, pool in pools.items()}
         self.followers: set[Follower] = set()
@@ -123,6 +128,38 @@ class Supervisor:
             task.deadline = now + pool.limits.queue_timeout
         return task
 
+    async def make_room(self, spec: TaskSpec) -> None:
+        """Before `open`: an owner at its limit gives up a task that nobody reads, the oldest in its grace.
+
+        Returns once its permit or place is back, after `ROOM_PATIENCE` seconds at the latest (a producer
+        that does not obey keeps its permit). Does nothing, and does not suspend, for all others. Raises
+        `KeyError` for a pool that the settings do not name.
+        """
+        ledger = self.pools[spec.pool].ledger
+        until = time.monotonic() + ROOM_PATIENCE
+        while ledger.at_limit(spec.share_key) and (left := until - time.monotonic()) > 0:
+            unread = self._oldest_unread(spec)
+            if unread is None:
+                return
+            back = self.loop.create_future()
+            unread.ticket.on_release = partial(_resolve, back)
+            self._stop(unread, CancelReason.DISCONNECT)
+            await asyncio.wait([back], timeout=left)
+
+    def _oldest_unread(self, spec: TaskSpec) -> Task | None:
+        """The owner's first task in the pool whose grace runs."""
+        return next(
+            (
+                task
+                for task in self._active.values()
+                if task.unattended_since is not None
+                and task.ending is None
+                and task.final is None
+                and (task.spec.share_key, task.spec.pool) == (spec.share_key, spec.pool)
+            ),
+            None,
+        )
+
     def record(self, task: Task) -> Commit:
         """Hand the admitted task, and from now on its events, to the recorder."""
         task.journal.subscribe(partial(self._recorder.appended, task))
@@ -147,6 +184,7 @@ class Supervisor:
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events from memory."""
         self._retention.forget(task)
+        self.backlogs.forget(task.id)
 
     # Reading
 
@@ -162,7 +200,7 @@ class Supervisor:
             raise EventsPruned(task.id)
         if len(task.followers) >= self.limits.max_followers:
             raise TooManyFollowers(task.id)
-        task.unattended_since = None
+        self._attended(task)
         if options.resumed:
             task.counts.resumes += 1
         follower = Follower(self, task, options)
@@ -172,12 +210,20 @@ class Supervisor:
     def attend(self, task: Task) -> None:
         """Somebody waits for the task's end without reading it; `leave` must follow."""
         task.waiters += 1
-        task.unattended_since = None
+        self._attended(task)
 
     def leave(self, task: Task) -> None:
         """Undo `attend`."""
         task.waiters -= 1
         self._if_unattended(task)
+
+    def answered_unread(self, task: Task) -> None:
+        """Its caller has its id and has gone (a 202): a finite grace begins as if a reader had left.
+
+        `cancel` (no grace at all) counts from the first reader on: otherwise such a task could never run.
+        """
+        if task.spec.grace > 0:
+            self._if_unattended(task)
 
     def reader_left(self, follower: Follower) -> None:
         """A follower closed."""
@@ -311,6 +357,7 @@ class Supervisor:
             pools[name] = {
                 "running": numbers.running,
                 "waiting": numbers.waiting,
+                "away": numbers.away,
                 "max_workers": numbers.max_workers,
                 "queue_size": numbers.queue_size,
                 "oldest_wait_seconds": numbers.oldest_wait_seconds,
@@ -422,6 +469,12 @@ class Supervisor:
             self._stop(task, CancelReason.DISCONNECT)
         elif task.spec.grace < math.inf:
             task.unattended_since = time.monotonic()
+            self._waiting.step_aside(task)
+
+    def _attended(self, task: Task) -> None:
+        """Somebody reads or waits again."""
+        task.unattended_since = None
+        self._waiting.come_back(task)
 
     def _keep_sweeping(self) -> None:
         if not self._sweeping:
@@ -470,6 +523,11 @@ class Supervisor:
         if self.followers:
             self._last_reader_left = self.loop.create_future()
             await asyncio.wait([self._last_reader_left], timeout=seconds)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _words(say: Callable[[], str]) -> str:

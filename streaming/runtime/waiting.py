@@ -37,8 +37,21 @@ class WaitingLines:
         self._move(task.spec.pool)
         return True
 
+    def step_aside(self, task: Task) -> None:
+        """Its reader is away: others pass it. Nothing for a task that does not wait."""
+        if task.ticket in self._tasks:
+            self._pools[task.spec.pool].ledger.step_aside(task.ticket)
+            self._move(task.spec.pool)
+
+    def come_back(self, task: Task) -> None:
+        """Somebody reads it: it stands in line again, or gets a permit at once."""
+        if task.ticket in self._tasks:
+            self._move(task.spec.pool)
+            self._pools[task.spec.pool].ledger.come_back(task.ticket)
+
     def place(self, task: Task, now: float) -> tuple[int | None, float | None]:
-        """Position (from 1) and expected seconds until the permit; None, None for a task that runs."""
+        """Position (from 1) and expected seconds until the permit; None, None for a task that runs or is
+        away."""
         if task.ticket not in self._tasks:
             return None, None
         return self._line(task.spec.pool, now).get(task, (None, None))

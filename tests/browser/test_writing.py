@@ -207,3 +207,15 @@ async def test_any_script_passes(home: Visit, site: Server, sample: str) -> None
     await home.page.reload()
     await reaches(home.page, "finished")
     assert await text(home.page).text_content() == sample * 20
+
+
+async def test_a_browser_that_stores_nothing_writes_all_the_same(browser: Browser, site: Server) -> None:
+    refuse = "{ get() { throw new DOMException('storage is off', 'SecurityError'); } }"
+    async with visit(browser, site.url) as made:
+        page = made.page
+        for storage in ("localStorage", "sessionStorage"):
+            await made.context.add_init_script(f"Object.defineProperty(window, '{storage}', {refuse});")
+        await page.goto(site.url)
+        await write(page, "a text that nobody notes down")
+        await reaches(page, "finished")
+        await expect(page.get_by_role("link", name="a text that nobody notes down")).to_be_visible()

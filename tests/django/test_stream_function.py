@@ -127,7 +127,8 @@ async def test_memory_and_database_describe_a_task_alike():
                 del record["timing"][name]
         assert from_database == from_memory
         again = await Call(f"/streams/{task_id}/events").end()
-        assert _durable(again.body) == _durable(whole)
+        assert _text(again.body) == _text(whole)
+        assert _durable(again.body)[-1] == _durable(whole)[-1]
         here.supervisor.forget(here.supervisor.get(task_id))
         last = {"last-event-id": str(from_memory["last_event_id"])}
         assert (await Call(f"/streams/{task_id}/events", headers=last).end()).status == 204

@@ -13,12 +13,12 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, exchange, generate, read_stream
+from tests.support.routes import ABSENT, CALLS
 from tests.support.servers import Server
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
 
 JSON = {"Content-Type": "application/json"}
-ABSENT = "0123456789abcdef" * 2
 LIMIT = 1_048_576
 
 
@@ -447,19 +447,7 @@ BAD_QUERIES = [
 
 @unharmed
 @pytest.mark.parametrize("query", BAD_QUERIES, ids=[query[:20] for query in BAD_QUERIES])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", STREAM),
-        ("POST", "/content/generate"),
-        ("POST", "/content/generate/async"),
-        ("GET", "/streams"),
-        ("GET", f"/streams/{ABSENT}"),
-        ("DELETE", f"/streams/{ABSENT}"),
-        ("GET", f"/streams/{ABSENT}/events"),
-        ("GET", "/stats"),
-    ],
-)
+@pytest.mark.parametrize(("method", "path"), CALLS)
 async def test_h9_bad_query_strings(http: httpx2.AsyncClient, method: str, path: str, query: str) -> None:
     response = await http.request(method, f"{path}?{query}", json=brief() if method == "POST" else None)
     assert (response.status_code, response.json()["code"]) == (400, "bad_query")

@@ -13,13 +13,13 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, client, exchange, read_stream
+from tests.support.routes import CALLS
 from tests.support.servers import ROOT, Server, environment, running
 
 pytestmark = pytest.mark.server
 
 ORIGIN = "https://app.example"
 OTHER = "http://localhost:3000"
-ABSENT = "0123456789abcdef" * 2
 QUICK = {"tokens": 3, "interval": 0.005}
 
 
@@ -57,19 +57,7 @@ def allowed(response: httpx2.Response, origin: str = ORIGIN) -> bool:
     )
 
 
-ROUTES = [
-    ("POST", STREAM),
-    ("POST", "/content/generate"),
-    ("POST", "/content/generate/async"),
-    ("GET", "/streams"),
-    ("GET", f"/streams/{ABSENT}"),
-    ("DELETE", f"/streams/{ABSENT}"),
-    ("GET", f"/streams/{ABSENT}/events"),
-    ("GET", "/stats"),
-    ("GET", "/healthz"),
-    ("GET", "/openapi.json"),
-    ("GET", "/nowhere"),
-]
+ROUTES = [*CALLS, ("GET", "/healthz"), ("GET", "/openapi.json"), ("GET", "/nowhere")]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, eventually, exchange, generate, read_stream, row
+from tests.support.routes import ABSENT
 from tests.support.servers import Server
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
@@ -44,7 +45,6 @@ TIMING = {
 
 QUICK = {"tokens": 5, "interval": 0.005}
 SLOW = {"tokens": 2000, "interval": 0.02}
-ABSENT = "0123456789abcdef" * 2
 
 
 # The stream

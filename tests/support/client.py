@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 STREAM = "/content/generate/stream/async"
 
+DURABLE = ("content", "output", "result", "restart", "truncated", "complete", "error", "cancelled")
+
 
 @dataclass
 class Received:
@@ -61,10 +63,14 @@ class Reading:
         return [event for event in self.events if event.name == name]
 
     @property
+    def durable(self) -> list[Received]:
+        """The events that have an id of their own."""
+        return [event for event in self.events if event.name in DURABLE]
+
+    @property
     def ids(self) -> list[int]:
         """The ids of durable events in order of arrival (each counted once)."""
-        durable = ("content", "output", "result", "restart", "truncated", "complete", "error", "cancelled")
-        return [int(event.id) for event in self.events if event.name in durable]
+        return [int(event.id) for event in self.durable]
 
 
 def brief(**members: Any) -> dict[str, Any]:
@@ -120,6 +126,23 @@ async def read_stream(
 async def generate(http: httpx2.AsyncClient, until: int | None = None, **members: Any) -> Reading:
     """Start a scripted stream and read it."""
     return await read_stream(http, "POST", STREAM, until=until, json=brief(**members))
+
+
+def check_replay(events: list[Received], whole: list[Received], after: int) -> None:
+    """`events`, the durable ones behind the cursor `after`, stand for exactly what `whole`, a stream from its
+    first event, has there: each for one event, or for neighbouring texts of one channel."""
+    texts = {"content"}
+    for event in events:
+        covered = [each for each in whole if after < int(each.id) <= int(event.id)]
+        after = int(event.id)
+        assert {each.name for each in covered} == {event.name}
+        assert len(covered) == 1 or event.name in texts
+        assert covered[-1].id == event.id
+        delta = "".join(each.data.get("delta", "") for each in covered)
+        expected = covered[-1].data | ({"delta": delta} if event.name in texts else {})
+        assert event.data == expected
+        assert {each.data.get("channel") for each in covered} == {event.data.get("channel")}
+    assert after == int(whole[-1].id)
 
 
 def exchange(

@@ -9,7 +9,17 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import fairness
-from benchmarks.fairness import CLASSES, SCENARIOS, Crowd, Scenario, arrivals_of, jain, max_min_shares
+from benchmarks.fairness import (
+    CLASSES,
+    LONGEST,
+    SCENARIOS,
+    SHORTEST,
+    Crowd,
+    Scenario,
+    arrivals_of,
+    jain,
+    max_min_shares,
+)
 from benchmarks.fairness_plot import plot
 from streaming.conf import PoolConfig
 from tests.support.simulation import NEVER, Arrival, Visit, simulate
@@ -172,6 +182,13 @@ def test_the_stored_result_is_of_these_scenarios():
         assert stored["title"] == scenario.title
         assert list(stored["lines"]) == list(scenario.lines)
     assert (ROOT / "benchmarks" / "results" / "fairness.svg").read_text(encoding="utf-8") == plot(STORED)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_with_the_default_settings_nobody_waited_longer_than_ten_services(name):
+    """R20: a flood of low priority, and of high, and everything else that is simulated."""
+    waits = [group["max"] for group in STORED["scenarios"][name]["lines"]["Sluice"]["by_class"].values()]
+    assert max(waits) <= 10 * (SHORTEST + LONGEST) / 2
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -94,7 +94,7 @@ async def test_a_text_is_rendered_once_for_all_who_ask(monkeypatch: pytest.Monke
     assert threading.get_ident() not in threads
 
 
-async def test_a_purged_text_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_purged_text_is_forgotten() -> None:
     texts = RenderedTexts()
     assert "old" in str(await texts.html("a", "old"))
     texts.forget("a")

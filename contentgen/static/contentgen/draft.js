@@ -1,5 +1,7 @@
 /* What is in the form survives a reload and a switch of the language, in this tab. */
-const KEY = "sluice.draft";
+import { Kept } from "./storage.js";
+
+const kept = new Kept("sessionStorage", "sluice.draft");
 
 export class Draft {
   constructor(form) {
@@ -9,25 +11,13 @@ export class Draft {
 
   keep() {
     const values = [...new FormData(this.form)].filter(([name]) => name !== "csrfmiddlewaretoken");
-    try {
-      sessionStorage.setItem(KEY, JSON.stringify(values));
-    } catch {
-      // storage is switched off: a reload empties the form
-    }
+    kept.set(values); // where that fails, a reload empties the form
   }
 
   restore() {
-    for (const [name, value] of this.#kept()) {
+    for (const [name, value] of kept.get() ?? []) {
       const field = this.form.elements.namedItem(name);
       if (field && name !== "writer") field.value = value;
-    }
-  }
-
-  #kept() {
-    try {
-      return JSON.parse(sessionStorage.getItem(KEY)) ?? [];
-    } catch {
-      return [];
     }
   }
 }

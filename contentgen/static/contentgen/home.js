@@ -3,6 +3,7 @@ import { requestHeaders } from "../streaming/page/headers.js";
 import { Viewer } from "../streaming/page/viewer.js";
 import { Draft } from "./draft.js";
 import { Recent } from "./recent.js";
+import { Kept } from "./storage.js";
 
 const form = document.querySelector("[data-brief]");
 const errors = form.querySelector("[data-form-errors]");
@@ -42,14 +43,9 @@ function briefOf({ elements, dataset }) {
 
 /** Who this browser is for the fair share, where nobody is signed in. */
 function visitor() {
-  const key = "sluice.visitor";
-  try {
-    const known = localStorage.getItem(key) ?? `visitor-${Math.random().toString(36).slice(2, 12)}`;
-    localStorage.setItem(key, known);
-    return known;
-  } catch {
-    return "visitor";
-  }
+  const kept = new Kept("localStorage", "sluice.visitor");
+  const known = kept.get() ?? `visitor-${Math.random().toString(36).slice(2, 12)}`;
+  return kept.set(known) ? known : "visitor";
 }
 
 function changed(client) {
@@ -62,7 +58,7 @@ function changed(client) {
     history.replaceState(null, "", `#${shown}`);
     recent.remember(shown, form.elements.topic.value.trim());
   }
-  recent.refresh(shown);
+  recent.refresh();
 }
 
 /** Refusals that name fields are shown at the fields. */

@@ -3,8 +3,9 @@
  * so this browser keeps their ids.
  */
 import { moment } from "../streaming/page/format.js";
+import { Kept } from "./storage.js";
 
-const KEY = "sluice.recent";
+const kept = new Kept("localStorage", "sluice.recent");
 const KEPT = 8;
 const TITLE = 80; // characters
 const STATES = {
@@ -86,20 +87,12 @@ export class Recent {
   }
 
   #stored() {
-    try {
-      return JSON.parse(localStorage.getItem(KEY)) ?? this.#here;
-    } catch {
-      return this.#here;
-    }
+    return kept.get() ?? this.#here;
   }
 
   #store(entries) {
     this.#here = entries;
-    try {
-      localStorage.setItem(KEY, JSON.stringify(entries));
-    } catch {
-      // storage is switched off or full: the list is this page's only
-    }
+    kept.set(entries); // where that fails, the list is this page's only
   }
 }
 

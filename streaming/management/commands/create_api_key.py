@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from streaming import keys
+from streaming.management.users import active_user
 from streaming.models import ApiKey
 
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make it. Raises `CommandError` where it could never be used."""
-        user = _active_user(options["user"])
+        user = active_user(options["user"], "so a key would not work")
         limit = ApiKey._meta.get_field("name").max_length
         if limit is not None and len(options["name"]) > limit:
             raise CommandError(f"The name is longer than {limit} characters.")
@@ -42,16 +42,3 @@ class Command(BaseCommand):
         except (OSError, ValueError) as error:
             keys.revoke(key)
             raise CommandError(f"The key could not be written ({error}), so it was revoked.") from error
-
-
-def _active_user(name: str) -> Any:
-    users = get_user_model()
-    try:
-        user = users._default_manager.get_by_natural_key(name)
-    except users.DoesNotExist as error:
-        raise CommandError(
-            f"There is no user {name!r}. Make one in the admin, or with: manage.py createsuperuser"
-        ) from error
-    if not user.is_active:
-        raise CommandError(f"The user {name!r} is not active, so a key would not work. See the admin.")
-    return user

@@ -49,6 +49,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def restart_id(self) -> int:
+        """The id of the newest `restart`, which makes every text before it void; 0 without one."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes that the journal holds in this process."""
         ...

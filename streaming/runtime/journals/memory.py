@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming.core import sse
-from streaming.core.events import TERMINAL_NAMES, Event, Truncated, encode
+from streaming.core.events import TERMINAL_NAMES, Event, Restart, Truncated, encode
 
 from .base import LOST_IDS, JournalClosed, JournalFull
 
 # What a bytes object and its place in the list cost beside the payload (CPython, 64 bit).
 _FRAME_OVERHEAD: Final = 41
+
+# No data line holds a line end, so this is in no other frame.
+_RESTART: Final = b"\nevent: restart\n"
 
 
 class MemoryJournals:
@@ -29,7 +32,17 @@ class MemoryJournals:
 class MemoryJournal:
     """See `base.Journal`."""
 
-    __slots__ = ("_first_id", "_frames", "_hole", "_size", "_store", "_subscribers", "closed", "limit")
+    __slots__ = (
+        "_first_id",
+        "_frames",
+        "_hole",
+        "_restart_id",
+        "_size",
+        "_store",
+        "_subscribers",
+        "closed",
+        "limit",
+    )
 
     def __init__(self, store: MemoryJournals, limit: int) -> None:
         self._store = store
@@ -38,6 +51,7 @@ class MemoryJournal:
         self._first_id = 1
         # Ids that were skipped before the last frame.
         self._hole = 0
+        self._restart_id = 0
         self._size = 0
         self._subscribers: list[Callable[[], None]] = []
         self.closed = False
@@ -55,13 +69,19 @@ class MemoryJournal:
         return self._first_id
 
     @property
+    def restart_id(self) -> int:
+        return self._restart_id
+
+    @property
     def size(self) -> int:
         return self._size
 
     def append(self, event: Event) -> int:
         event_id = self.last_id + 1
         frame = sse.frame(event_id, event.name, encode(event))
-        self._add(frame, always=event.terminal or isinstance(event, Truncated), closes=event.terminal)
+        restarts = isinstance(event, Restart)
+        always = event.terminal or isinstance(event, Truncated)
+        self._add(frame, always=always, closes=event.terminal, restarts=restarts)
         return event_id
 
     def append_content(self, delta: str, channel: str | None) -> int:
@@ -83,6 +103,8 @@ class MemoryJournal:
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
             self._frames.append(frame)
             self._account(len(frame) + _FRAME_OVERHEAD)
+            if _RESTART in frame:
+                self._restart_id = self.last_id
         if self._frames:
             self.closed = sse.name(self._frames[-1]) in TERMINAL_NAMES
         self._wake()
@@ -107,7 +129,7 @@ class MemoryJournal:
         if wake in self._subscribers:
             self._subscribers.remove(wake)
 
-    def _add(self, frame: bytes, *, always: bool, closes: bool) -> None:
+    def _add(self, frame: bytes, *, always: bool, closes: bool, restarts: bool = False) -> None:
         if self.closed:
             raise JournalClosed
         cost = len(frame) + _FRAME_OVERHEAD
@@ -116,6 +138,8 @@ class MemoryJournal:
         self._frames.append(frame)
         self._account(cost)
         self.closed = closes
+        if restarts:
+            self._restart_id = self.last_id
         self._wake()
 
     def _wake(self) -> None:

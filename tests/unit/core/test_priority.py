@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streaming.core.priority import FairQueue, Place
+from streaming.core.priority import FairQueue, Place, Promise
 
 from .test_sse import fast
 
@@ -392,6 +392,95 @@ def test_classes_are_counted_as_asked_for_not_as_aged():
     assert queue.waiting_by_class() == {2: 2, 0: 1}
 
 
+# --- Stepping aside -----------------------------------------------------------------------------------
+
+
+def test_others_pass_who_is_away_and_who_is_back_stands_where_it_would():
+    queue = line(("a", 0), ("b", 0), ("c", 0))
+    first = queue.ordered(0.0)[0]
+    queue.step_aside(first)
+    queue.step_aside(first)
+    assert (len(queue), queue.eligible, queue.away) == (3, 2, 1)
+    assert queue.pop(0.0).owner == "b"
+    queue.come_back(first)
+    queue.come_back(first)
+    assert (len(queue), queue.eligible, queue.away) == (2, 2, 0)
+    assert turns(queue) == "ac"
+
+
+def test_who_is_away_is_not_served():
+    queue = line(("a", 0))
+    queue.step_aside(queue.ordered(0.0)[0])
+    assert queue.ordered(0.0) == []
+    assert queue.oldest_wait(50.0) == 0.0
+    assert queue.waiting_by_class() == {0: 1}
+    with pytest.raises(IndexError):
+        queue.pop(0.0)
+
+
+def test_who_is_away_can_leave():
+    queue = line(("a", 0), ("b", 0))
+    gone = queue.ordered(0.0)[0]
+    queue.step_aside(gone)
+    assert queue.remove(gone)
+    assert (len(queue), queue.eligible, queue.away) == (1, 1, 0)
+
+
+def test_who_was_away_has_aged():
+    queue = line(("a", 2), aging=AGING)
+    place = queue.ordered(0.0)[0]
+    queue.step_aside(place)
+    queue.push(1, "b", 0, 3 * AGING)
+    queue.come_back(place)
+    assert turns(queue, 3 * AGING) == "ab"
+
+
+# --- The promise --------------------------------------------------------------------------------------
+
+IN_TIME = Promise(longest=20, pace=2)
+
+
+def test_while_all_can_be_served_in_time_class_decides():
+    queue = line(("a", 2), ("b", 0))
+    assert queue.pop(16.0, IN_TIME).owner == "b"
+
+
+def test_who_could_not_be_served_in_time_goes_with_all_before_it_in_order_of_arrival():
+    queue = line(("a", 2), ("b", 1), ("c", 2), ("d", 0))
+    queue.push(4, "e", 0, 12.0)
+    # If one more passes, the last of those who came first gets the fifth permit from now: 4 × 2 s later.
+    assert [each.owner for each in queue.ordered(12.0, IN_TIME)] == ["d", "e", "b", "a", "c"]
+    assert [each.owner for each in queue.ordered(12.1, IN_TIME)] == ["a", "b", "c", "d", "e"]
+
+
+def test_who_is_away_is_promised_nothing_and_delays_nobody():
+    queue = line(("a", 2), ("b", 2), ("c", 0))
+    queue.step_aside(queue.ordered(0.0)[1])
+    assert [each.owner for each in queue.ordered(100.0, IN_TIME)] == ["b", "c"]
+
+
+@fast
+@given(
+    rest=st.integers(0, 20),
+    tasks=st.lists(st.tuples(st.integers(0, 3), owners, classes), min_size=1, max_size=200),
+)
+def test_nobody_waits_longer_than_promised_while_permits_keep_their_pace(rest, tasks):
+    """Whoever comes: as long as the line itself is short enough to be served within the promise."""
+    queue: FairQueue[int] = FairQueue(NEVER)
+    places = 1 + rest // 3
+    promise = Promise(longest=places * IN_TIME.pace + rest, pace=IN_TIME.pace)
+    now, due, waits = 0.0, 0.0, []
+    for number, (seconds, owner, priority) in enumerate([*tasks, *[(3, "end", 0)] * 2]):
+        now += seconds
+        while len(queue) and due <= now:
+            waits.append(due - queue.pop(due, promise).arrived)
+            due += IN_TIME.pace
+        if len(queue) < places:
+            due = due if len(queue) else now + IN_TIME.pace
+            queue.push(number, owner, priority, now)
+    assert all(wait <= promise.longest for wait in waits)
+
+
 # --- Against a model ----------------------------------------------------------------------------------
 
 
@@ -404,6 +493,7 @@ class Waiting:
     priority: int
     arrived: float
     virtual_time: int
+    away: bool = False
 
 
 class FairQueueMachine(RuleBasedStateMachine):
@@ -427,7 +517,8 @@ class FairQueueMachine(RuleBasedStateMachine):
             tag = max(each.virtual_time, last.get((each.owner, each.priority), -1) + 1)
             last[each.owner, each.priority] = tag
             level = each.priority - int((self.now - each.arrived) // AGING)
-            keyed.append(((level, tag, arrival), each))
+            if not each.away:
+                keyed.append(((level, tag, arrival), each))
         return sorted(keyed, key=lambda pair: pair[0])
 
     def use(self, owner: str, priority: int, tag: int) -> None:
@@ -450,6 +541,13 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.use(owner, priority, self.next_tag(owner, priority, self.virtual_time[priority]))
 
     @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), away=st.booleans())
+    def step_aside_or_come_back(self, data: st.DataObject, away: bool) -> None:
+        each = data.draw(st.sampled_from(self.waiting))
+        (self.queue.step_aside if away else self.queue.come_back)(each.place)
+        each.away = away
+
+    @precondition(lambda self: any(not each.away for each in self.waiting))
     @rule()
     def serve(self) -> None:
         (_, tag, _), expected = self.in_order()[0]
@@ -471,8 +569,10 @@ class FairQueueMachine(RuleBasedStateMachine):
     @invariant()
     def same_counts(self) -> None:
         assert len(self.queue) == len(self.waiting)
+        assert self.queue.away == sum(each.away for each in self.waiting)
+        assert self.queue.eligible == len(self.queue) - self.queue.away
         assert self.queue.waiting_by_class() == Counter(each.priority for each in self.waiting)
-        first = min((each.arrived for each in self.waiting), default=self.now)
+        first = min((each.arrived for each in self.waiting if not each.away), default=self.now)
         assert self.queue.oldest_wait(self.now) == self.now - first
 
 

@@ -23,14 +23,15 @@ snapshots = st.builds(
     per_owner=counts,
     oldest_wait_seconds=st.floats(0, 1000),
     draining=st.booleans(),
-)
+    eligible=counts,
+).filter(lambda load: load.eligible <= load.waiting)
 # What each reason says about the pool that gave it.
 MEANING = {
     Reason.DRAINING: lambda load: load.draining,
     Reason.OWNER_LIMIT: lambda load: load.owner_active >= load.per_owner,
-    Reason.WORKER_FREE: lambda load: load.running < load.max_workers and not load.waiting,
+    Reason.WORKER_FREE: lambda load: load.running < load.max_workers and not load.eligible,
     Reason.WORKERS_BUSY: lambda load: room(load) and load.running >= load.max_workers,
-    Reason.OTHERS_WAITING: lambda load: room(load) and load.running < load.max_workers and load.waiting,
+    Reason.OTHERS_WAITING: lambda load: room(load) and load.running < load.max_workers and load.eligible,
     Reason.QUEUE_FULL: lambda load: not room(load),
 }
 ROUTES = {
@@ -70,8 +71,11 @@ def snapshot(**changes: object) -> Snapshot:
         ({"running": 2}, "queued", "workers_busy"),
         ({"running": 2, "waiting": 1}, "queued", "workers_busy"),
         ({"running": 2, "waiting": 2}, "rejected", "queue_full"),
-        ({"running": 1, "waiting": 1}, "queued", "others_waiting"),
-        ({"running": 1, "waiting": 2}, "rejected", "queue_full"),
+        ({"running": 1, "waiting": 1, "eligible": 1}, "queued", "others_waiting"),
+        ({"running": 1, "waiting": 2, "eligible": 2}, "rejected", "queue_full"),
+        ({"running": 1, "waiting": 2, "eligible": 1}, "rejected", "queue_full"),
+        ({"running": 1, "waiting": 2, "eligible": 0}, "direct", "worker_free"),
+        ({"running": 2, "waiting": 2, "eligible": 0}, "rejected", "queue_full"),
         ({"running": 3}, "queued", "workers_busy"),
         ({"running": 2, "waiting": 3}, "rejected", "queue_full"),
         ({"owner_active": 2}, "direct", "worker_free"),
@@ -100,7 +104,7 @@ def test_every_snapshot_has_a_decision_whose_reason_is_true(load):
 @fast
 @given(snapshots)
 def test_a_free_worker_and_an_empty_line_mean_direct_to_everyone_who_is_let_in(load):
-    free = load.running < load.max_workers and not load.waiting
+    free = load.running < load.max_workers and not load.eligible
     admitted = not load.draining and load.owner_active < load.per_owner
     assert (decide(load).route is Route.DIRECT) == (free and admitted)
 
@@ -108,7 +112,7 @@ def test_a_free_worker_and_an_empty_line_mean_direct_to_everyone_who_is_let_in(l
 @fast
 @given(snapshots)
 def test_nobody_overtakes_a_line(load):
-    if load.waiting:
+    if load.eligible:
         assert decide(load).route is not Route.DIRECT
 
 
@@ -133,6 +137,12 @@ def test_how_long_others_waited_decides_nothing(load, seconds):
 def test_a_snapshot_can_be_kept_with_its_task():
     load = snapshot(running=2, waiting=1)
     assert msgspec.json.decode(msgspec.json.encode(load), type=Snapshot) == load
+
+
+def test_a_snapshot_from_before_there_was_anybody_away_can_be_read():
+    stored = msgspec.to_builtins(snapshot(running=2, waiting=1))
+    del stored["eligible"]
+    assert msgspec.convert(stored, Snapshot).eligible == 0
 
 
 def test_a_snapshot_cannot_be_changed_afterwards():

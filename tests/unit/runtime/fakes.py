@@ -164,7 +164,7 @@ class FakeMessages:
 
 
 def pool_limits(**changes: Any) -> PoolLimits:
-    """The defaults of DESIGN section 6, but without a limit per owner."""
+    """The default settings, but without a limit per owner."""
     limits = PoolLimits(
         name="agent_pool",
         max_workers=5,
@@ -178,7 +178,7 @@ def pool_limits(**changes: Any) -> PoolLimits:
 
 
 def stream_limits(**changes: Any) -> StreamLimits:
-    """The defaults of DESIGN section 6."""
+    """The default settings."""
     limits = StreamLimits(
         heartbeat_interval=30.0,
         connection_timeout=60.0,
@@ -296,13 +296,33 @@ def text_of(events: list[Seen], channel: str | None = None) -> str:
     )
 
 
-def check_stream(events: list[Seen], after: int = 0) -> None:
-    """What holds for every whole stream: dense ids, no empty delta, exactly one terminal event, last."""
+def check_stream(events: list[Seen], after: int = 0, *, compacted: bool = False) -> None:
+    """What holds for every whole stream: dense ids (rising ones if `compacted`), no empty delta, exactly one
+    terminal event, last."""
     durable = [each for each in events if each.id is not None]
-    assert [each.id for each in durable] == list(range(after + 1, after + 1 + len(durable)))
+    ids = [after, *(each.id or 0 for each in durable)]
+    assert ids == sorted(set(ids))
+    assert compacted or ids == list(range(after, after + len(ids)))
     assert all(each.data["delta"] for each in durable if each.name == "content")
     assert [each.name in TERMINAL for each in events].count(True) == 1, events
     assert events[-1].name in TERMINAL
+
+
+def check_replay(events: list[Seen], original: list[Seen], after: int) -> int:
+    """Each of the durable `events` stands for all of the `original` ones (ids 1, 2, 3 …) since the one before
+    it, the first for those behind the cursor `after`. Returns the last id."""
+    original = [each for each in original if each.id is not None]
+    for each in events:
+        if each.id is None:
+            continue
+        assert each.id > after
+        covered = [seen.data for seen in original[after : each.id]]
+        delta = "".join(data.get("delta", "") for data in covered)
+        merged = {**covered[-1], "delta": delta} if len(covered) > 1 else covered[-1]
+        assert all(data | {"delta": ""} == merged | {"delta": ""} for data in covered)
+        assert each.data == merged
+        after = each.id
+    return after
 
 
 class Reader:

@@ -14,8 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streaming.core import sse
+from streaming.core.compaction import compact
 from streaming.core.errors import CursorAhead, EventsPruned, TooManyFollowers
+from streaming.core.events import Content, Output, Restart
 from streaming.core.framing import NDJSON, SSE
+from streaming.runtime import backlog
+from streaming.runtime.backlog import STEP_BYTES
 from streaming.runtime.follower import MAX_FRAMES, NEVER_READ, FollowOptions, follow
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.journals.memory import MemoryJournals
@@ -24,6 +28,7 @@ from streaming.runtime.task import CancelReason
 from .fakes import (
     PATIENCE,
     Reader,
+    check_replay,
     check_stream,
     ended,
     house,
@@ -285,10 +290,11 @@ async def test_many_readers_at_different_cursors_see_the_same_events():
             for after in (0, task.journal.last_id // 2, task.journal.last_id):
                 readers.append((after, Reader(supervisor, task, after=after)))
         streams = [(after, [each for each in await reader.end() if each.id]) for after, reader in readers]
-    everything = [(each.id, each.data) for each in streams[0][1]]
-    assert len(streams) > 50
-    for after, durable in streams:
-        assert [(each.id, each.data) for each in durable] == everything[after:]
+    (_, everything), *others = streams
+    check_stream(everything)
+    assert len(others) > 50
+    for after, durable in others:
+        assert check_replay(durable, everything, after) == len(everything)
 
 
 @settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -299,9 +305,11 @@ def test_reconnects_at_any_moment_lose_and_repeat_nothing(breaks):
     async def main():
         async with house() as supervisor:
             task = supervisor.open(spec(counting(60, 0.03)))
+            beside = Reader(supervisor, task)
             seen: list[Any] = []
+            last = 0
             for count, away in [*breaks, (10_000, 0.0)]:
-                reader = Reader(supervisor, task, after=len(seen), resumed=bool(seen))
+                reader = Reader(supervisor, task, after=last, resumed=bool(seen))
                 if count == 10_000:
                     await reader.end()
                 else:
@@ -314,12 +322,11 @@ def test_reconnects_at_any_moment_lose_and_repeat_nothing(breaks):
                         await asyncio.sleep(0.01)
                     await reader.leave()
                 durable = [each for each in reader.events if each.id]
-                assert [each.id for each in durable] == list(
-                    range(len(seen) + 1, len(seen) + 1 + len(durable))
-                )
                 seen += durable
+                last = seen[-1].id if seen else 0
                 await asyncio.sleep(away)
-            check_stream(seen)
+            check_stream(seen, compacted=True)
+            assert check_replay(seen, await beside.end(), 0) == task.journal.last_id
             assert text_of(seen) == "".join(f"{number} " for number in range(60))
 
     run_virtual(main)
@@ -328,17 +335,185 @@ def test_reconnects_at_any_moment_lose_and_repeat_nothing(breaks):
 @virtual_time
 async def test_a_long_backlog_comes_in_bounded_writes():
     async def source():
-        for _ in range(1_000):
-            yield "x" * 20
+        for number in range(1_000):
+            yield f"{number:05}" * 40
 
     async with house() as supervisor:
         task = supervisor.open(spec(source))
         await ended(task)
         reader = Reader(supervisor, task)
         events = await reader.end()
-    check_stream(events)
-    assert max(sum(bool(each.id) for each in parse(chunk)) for chunk in reader.chunks) == MAX_FRAMES
+    check_stream(events, compacted=True)
+    assert check_replay(events, parse(b"".join(task.journal.read(0, 2_000))), 0) == task.journal.last_id
+    assert len(reader.chunks) >= sum(map(len, task.journal.read(0, 2_000))) / STEP_BYTES
+    assert max(map(len, reader.chunks)) <= STEP_BYTES
     assert names(events).count("status") == 0, "an ended task has no status"
+
+
+@virtual_time
+async def test_one_event_larger_than_a_step_is_a_step():
+    text = "语" * 16_384
+
+    async def source():
+        for _ in range(6):
+            yield text
+
+    async with house() as supervisor:
+        task = supervisor.open(spec(source))
+        await ended(task)
+        events = await Reader(supervisor, task).end()
+    check_stream(events)
+    assert text_of(events) == text * 6
+
+
+@virtual_time
+async def test_a_reader_that_keeps_pace_gets_the_frames_of_the_journal():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(MAX_FRAMES * 3)))
+        reader = Reader(supervisor, task)
+        check_stream(await reader.end())
+        frames = task.journal.read(0, 10_000)
+        assert supervisor.backlogs.size == 0
+    found = re.findall(rb"id: .*?\n\n", b"".join(reader.chunks), re.DOTALL)
+    assert found == frames
+
+
+@virtual_time
+async def test_a_reader_that_comes_back_gets_its_backlog_in_one_event_and_then_each():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(40)))
+        beside = Reader(supervisor, task)
+        await beside.saw("19 ")
+        back = Reader(supervisor, task, after=2, resumed=True)
+        events = await back.end()
+        original = await beside.end()
+    ids = [each.id for each in events if each.id]
+    assert ids[0] >= 20
+    assert ids == list(range(ids[0], task.journal.last_id + 1)), "once it has caught up it gets what all get"
+    assert check_replay(events, original, 2) == task.journal.last_id
+
+
+@virtual_time
+async def test_a_reader_that_was_blocked_catches_up_by_a_few_events():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(500)))
+        beside = Reader(supervisor, task)
+        follower = supervisor.follow(task, FollowOptions(framing=SSE))
+        events = parse(follower.take())
+        follower.sending(lambda: None)
+        await beside.saw("399 ")
+        follower.sent()
+        caught_up = parse(follower.take())
+        assert sum(bool(each.id) for each in caught_up) == 1
+        events += caught_up
+        await asyncio.sleep(0.55)
+        live = parse(follower.take())
+        assert sum(bool(each.id) for each in live) >= 5
+        follower.close()
+        await beside.end()
+    assert check_replay(events + live, beside.events, 0) == live[-1].id
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@virtual_time
+async def test_text_that_a_restart_voids_is_not_sent_to_who_comes_later(resumed):
+    async def source():
+        for _ in range(3):
+            yield "wrong "
+            await asyncio.sleep(0.1)
+        yield Output(output_type="stream")
+        yield Content(delta="thought", channel="reasoning")
+        yield Restart(attempt=2, reason="upstream_failed")
+        await asyncio.sleep(1)
+        yield "right"
+
+    async with house() as supervisor:
+        task = supervisor.open(spec(source))
+        early = Reader(supervisor, task)
+        await early.until(lambda reader: reader.named("restart"))
+        late = Reader(supervisor, task, resumed=resumed)
+        halfway = Reader(supervisor, task, after=1, resumed=resumed)
+        after = Reader(supervisor, task, after=early.named("restart")[0].id, resumed=resumed)
+        durable = [
+            [each for each in await reader.end() if each.id] for reader in (early, late, halfway, after)
+        ]
+    assert text_of(durable[0]) == "wrong wrong wrong right"
+    assert names(durable[1]) == names(durable[2]) == ["output", "restart", "content", "complete"]
+    assert durable[1] == durable[2] == [each for each in durable[0] if each in durable[1]]
+    assert names(durable[3]) == ["content", "complete"]
+
+
+@virtual_time
+async def test_a_long_void_text_costs_no_bytes_and_lets_others_run():
+    async def source():
+        for _ in range(5_000):
+            yield "x" * 20
+        yield Restart(attempt=2, reason="upstream_failed")
+        yield "right"
+
+    async with house() as supervisor:
+        task = supervisor.open(spec(source))
+        await ended(task)
+        reader = Reader(supervisor, task)
+        events = await reader.end()
+    assert names(events) == ["retry", "restart", "content", "complete"]
+    assert len(reader.chunks) <= 3
+
+
+@pytest.mark.parametrize("framing", [SSE, NDJSON])
+@virtual_time
+async def test_readers_at_one_cursor_share_the_compacted_bytes(framing, monkeypatch):
+    made: list[int] = []
+
+    def counted(frames, restart_id):
+        made.append(len(frames))
+        return compact(frames, restart_id)
+
+    monkeypatch.setattr(backlog, "compact", counted)
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(1_000, 0.06)))
+        await ended(task)
+        readers = [Reader(supervisor, task, framing) for _ in range(20)]
+        for reader in readers:
+            await reader.end()
+        assert len(made) <= 3
+        assert len({b"".join(reader.chunks) for reader in readers}) == 1
+        assert supervisor.backlogs.size > 0
+        supervisor.forget(task)
+        assert supervisor.backlogs.size == 0
+
+
+@virtual_time
+async def test_compacted_steps_in_memory_are_bounded():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(1_000, 0.06)))
+        await ended(task)
+        supervisor.backlogs = backlog.Backlogs(10_000)
+        for after in range(0, task.journal.last_id, 7):
+            await Reader(supervisor, task, after=after).end()
+            assert 0 < supervisor.backlogs.size <= 10_000
+
+
+@virtual_time
+async def test_compacted_events_tell_when_they_were_sent():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(30)))
+        plain = Reader(supervisor, task)
+        await ended(task)
+        end_id = task.journal.last_id
+        for framing in (SSE, NDJSON):
+            timed = Reader(supervisor, task, framing, timing=True)
+            await timed.end()
+            if framing is SSE:
+                found = [dict(each.data, id=each.id) for each in timed.events if each.id]
+            else:
+                found = [json.loads(line) for line in b"".join(timed.chunks).splitlines()]
+            assert [each.pop("sent_at") > 1_700_000_000 for each in found] == [True, True]
+            events = [
+                {"type": "content", "delta": text_of(plain.events), "id": end_id - 1},
+                dict(plain.events[-1].data, id=end_id),
+            ]
+            assert found == events
 
 
 @virtual_time
@@ -426,6 +601,7 @@ async def test_after_a_crash_every_cursor_gets_what_survived_a_lost_gap_or_the_e
         task = supervisor.open(spec(counting(3, pause=0)))
         await ended(task)
         frames, end_id = task.journal.read(0, survived), survived + LOST_IDS
+        original = parse(b"".join(frames))
         task.journal = MemoryJournals(1_000_000).create()
         task.journal.adopt(1, frames)
         task.journal.adopt(end_id, [sse.frame(end_id, "error", b'{"type":"error","code":"interrupted"}')])
@@ -433,7 +609,12 @@ async def test_after_a_crash_every_cursor_gets_what_survived_a_lost_gap_or_the_e
             reader = Reader(supervisor, task, after=cursor)
             events = [each for each in await reader.end() if each.name not in ("retry", "status")]
             lost = [each.data for each in events if each.name == "gap"]
-            assert [each.id for each in events if each.id] == [*range(cursor + 1, survived + 1), end_id]
+            if survived < cursor:
+                assert [each.id for each in events if each.id] == [end_id]
+            else:
+                durable = [each for each in events if each.id]
+                assert check_replay(durable[:-1], original[:survived], cursor) == survived
+                assert durable[-1].id == end_id
             assert events[-1].name == "error"
             if survived < cursor:
                 assert lost == [{"type": "gap", "requested": cursor, "available_from": end_id, "lost": True}]
@@ -545,7 +726,9 @@ async def test_a_slow_but_moving_reader_stays():
                 events += parse(chunk)
                 await asyncio.sleep(9)
         assert not follower.slow
-        check_stream(events)
+        check_stream(events, compacted=True)
+        original = parse(b"".join(task.journal.read(0, 10_000)))
+        assert check_replay(events, original, 0) == task.journal.last_id
         assert events[-1].data["timing"]["blocked_ms"] > 100_000
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from streaming.core import sse
-from streaming.core.events import Cancelled, Content, Error, Output, Truncated, decode
+from streaming.core.events import Cancelled, Content, Error, Output, Restart, Truncated, decode
 from streaming.runtime.journals.base import LOST_IDS, JournalClosed, JournalFull
 from streaming.runtime.journals.memory import MemoryJournals
 
@@ -359,3 +359,48 @@ def test_the_hole_of_a_crash_is_kept_before_the_end(journal, survived):
     for after in (survived, survived + 1, survived + LOST_IDS - 1):
         assert copied.read(after, 99) == [end]
     assert copied.read(survived + LOST_IDS, 99) == []
+
+
+# The newest restart
+
+
+def test_the_newest_restart_is_known(journal):
+    assert journal.restart_id == 0
+    fill(journal, 3)
+    assert journal.restart_id == 0
+    journal.append(Restart(attempt=2, reason="upstream_failed"))
+    journal.append_content("\nevent: restart\n", None)
+    assert journal.restart_id == 4
+    journal.append(Restart(attempt=3, reason="upstream_failed"))
+    journal.append(END)
+    assert journal.restart_id == 6
+    journal.trim(99)
+    assert journal.restart_id == 6
+
+
+def test_a_restart_that_does_not_fit_voids_nothing(make_store):
+    journal = make_store(100).create()
+    journal.append_content("x", None)
+    with pytest.raises(JournalFull):
+        journal.append(Restart(attempt=2, reason="x" * 100))
+    assert journal.restart_id == 0
+
+
+def test_readers_are_woken_when_the_restart_is_known(journal):
+    seen = []
+    journal.subscribe(lambda: seen.append(journal.restart_id))
+    journal.append(Restart(attempt=2, reason="upstream_failed"))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), (4,), (5,), (2, 4, 5)])
+def test_an_adopted_restart_is_known(journal, cuts):
+    fill(journal, 3)
+    journal.append(Restart(attempt=2, reason="upstream_failed"))
+    journal.append_content("right", None)
+    assert copy(journal.read(0, 99), *cuts).restart_id == 4
+    late = MemoryJournals(BROAD).create()
+    late.adopt(3, journal.read(2, 99))
+    assert late.restart_id == 4
+    late.adopt(5 + LOST_IDS, [sse.frame(5 + LOST_IDS, "error", b"{}")])
+    assert late.restart_id == 4

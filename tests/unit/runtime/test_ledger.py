@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -182,14 +183,18 @@ def test_retry_after_comes_from_the_real_queue(clock):
             ledger.admit("a", 0, never)
         return refusal.value.retry_after
 
-    # Nothing observed yet: a second of service is assumed, or the age of the oldest that runs.
-    assert refused() == pytest.approx((4 + 1) * 1.0 / 2)
-    clock.now += 10
-    assert refused() == pytest.approx((4 + 1) * 10 / 2)
-    ledger.release(tickets[0])  # 10 s of service
+    # Nothing observed yet: a second of service is assumed, or the age of the oldest that runs, up to ten.
+    assert refused() == pytest.approx(3)
+    clock.now += 8
+    assert refused() == pytest.approx(2 + 8 + 8)
+    clock.now += 92
+    assert refused() == pytest.approx(2.5 + 10 + 10)
+    ledger.release(tickets[0])  # 100 s of service
     ledger.admit("a", 0, never)
-    assert refused() == pytest.approx((4 + 1) * 10 / 2)
-    assert [round(eta, 6) for _, eta in ledger.line()] == [5, 10, 15, 20]
+    clock.now += 10
+    # One that ran from the start is due; its neighbour began ten seconds ago.
+    assert refused() == pytest.approx(25 + 100 + 100)
+    assert [round(eta, 6) for _, eta in ledger.line()] == [25, 90, 125, 190]
 
 
 def test_stop_granting(clock):
@@ -206,6 +211,96 @@ def test_stop_granting(clock):
     assert refusal.value.retry_after > 0
     ledger.release(waiting)
     assert ledger.waiting == 0
+
+
+def test_who_is_away_is_passed_keeps_its_place_and_gets_a_free_permit_when_it_is_back(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=2), clock)
+    running = ledger.admit("x", 0, never)
+    granted: list[Any] = []
+    away, other = (ledger.admit(name, 0, partial(granted.append, name)) for name in ("away", "other"))
+    ledger.step_aside(away)
+    assert [ticket for ticket, _ in ledger.line()] == [other]
+    assert (ledger.waiting, ledger.statistics().away) == (2, 1)
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("y", 0, never)
+    assert (refusal.value.decision.reason, refusal.value.snapshot.eligible) == (Reason.QUEUE_FULL, 1)
+    ledger.release(running)
+    assert granted == ["other"]
+    ledger.release(other)
+    assert (granted, ledger.running, ledger.waiting) == (["other"], 0, 1)
+    direct = ledger.admit("z", 0, never)
+    assert direct.decision.reason is Reason.WORKER_FREE, "who is away keeps nobody from a free permit"
+    ledger.release(direct)
+    ledger.come_back(away)
+    assert (granted, away.holding, ledger.running) == (["other", "away"], Holding.PERMIT, 1)
+
+
+def test_who_comes_back_stands_before_those_who_came_later(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    ledger.admit("x", 0, never)
+    first, second = (ledger.admit("a", 0, never) for _ in range(2))
+    ledger.step_aside(first)
+    third = ledger.admit("a", 0, never)
+    clock.now += 5
+    ledger.come_back(first)
+    assert [ticket for ticket, _ in ledger.line()] == [first, second, third]
+
+
+def test_who_is_away_can_be_withdrawn_and_who_runs_cannot_step_aside(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=1), clock)
+    running = ledger.admit("x", 0, never)
+    waiting = ledger.admit("a", 0, never)
+    ledger.step_aside(running)
+    ledger.step_aside(waiting)
+    ledger.release(waiting)
+    ledger.come_back(waiting)
+    assert (ledger.running, ledger.waiting, ledger.statistics().away) == (1, 0, 0)
+    assert ledger.admit("b", 0, never).holding is Holding.PLACE
+
+
+def test_on_release_is_called_once_when_the_permit_has_gone_on(clock):
+    ledger = Ledger(pool_limits(max_workers=1, per_owner=1), clock)
+    ticket = ledger.admit("a", 0, never)
+    assert ledger.at_limit("a")
+    assert not ledger.at_limit("b")
+    seen = []
+    ticket.on_release = lambda: seen.append((ledger.running, ledger.at_limit("a")))
+    ledger.release(ticket)
+    ledger.release(ticket)
+    assert seen == [(0, False)]
+
+
+def test_when_the_promise_is_in_danger_arrival_decides(clock):
+    """R20: ten services at most. Half a line in the lowest class, and one newcomer of the highest with each
+    permit that comes back."""
+    ledger = Ledger(pool_limits(max_workers=2, queue_size=8, aging_seconds=3600.0), clock)
+    granted: list[str] = []
+    tickets: dict[str, Any] = {}
+
+    def arrive(name, priority):
+        tickets[name] = ledger.admit(name, priority, lambda: granted.append(name))
+        if tickets[name].holding is Holding.PERMIT:
+            granted.append(name)
+
+    def a_service_ends():
+        clock.now += 1.0
+        ledger.release(tickets[granted[done]])
+
+    arrive("first", 0)
+    arrive("second", 0)
+    waits: dict[str, float] = {}
+    for number in range(4):
+        arrive(f"batch {number}", 2)
+    arrive("new", 0)
+    for done in range(60):
+        a_service_ends()
+        for name in granted[-1:]:
+            waits.setdefault(name, clock.now - 50.0)
+        arrive(f"new {done}", 0)
+    batch = [waits[f"batch {number}"] for number in range(4)]
+    assert batch == sorted(batch)
+    assert batch[0] > 4 * 2.0, "as long as there is time the class decides"
+    assert batch[-1] <= 10 * 2.0, "two workers, a permit a second: a service takes two"
 
 
 def test_statistics(clock):
@@ -231,15 +326,25 @@ class LedgerMachine(RuleBasedStateMachine):
 
     owners = st.sampled_from("abc")
 
-    @initialize(workers=st.integers(1, 4), queue=st.integers(0, 5), per_owner=st.integers(1, 6))
-    def begin(self, workers, queue, per_owner):
+    @initialize(
+        workers=st.integers(1, 4),
+        queue=st.integers(0, 5),
+        per_owner=st.integers(1, 6),
+        longest_wait=st.sampled_from([10.0, math.inf]),
+    )
+    def begin(self, workers, queue, per_owner, longest_wait):
         self.clock = Clock()
         self.limits = pool_limits(
-            max_workers=workers, queue_size=queue, per_owner=per_owner, aging_seconds=20.0
+            max_workers=workers,
+            queue_size=queue,
+            per_owner=per_owner,
+            aging_seconds=20.0,
+            longest_wait=longest_wait,
         )
         self.ledger = Ledger(self.limits, self.clock)
         self.tickets = []
         self.granted = []
+        self.away = set()
         self.draining = False
 
     def count(self, holding, owner=None):
@@ -261,7 +366,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tickets.append(ticket)
         assert not self.draining
         assert active < self.limits.per_owner
-        direct = running < self.limits.max_workers and not waiting
+        direct = running < self.limits.max_workers and waiting == len(self.away)
         assert ticket.holding is (Holding.PERMIT if direct else Holding.PLACE)
 
     @precondition(lambda self: self.tickets)
@@ -273,13 +378,38 @@ class LedgerMachine(RuleBasedStateMachine):
         line = [waiting for waiting, _ in self.ledger.line()]
         known = len(self.granted)
         self.ledger.release(ticket)
+        self.away.discard(ticket)
         assert ticket.holding is Holding.NOTHING
         fresh = self.granted[known:]
         if held_before is Holding.PERMIT and line and not self.draining:
-            assert fresh == line[:1], "the best waiter, at once"
+            # What is released now may change what can be promised, and with it the order.
+            best = line[:1] if math.isinf(self.limits.longest_wait) else line
+            assert len(fresh) == 1
+            assert fresh[0] in best, "the best waiter, at once"
             assert fresh[0].holding is Holding.PERMIT
         else:
             assert fresh == []
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def step_aside(self, data):
+        """Whatever it holds: only who waits can."""
+        ticket = data.draw(st.sampled_from(self.tickets))
+        self.ledger.step_aside(ticket)
+        if ticket.holding is Holding.PLACE:
+            self.away.add(ticket)
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def come_back(self, data):
+        """To its old place, or to a permit that was free meanwhile."""
+        ticket = data.draw(st.sampled_from(self.tickets))
+        known, free = len(self.granted), self.limits.max_workers - self.count(Holding.PERMIT)
+        was_away = ticket in self.away
+        self.ledger.come_back(ticket)
+        self.away.discard(ticket)
+        gets_it = was_away and free > 0 and not self.draining
+        assert self.granted[known:] == ([ticket] if gets_it else [])
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 45.0]))
     def time_passes(self, seconds):
@@ -298,13 +428,15 @@ class LedgerMachine(RuleBasedStateMachine):
         running, waiting = self.count(Holding.PERMIT), self.count(Holding.PLACE)
         assert self.ledger.running == running <= self.limits.max_workers
         assert self.ledger.waiting == waiting <= self.limits.queue_size
-        assert self.draining or not waiting or running == self.limits.max_workers, "no permit lies idle"
+        away = len(self.away)
+        assert self.ledger.statistics().away == away <= waiting
+        assert self.draining or waiting == away or running == self.limits.max_workers, "no permit lies idle"
         for owner in "abc":
             active = self.count(Holding.PERMIT, owner) + self.count(Holding.PLACE, owner)
             assert active <= self.limits.per_owner
         line = self.ledger.line()
         assert {id(ticket) for ticket, _ in line} == {
-            id(ticket) for ticket in held(self.tickets, Holding.PLACE)
+            id(ticket) for ticket in held(self.tickets, Holding.PLACE) if ticket not in self.away
         }
         etas = [eta for _, eta in line]
         assert etas == sorted(etas)

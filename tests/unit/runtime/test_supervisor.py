@@ -180,8 +180,7 @@ async def test_cancel_while_queued():
 
 
 @virtual_time
-@pytest.mark.parametrize("blocking", [False, True])
-async def test_cancel_before_the_pumps_first_step(blocking):
+async def test_cancel_before_the_pumps_first_step():
     opened = []
 
     def source():

@@ -11,7 +11,7 @@ const MAX_DELAY = 30_000;
  * Dispatches, as CustomEvents with `detail`:
  * `event` {type, data, id, at}: an event of the stream, `at` in milliseconds since the start;
  * `comment` {text, at}: a heartbeat;
- * `connection` {state}: `connecting`, `open`, `reconnected`, `waiting` (with `delay` in ms), `offline`;
+ * `connection` {state}: `connecting`, `open`, `reconnected`, `waiting`, `offline`;
  * `started` {id, route}: the server took the task;
  * `unstopped` {problem}: the server refused to stop the task;
  * `refused` {problem, retryAfter}: nothing was started, or the stream cannot be read (`retryAfter` in s);
@@ -79,11 +79,11 @@ export class StreamClient extends EventTarget {
     for (let attempt = 0; !this.#ended; ) {
       this.#tell("connection", { state: "connecting" });
       const before = this.#lastId;
-      const cut = await this.#read(request, attempt > 0).catch((error) => error);
+      await this.#read(request, attempt > 0).catch(() => null); // a cut
       if (this.#ended) return;
       if (this.place === null) {
         // Without an id there is nothing to resume.
-        return this.#refuse({ code: "unreachable", detail: cut?.message });
+        return this.#refuse({ code: "unreachable" });
       }
       attempt = this.#lastId > before ? 1 : attempt + 1;
       await this.#pause(attempt);
@@ -169,7 +169,7 @@ export class StreamClient extends EventTarget {
   /** Wait before the next try: the server's delay, doubled each time, with jitter; less once online again. */
   async #pause(attempt) {
     const delay = Math.min(this.#retry * 2 ** (attempt - 1), MAX_DELAY) * (0.75 + Math.random() / 2);
-    if (navigator.onLine) this.#tell("connection", { state: "waiting", delay });
+    if (navigator.onLine) this.#tell("connection", { state: "waiting" });
     else this.#tell("connection", { state: "offline" });
     await new Promise((resolve) => {
       this.#wake = resolve;

@@ -179,6 +179,8 @@ export class Viewer {
     this.text = "";
     this.#pieces = [];
     this.#part("text").replaceChildren(document.createTextNode(""));
+    this.#part("reasoning-text").replaceChildren(document.createTextNode(""));
+    this.#show("reasoning", false);
   }
 
   #end({ type, data }) {
