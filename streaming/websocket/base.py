@@ -21,6 +21,7 @@ from streaming.core.ack_window import AckWindow
 from streaming.core.errors import CursorAhead
 from streaming.core.framing import messages
 from streaming.core.message_rate import RATE, MessageRate, Verdict
+from streaming.daphne import abort, paced_socket, release
 from streaming.problems import Problem
 from streaming.requests import acknowledges, problem_of
 from streaming.runtime.follower import Follower, FollowOptions, send_away
@@ -76,6 +77,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         assert task is not None
         self._task = task
         self._receive = receive
+        self.base_send = send
         try:
             await super().__call__(scope, receive, send)
         except asyncio.CancelledError:
@@ -83,6 +85,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 raise
         finally:
             _open.discard(self)
+            release(self.base_send)
             for reading, reader in list(self._readers.items()):
                 reading.cancel()
                 # A task that is cancelled before its first step does not let go by itself.
@@ -107,6 +110,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             await deny(self.scope, self._receive, self.base_send, problem_of(error))
             raise StopConsumer from error
         await self.base_send({"type": "websocket.accept"})
+        self.base_send = paced_socket(self.base_send)
         _open.add(self)
         await self._guarded(self.opened())
 
@@ -283,6 +287,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         """End without the other side, which takes nothing any more, not even a close frame."""
         if not self._given_up:
             self._given_up = True
+            abort(self.base_send)
             self._task.cancel()
 
 

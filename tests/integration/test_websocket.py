@@ -369,14 +369,15 @@ async def test_text_that_is_not_utf8_closes_the_socket(server: Server, text: byt
 # --- Who does not read, or vanishes -------------------------------------------------------------------
 
 
-async def test_who_never_reads_is_closed_and_costs_no_memory(tmp_path: Path):
-    """`serve`: the socket is closed by the kernel, too, a little later."""
+@pytest.mark.parametrize("kind", ["serve", "daphne"])
+async def test_who_never_reads_is_closed_and_costs_no_memory(kind: str, tmp_path: Path):
+    """Under `serve` by the kernel, a little later; on Daphne by ourselves."""
     short = {
         "SSE_CONNECTION_TIMEOUT": "1",
         "SSE_HEARTBEAT_INTERVAL": "0.5",
         "SSE_MAX_JOURNAL_BYTES": "100000000",
     }
-    with running("serve", tmp_path, **ROOM, **short) as server:
+    with running(kind, tmp_path, **ROOM, **short) as server:
         process = psutil.Process(server.process.pid)
         async with client(server.url) as http, asyncio.timeout(PATIENCE * 2):
             # More than the buffers of two kernels take in.
