@@ -221,6 +221,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "settings.urls"
+WEBSOCKET_URLCONF = "settings.websockets"
 ASGI_APPLICATION = "settings.asgi.application"
 
 TEMPLATES = [
@@ -287,6 +288,7 @@ LOGGING = {
     "filters": {
         "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
         "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
+        "without_peers_faults": {"()": "streaming.logs.WithoutPeersFaults"},
         "without_tokens": {"()": "accounts.logs.WithoutTokens"},
     },
     "handlers": {
@@ -300,5 +302,6 @@ LOGGING = {
         "django.request": {"filters": ["counted_refusals"]},
         "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         "uvicorn": {"handlers": ["console"], "level": "WARNING"},
+        "uvicorn.error": {"filters": ["without_peers_faults"]},
     },
 }

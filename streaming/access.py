@@ -9,7 +9,7 @@ is judged by it alone: a wrong key is refused, also where a session or nobody in
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,17 +61,54 @@ class Caller:
 
 async def identify(request: HttpRequest) -> Caller:
     """The caller. Raises `Problem` 400 (host), 401 (nobody, or a key that is not valid) or 403 (CSRF)."""
+    return await _identify(request, _check_csrf)
+
+
+async def identify_socket(request: HttpRequest) -> Caller:
+    """Who opens a WebSocket with `request` (see `websocket.handshake`). Raises `Problem` as `identify`.
+
+    A browser lets every page open a socket to anywhere, with this site's cookies, and asks nobody: so an
+    `Origin` must be one that we know whoever calls, and a session cookie speaks only with our own (RFC 6455,
+    10.2). Pages of CORS_ALLOWED_ORIGINS call without it, as over HTTP.
+    """
+    _check_host(request)
+    origin = request.META.get("HTTP_ORIGIN")
+    if origin is None:
+        # No browser, so no page either; but then nobody can tell who put a cookie there.
+        allowed = "HTTP_AUTHORIZATION" in request.META or settings.SESSION_COOKIE_NAME not in request.COOKIES
+    else:
+        allowed = _is_own(request, origin)
+        if not allowed and origin in getattr(settings, "CORS_ALLOWED_ORIGINS", ()):
+            allowed = True
+            request.COOKIES.clear()
+    if not allowed:
+        raise Problem(403, "wrong_origin", _("This page may not open sockets here."))
+    return await _identify(request, _nothing_more)
+
+
+def _is_own(request: HttpRequest, origin: str) -> bool:
+    """Whether `origin` is, to the letter, this server's, or one that Django trusts as such."""
+    own = f"{'https' if request.is_secure() else 'http'}://{request.get_host()}"
+    return origin == own or ("*" not in origin and origin in settings.CSRF_TRUSTED_ORIGINS)
+
+
+def _check_host(request: HttpRequest) -> None:
     try:
         request.get_host()
     except DisallowedHost as error:
         raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
+
+
+async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest], None]) -> Caller:
+    """`check_session`: what else a session needs to speak for its user; raises `Problem` 403."""
+    _check_host(request)
     address = request.META.get("REMOTE_ADDR") or ""
     credentials = request.META.get("HTTP_AUTHORIZATION")
     if credentials is not None:
         return await _by_key(credentials, address)
     caller = await _signed_in(request, address)
     if caller is not None:
-        _check_csrf(request)
+        check_session(request)
         return caller
     if _anonymous_allowed(request, address):
         return Caller(None, address)
@@ -124,6 +161,10 @@ def _check_csrf(request: HttpRequest) -> None:
     check.process_request(request)
     if check.process_view(request, _no_view, (), {}) is not None:
         raise Problem(403, "csrf_failed", _("Send the CSRF token in the X-CSRFToken header."))
+
+
+def _nothing_more(request: HttpRequest) -> None:
+    """The origin was looked at already, for everybody."""
 
 
 def _no_view(request: HttpRequest) -> HttpResponse:

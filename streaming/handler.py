@@ -13,11 +13,11 @@ import io
 import logging
 import tempfile
 from contextlib import suppress
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import IO, Any, ClassVar, Final, TypeGuard
 
 import django
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core import signals
 from django.core.cache import close_caches
@@ -36,7 +36,7 @@ from .problems import Problem
 from .refusals import refuse
 from .responses import EventStream
 from .signals import starting
-from .threads import ThreadLender
+from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,12 @@ LINGER: Final = 2.0
 def get_asgi_application() -> StreamingHandler:
     """The ASGI application of a project: use it in `asgi.py` instead of Django's function of that name.
 
-    Raises `ImproperlyConfigured` when the settings are not sound.
+    Raises `ImproperlyConfigured` when the settings are not sound, `ImportError` where WEBSOCKET_URLCONF names
+    no module.
     """
     django.setup(set_prefix=False)
     ensure_sound()
+    _sockets().routes()
     return StreamingHandler()
 
 
@@ -65,7 +67,6 @@ class StreamingHandler(ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         StreamingHandler.made = True
-        self._lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         DRAIN.install()
@@ -74,14 +75,17 @@ class StreamingHandler(ASGIHandler):
         elif scope["type"] == "http":
             await self.handle(scope, receive, send)
         elif scope["type"] == "websocket":
-            # Refused before it is accepted: the client sees 403.
-            await send({"type": "websocket.close", "code": 1000})
+            await _sockets().application(scope, receive, send)
         else:
             raise ValueError(f"an unknown kind of connection: {scope['type']}")
 
     async def handle(self, scope: Scope, receive: Any, send: Any) -> None:
         """One request, from its body to the end of its response."""
         try:
+            if _sockets().is_socket(scope):
+                raise Problem(
+                    426, "upgrade_required", headers={"Connection": "Upgrade", "Upgrade": "websocket"}
+                )
             body_file = await _read_body(scope, receive)
         except RequestAborted:
             return
@@ -114,17 +118,16 @@ class StreamingHandler(ASGIHandler):
         self, scope: Scope, body_file: IO[bytes], refusal: Problem | None = None
     ) -> HttpResponseBase:
         """The response object; what the request borrowed is given back before it is sent."""
-        with self._lender().lend() as thread:
-            async with ThreadSensitiveContext(executor=thread):
-                await _announce_start(self.__class__, scope)
-                request, error_response = self.create_request(scope, body_file)
-                if request is None:
-                    assert error_response is not None
-                    return error_response
-                if refusal is not None:
-                    refuse(request, refusal)
-                response: HttpResponseBase = await self.run_get_response(request)
-                return response
+        async with borrowed_thread():
+            await _announce_start(self.__class__, scope)
+            request, error_response = self.create_request(scope, body_file)
+            if request is None:
+                assert error_response is not None
+                return error_response
+            if refusal is not None:
+                refuse(request, refusal)
+            response: HttpResponseBase = await self.run_get_response(request)
+            return response
 
     async def _refuse(self, problem: Problem, scope: Scope, receive: Any, send: Any) -> None:
         """Answer although the body is still on its way, and take that in for a moment: a server that closed
@@ -144,14 +147,12 @@ class StreamingHandler(ASGIHandler):
         finally:
             await sync_to_async(response.close)()
 
-    def _lender(self) -> ThreadLender:
-        loop = asyncio.get_running_loop()
-        lender = self._lenders.get(loop)
-        if lender is None:
-            for closed in [each for each in self._lenders if each.is_closed()]:
-                del self._lenders[closed]
-            lender = self._lenders[loop] = ThreadLender(close_old_connections, loop.call_soon_threadsafe)
-        return lender
+
+def _sockets() -> ModuleType:
+    """The routing of WebSockets; not before Django is set up, it needs its models."""
+    from .websocket import routing
+
+    return routing
 
 
 def _gave_up(response: HttpResponseBase | None) -> TypeGuard[EventStream]:

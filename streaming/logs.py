@@ -17,6 +17,14 @@ class WithoutTraceback(logging.Filter):
         return True
 
 
+class WithoutPeersFaults(logging.Filter):
+    """Drops uvicorn's stack for text on a WebSocket that is not UTF-8: the peer gets its 1007 anyway."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record shall be logged."""
+        return not record.getMessage().startswith("Invalid UTF-8 sequence received")
+
+
 class CountedRefusals(logging.Filter):
     """Drops Django's line per refused request: refusals are counted, and logged once a second with their
     number (see `records`), so that a flood of requests does not become a flood of lines."""

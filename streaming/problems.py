@@ -37,6 +37,7 @@ TITLES: Final = {
     "invalid_key": gettext_lazy("The API key is not valid"),
     "csrf_failed": gettext_lazy("The CSRF token is missing or wrong"),
     "permission_denied": gettext_lazy("Not allowed"),
+    "wrong_origin": gettext_lazy("Not from this page"),
     "bad_host": gettext_lazy("Unknown host"),
     "not_found": gettext_lazy("Not found"),
     "unknown_model": gettext_lazy("No such model"),
@@ -50,6 +51,12 @@ TITLES: Final = {
     "body_too_large": gettext_lazy("The body is too large"),
     "unsupported_media_type": gettext_lazy("Not a supported type of body"),
     "validation_failed": gettext_lazy("The values are not valid"),
+    "unknown_type": gettext_lazy("No such message"),
+    "duplicate": gettext_lazy("The request id is taken"),
+    "slow_reader": gettext_lazy("Events were not read in time"),
+    "upgrade_required": gettext_lazy("Only over WebSocket"),
+    "rate_limited": gettext_lazy("Too many messages"),
+    "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
     "queue_full": gettext_lazy("The queue is full"),
     "draining": gettext_lazy("The server is restarting"),
@@ -89,7 +96,8 @@ class Problem(Exception):
         self.headers = headers or {}
         self.members = members
 
-    def response(self) -> HttpResponse:
+    @property
+    def document(self) -> dict[str, Any]:
         """The problem document."""
         # Each kind of field error has a code of its own; as a title they share one.
         title = TITLES.get(self.code, TITLES["validation_failed"] if self.status == 422 else None)
@@ -103,11 +111,20 @@ class Problem(Exception):
             body["detail"] = self.detail
         if self.fields:
             body["errors"] = [msgspec.to_builtins(field) for field in self.fields]
-        body |= self.members
-        response = HttpResponse(msgspec.json.encode(body), content_type=CONTENT_TYPE, status=self.status)
+        return body | self.members
+
+    @property
+    def retry_seconds(self) -> int | None:
+        """`retry_after` in whole seconds, at least one; None where there is none."""
+        return None if self.retry_after is None else max(1, math.ceil(self.retry_after))
+
+    def response(self) -> HttpResponse:
+        """The problem document as a response."""
+        content = msgspec.json.encode(self.document)
+        response = HttpResponse(content, content_type=CONTENT_TYPE, status=self.status)
         response["Cache-Control"] = "no-store"
-        if self.retry_after is not None:
-            response["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        if self.retry_seconds is not None:
+            response["Retry-After"] = str(self.retry_seconds)
         for name, value in self.headers.items():
             response[name] = value
         return response

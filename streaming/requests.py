@@ -202,6 +202,29 @@ def keyed_options(request: HttpRequest) -> FollowOptions:
     return replace(options, after=cursor.choose(header, None), resumed=bool(header))
 
 
+def socket_options(
+    request: HttpRequest, framing: Framing, after: int | None = None, *, resumed: bool
+) -> FollowOptions:
+    """How a reader on a WebSocket wants its events: `?timing=1`; from `after` on, None: as over HTTP from
+    `Last-Event-ID` or `?after=`. Raises `Problem` 400 and `BadCursor`."""
+    values = query(request)
+    if after is None:
+        after = cursor.choose(request.headers.get("last-event-id"), values.get("after"))
+    return FollowOptions(
+        framing=framing,
+        after=after,
+        timing=_choice(values, "timing", {"0": False, "1": True}),
+        typed_heartbeat=True,
+        resumed=resumed,
+        language=accepted_language(request),
+    )
+
+
+def acknowledges(request: HttpRequest) -> bool:
+    """Whether the client of a WebSocket says that it will acknowledge: `?ack=1`. Raises `Problem` 400."""
+    return _choice(query(request), "ack", {"0": False, "1": True})
+
+
 def _choice(values: dict[str, str], name: str, choices: dict[str, bool]) -> bool:
     value = values.get(name)
     if value is None:

@@ -243,10 +243,20 @@ def _spec(
     arguments: dict[str, Any] | None,
     options: Options,
 ) -> TaskSpec:
+    return task_spec(caller, language_of(request, options.language), opens, arguments, options)
+
+
+def task_spec(
+    caller: Caller,
+    language: str,
+    opens: Callable[[], Any],
+    arguments: dict[str, Any] | None,
+    options: Options,
+) -> TaskSpec:
+    """What the runtime must know of a task that `caller` asks for; `language` is that of its messages."""
     if arguments is not None:
         # What cannot be kept in the record is refused before anything starts.
         arguments = msgspec.to_builtins(arguments, str_keys=True)
-    language = language_of(request, options.language)
     return TaskSpec(
         kind=options.kind,
         pool=options.pool,

@@ -7,9 +7,14 @@ and gives it back when its response object exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, Final, ParamSpec, TypeVar
+
+from asgiref.sync import ThreadSensitiveContext
+from django.db import close_old_connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,3 +75,25 @@ class LentThread(Executor):
 
     def __exit__(self, *exc_info: Any) -> None:
         self.shutdown()
+
+
+_lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
+
+
+@asynccontextmanager
+async def borrowed_thread() -> AsyncIterator[None]:
+    """What runs inside has a thread for its synchronous calls, which is given back, tidy, at the end."""
+    with _lender().lend() as thread:
+        async with ThreadSensitiveContext(executor=thread):
+            yield
+
+
+def _lender() -> ThreadLender:
+    """The running loop's lender."""
+    loop = asyncio.get_running_loop()
+    lender = _lenders.get(loop)
+    if lender is None:
+        for closed in [each for each in _lenders if each.is_closed()]:
+            del _lenders[closed]
+        lender = _lenders[loop] = ThreadLender(close_old_connections, loop.call_soon_threadsafe)
+    return lender

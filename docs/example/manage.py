@@ -37,6 +37,7 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "urls"
 ASGI_APPLICATION = "streaming.asgi.application"
+WEBSOCKET_URLCONF = "streaming.websocket.routing"  # /ws/streams/<id>/
 LOGIN_URL = "admin:login"
 STATIC_URL = "static/"
 

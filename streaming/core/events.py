@@ -152,11 +152,12 @@ class Gap(Event, frozen=True, kw_only=True, tag="gap"):
 
 
 class Reconnect(Event, frozen=True, kw_only=True, tag="reconnect"):
-    """The server is going down or full: come back and resume after id `after`."""
+    """The server is going down or full: come back in `retry` milliseconds and resume after id `after`."""
 
     durable: ClassVar[bool] = False
 
     after: int
+    retry: int | None = None
 
 
 class Ping(Event, frozen=True, kw_only=True, tag="ping"):

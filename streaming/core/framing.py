@@ -1,4 +1,4 @@
-"""How one follower's events become bytes: SSE or NDJSON, with or without `sent_at`.
+"""How one follower's events become bytes: SSE, NDJSON or WebSocket, with or without `sent_at`.
 
 The journal keeps each durable event as its SSE frame, encoded once; every other framing is cut out of
 those bytes. A framing holds no state of its own, so one instance serves all followers of its kind.
@@ -74,6 +74,38 @@ class NDJSONFraming:
 
     def heartbeat(self, text: str) -> bytes:
         return ndjson.HEARTBEAT
+
+
+class WebSocketFraming(NDJSONFraming):
+    """Messages of a WebSocket, as one line each: `messages` takes a write apart again.
+
+    The line is that of NDJSON; with `request_id`, every event has it as a last member, so that streams can
+    share a socket. A heartbeat is a typed `ping`, the reconnect delay a member of `reconnect`.
+    """
+
+    content_type = "application/json"
+
+    def __init__(self, request_id: str | None = None) -> None:
+        named = b"" if request_id is None else b',"request_id":%b' % events.encode_text(request_id)
+        self._end = named + b"}\n"
+
+    def durable(self, frames: Sequence[bytes], sent_at: float | None) -> bytes:
+        return self._named(super().durable(frames, sent_at))
+
+    def ephemeral(self, event: events.Event, sent_at: float | None) -> bytes:
+        return self._named(super().ephemeral(event, sent_at))
+
+    def heartbeat(self, text: str) -> bytes:
+        return b""
+
+    def _named(self, lines: bytes) -> bytes:
+        # An event has at least its type, so a comma fits; and a raw LF only ever ends a line.
+        return lines if len(self._end) == 2 else lines.replace(b"}\n", self._end)
+
+
+def messages(data: bytes) -> list[bytes]:
+    """The messages in what a `WebSocketFraming` made, each one JSON object."""
+    return data.split(b"\n")[:-1]
 
 
 SSE: Final = SSEFraming()

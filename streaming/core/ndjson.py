@@ -42,6 +42,11 @@ def from_frame(frame: bytes) -> bytes:
     return _splice(frame[4 : frame.index(b"\n")] if durable else None, sse.payload(frame))
 
 
+def event_id(line: bytes) -> int | None:
+    """The id of a line that `line` or `from_frame` made; None for an ephemeral event."""
+    return int(line[6 : line.index(b",")]) if line.startswith(b'{"id":') else None
+
+
 def _splice(event_id: bytes | None, data: bytes) -> bytes:
     if not data.startswith(b"{"):
         raise ValueError("an event must be a JSON object")

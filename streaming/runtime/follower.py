@@ -360,7 +360,8 @@ class Follower:
 
 def send_away(framing: Framing, retry: float, after: int, sent_at: float | None = None) -> list[bytes]:
     """The last bytes for a reader who shall come back in `retry` seconds and resume after `after`."""
-    return [framing.retry(retry), framing.ephemeral(Reconnect(after=after), sent_at)]
+    event = Reconnect(after=after, retry=round(retry * 1000))
+    return [framing.retry(retry), framing.ephemeral(event, sent_at)]
 
 
 async def follow(follower: Follower) -> AsyncGenerator[bytes, None]:

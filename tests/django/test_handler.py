@@ -233,13 +233,13 @@ async def test_an_unknown_protocol_is_an_error():
         await StreamingHandler()({"type": "gopher"}, None, None)
 
 
-async def test_a_web_socket_is_refused_without_noise():
+async def test_a_web_socket_that_nobody_serves_is_refused_without_noise():
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await StreamingHandler()({"type": "websocket"}, None, send)
+    await StreamingHandler()({"type": "websocket", "path": "/nowhere"}, None, send)
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 

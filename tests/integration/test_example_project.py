@@ -18,6 +18,7 @@ import pytest
 from tests.integration.conftest import assert_clean
 from tests.support.client import Reading, client, read_events, read_stream
 from tests.support.servers import ROOT, Server, environment, started
+from tests.support.sockets import opened
 
 pytestmark = pytest.mark.server
 
@@ -189,6 +190,16 @@ async def test_a_stream_comes_at_once_and_goes_on_where_a_reader_left_it(
     assert rest.end.name == "complete"
     record = (await visitor.get(headers["location"])).json()
     assert (record["state"], record["text"]) == ("complete", COUNTED)
+
+
+async def test_a_stream_goes_on_over_a_socket(visitor: httpx2.AsyncClient, example: Server) -> None:
+    beginning = await read_stream(visitor, "GET", "/count", until=4)
+    place = f"/ws{beginning.response.headers['location']}/?after={beginning.end.id}"
+    async with opened(example, place) as socket:
+        rest = await socket.rest()
+    text = "".join(each["delta"] for each in rest if each["type"] == "content")
+    assert beginning.text + text == COUNTED
+    assert rest[-1]["type"] == "complete"
 
 
 async def test_delete_stops_a_stream(visitor: httpx2.AsyncClient) -> None:

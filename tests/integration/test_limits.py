@@ -150,7 +150,7 @@ async def test_one_reader_too_many_is_sent_away_to_come_back(tight_http: httpx2.
     assert sent_away.retry is not None
     assert 2000 <= sent_away.retry <= 4000
     assert [(event.name, event.data) for event in sent_away.events] == [
-        ("reconnect", {"type": "reconnect", "after": 0})
+        ("reconnect", {"type": "reconnect", "after": 0, "retry": sent_away.retry})
     ]
     await tight_http.delete(place)
     assert {(await reader).end.name for reader in readers} == {"cancelled"}

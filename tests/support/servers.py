@@ -30,6 +30,10 @@ COMMANDS = {
     "uvicorn without an own application": [
         *("-m", "uvicorn", "streaming.asgi:application", "--port", "{port}", "--no-access-log")
     ],
+    "uvicorn with quick pings": [
+        *("-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"),
+        *("--ws-ping-interval", "1", "--ws-ping-timeout", "1"),
+    ],
     "daphne": ["-m", "daphne", "-p", "{port}", "settings.asgi:application"],
     "runserver": ["manage.py", "runserver", "--noreload", "127.0.0.1:{port}"],
 }

@@ -18,12 +18,19 @@ from django.urls import NoReverseMatch, reverse
 from streaming import conf
 from streaming.addresses import url_of
 from streaming.signals import serving
+from streaming.websocket.protocol import MAX_MESSAGE
 
 GRACEFUL_TIMEOUT: Final = 2
 """Seconds for what is still open after the drain: requests that are no streams."""
 
 KERNEL_PATIENCE: Final = 2
 """Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
+
+PING_INTERVAL: Final = 15
+"""Seconds between two pings on a WebSocket."""
+
+PONG_PATIENCE: Final = 15
+"""Seconds for the pong; so a peer that vanished is noticed within half a minute."""
 
 APPLICATION: Final = "streaming.asgi.application"
 """What is served where a project names no ASGI_APPLICATION."""
@@ -112,6 +119,11 @@ def _config() -> uvicorn.Config:
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
         http="httptools",
         lifespan="on",
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=PONG_PATIENCE,
+        # Most messages are shorter than what compressing them costs: memory for each socket, and time.
+        ws_per_message_deflate=False,
         timeout_keep_alive=limits.timeout_keep_alive,
         limit_concurrency=limits.limit_concurrency,
         timeout_graceful_shutdown=GRACEFUL_TIMEOUT,

@@ -58,6 +58,7 @@ EXAMPLES: list[events.Event] = [
     events.Gap(requested=3, available_from=9),
     events.Gap(requested=3, available_from=9, lost=True),
     events.Reconnect(after=4),
+    events.Reconnect(after=4, retry=2_500),
     events.Ping(state="running", elapsed_seconds=1.0, timestamp="2026-01-01T00:00:00+00:00"),
 ]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.core import events, ndjson, sse
-from streaming.core.framing import NDJSON, SSE, Framing
+from streaming.core.framing import NDJSON, SSE, Framing, WebSocketFraming, messages
 
 from .test_sse import awkward_texts, fast
 
@@ -154,3 +154,23 @@ def test_ndjson_is_one_line_an_event():
 )
 def test_the_content_type_names_format_and_charset(framing: Framing, content_type: str):
     assert framing.content_type == content_type
+
+
+@fast
+@given(kept=st.lists(durable_events, max_size=6), request_id=st.none() | st.text('ab"}\n 咖', min_size=1))
+def test_a_write_on_a_socket_comes_apart_into_its_events(kept, request_id):
+    """One message for each event, whatever was joined; each names its stream, and has its id."""
+    framing = WebSocketFraming(request_id)
+    named = {} if request_id is None else {"request_id": request_id}
+    whole = framing.retry(2.0) + framing.ephemeral(GAP, SENT_AT) + framing.durable(journalled(kept), None)
+    first, *rest = messages(whole)
+    assert json.loads(first) == {**json.loads(events.encode(GAP)), "sent_at": SENT_AT, **named}
+    assert ndjson.event_id(first) is None
+    assert [json.loads(each) for each in rest] == [
+        {"id": n, **json.loads(events.encode(event)), **named} for n, event in enumerate(kept, 1)
+    ]
+    assert [ndjson.event_id(each) for each in rest] == list(range(1, len(kept) + 1))
+
+
+def test_a_socket_needs_no_heartbeat_that_is_no_message():
+    assert messages(WebSocketFraming().heartbeat("beat")) == []

@@ -1,0 +1,6 @@
+"""All sockets."""
+
+from contentgen.websocket import websocket_urlpatterns as contentgen
+from streaming.websocket.routing import websocket_urlpatterns as streaming
+
+websocket_urlpatterns = [*streaming, *contentgen]
