@@ -16,9 +16,10 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
 from streaming.models import StreamTask
+from streaming.neighbours import ask_to_cancel
 from streaming.retry import NotRetryable, obstacle_to_retry
 from streaming.rows import row_values
-from streaming.runtime.task import Task
+from streaming.runtime.task import CancelReason, Task
 from streaming.service import service
 
 
@@ -46,8 +47,10 @@ def in_memory(request: HttpRequest, task_id: str) -> Memory | None:
 
 
 def cancel(request: HttpRequest, task_ids: Iterable[str]) -> set[str]:
-    """See `Service.cancel_for_operator`; nothing where there are no streams."""
+    """See `Service.cancel_for_operator`. Where there are no streams, those who run them are asked, and nobody
+    waits for them."""
     if not isinstance(request, ASGIRequest):
+        ask_to_cancel(task_ids, CancelReason.ADMIN.value)
         return set()
     cancelled: set[str] = async_to_sync(_cancel)(task_ids)
     return cancelled

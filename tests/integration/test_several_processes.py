@@ -1,0 +1,214 @@
+"""Server processes that share a database: a stream of one is followed, resumed and cancelled through any."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.integration.conftest import assert_clean
+from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
+from tests.support.servers import Server, environment, migrate, started
+
+pytestmark = pytest.mark.server
+
+LATER = "/content/generate/async"
+PATIENT = {"tokens": 10_000, "interval": 0.02}
+LIMITS = {"AGENT_POOL_MAX_WORKERS": "2", "AGENT_POOL_PER_OWNER": "50", "SSE_RETRY": "0.2"}
+
+
+def text_of_tokens(count: int) -> str:
+    return "".join(f"{k} " for k in range(count))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    folder = tmp_path_factory.mktemp("pair")
+    env = environment(folder, **LIMITS)
+    migrate(env)
+    with started("serve", folder, env) as one, started("serve", folder, env) as other:
+        yield one, other
+        assert_clean(one)
+        assert_clean(other)
+
+
+@pytest.fixture
+async def here(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(pair[0].url) as made:
+        yield made
+
+
+@pytest.fixture
+async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(pair[1].url) as made:
+        yield made
+
+
+async def test_a_stream_is_followed_live_through_another_process(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, until=3, options={"tokens": 60, "interval": 0.05})
+    place = begun.response.headers["location"]
+    whole = await read_stream(there, "GET", f"{place}/events")
+    assert whole.end.name == "complete"
+    assert whole.text == text_of_tokens(60)
+    content = [event for event in whole.events if event.name == "content"]
+    assert len(content) > 5, "it came piece by piece and not at the end"
+
+
+async def test_one_goes_on_in_another_process_from_the_last_event_that_was_seen(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, until=20, options={"tokens": 80, "interval": 0.02})
+    place, seen = begun.response.headers["location"], begun.ids[-1]
+    rest = await read_stream(there, "GET", f"{place}/events", headers={"Last-Event-ID": str(seen)})
+    assert [event for event in rest.events if event.name == "gap"] == []
+    assert begun.text + rest.text == text_of_tokens(80)
+    assert min(rest.ids) > seen
+
+
+async def test_a_cancel_reaches_the_process_that_runs_the_task(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, until=5, options=PATIENT)
+    place = begun.response.headers["location"]
+    record = (await there.delete(place)).json()
+    assert record["state"] == "cancelled"
+    assert (await here.get(place)).json()["state"] == "cancelled"
+    end = (await read_stream(there, "GET", f"{place}/events")).end
+    assert (end.name, end.data["reason"]) == ("cancelled", "client")
+
+
+async def test_a_reader_in_another_process_keeps_a_task_alive_and_its_leaving_starts_the_grace(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, until=5, options=PATIENT, on_disconnect=1)
+    place = begun.response.headers["location"]
+    kept = await read_stream(there, "GET", f"{place}/events", until=400)
+    assert "gap" not in {event.name for event in kept.events}
+    assert len(kept.text) > len(begun.text), "it outlived its grace, because it was read"
+
+    async def dropped() -> bool:
+        record = (await here.get(place)).json()
+        return bool(record["state"] == "cancelled")
+
+    assert await eventually(dropped, 20)
+
+
+async def test_a_record_of_a_task_elsewhere_has_its_text_so_far(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, until=10, options=PATIENT)
+    place = begun.response.headers["location"]
+
+    async def has_text() -> bool:
+        record = (await there.get(place)).json()
+        return bool(record["text"] and record["last_event_id"])
+
+    assert await eventually(has_text)
+    await here.delete(place)
+
+
+async def test_a_task_is_known_elsewhere_from_its_first_moment(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    for _ in range(5):
+        begun = await generate(here, until=1, options={"tokens": 5, "interval": 0.05})
+        assert (await there.get(begun.response.headers["location"])).status_code == 200
+
+
+async def test_a_stream_of_nobody_stays_unknown(there: httpx2.AsyncClient):
+    assert (await there.get(f"/streams/{'0' * 32}/events")).status_code == 404
+
+
+async def test_what_was_purged_through_one_process_is_gone_in_the_other(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    done = await generate(here, options={"tokens": 5, "interval": 0})
+    place = done.response.headers["location"]
+    assert (await there.delete(f"{place}?purge=true")).status_code == 204
+
+    async def gone() -> bool:
+        return (await here.get(f"{place}/events")).status_code == 410
+
+    assert await eventually(gone, 20)
+
+
+async def test_statistics_are_those_of_both(here: httpx2.AsyncClient, there: httpx2.AsyncClient):
+    begun = [await generate(each, until=2, options=PATIENT) for each in (here, there)]
+
+    async def both_run() -> bool:
+        told = (await here.get("/stats")).json()
+        each = [one["statistics"]["pools"]["agent_pool"]["running"] for one in told["processes"]]
+        return each == [1, 1] and told["pools"]["agent_pool"]["running"] == 2
+
+    assert await eventually(both_run, 20)
+    assert (await here.get("/stats")).json()["pools"]["agent_pool"]["max_workers"] == 4
+    for each in begun:
+        await here.delete(each.response.headers["location"])
+
+
+async def test_a_waiting_task_goes_on_in_another_process_when_its_own_goes_down(tmp_path: Path):
+    env = environment(tmp_path, **LIMITS | {"SSE_DRAIN_GRACE": "0.5"})
+    migrate(env)
+    with started("serve", tmp_path, env) as first:
+        async with client(first.url) as http:
+            places = [
+                (await http.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(2)
+            ]
+            waiting = asyncio.create_task(
+                read_stream(http, "POST", STREAM, json=brief(options={"tokens": 30, "interval": 0.01}))
+            )
+            unread = (await http.post(LATER, json=brief(options={"tokens": 9, "interval": 0}))).json()
+
+            async def queued() -> bool:
+                return bool((await http.get("/stats")).json()["pools"]["agent_pool"]["waiting"] == 2)
+
+            assert await eventually(queued)
+            with started("serve", tmp_path, env) as second:
+                assert first.stop() == 0
+                sent_away = await waiting
+                assert sent_away.events[-1].name == "reconnect"
+                task_id = sent_away.response.headers["x-stream-id"]
+                async with client(second.url) as other:
+                    again = await read_stream(other, "GET", f"/streams/{task_id}/events")
+                    assert again.end.name == "complete"
+                    assert again.text == text_of_tokens(30)
+
+                    async def done() -> bool:
+                        record = (await other.get(f"/streams/{unread['task_id']}")).json()
+                        return bool(record["state"] == "complete" and record["text"] == text_of_tokens(9))
+
+                    assert await eventually(done, 20)
+                    for place in places:
+                        record = (await other.get(f"/streams/{place}")).json()
+                        assert (record["state"], record["error"]["code"]) == ("error", "interrupted")
+                assert_clean(second)
+
+
+async def test_a_waiting_task_goes_on_after_its_process_was_killed(tmp_path: Path):
+    env = environment(tmp_path, **LIMITS | {"AGENT_POOL_QUEUE_SIZE": "3"})
+    migrate(env)
+    with started("serve", tmp_path, env) as first:
+        async with client(first.url) as http:
+            for _ in range(2):
+                await http.post(LATER, json=brief(options=PATIENT))
+            waiting = [
+                (await http.post(LATER, json=brief(options={"tokens": 9, "interval": 0.05}))).json()[
+                    "task_id"
+                ]
+                for _ in range(3)
+            ]
+        first.stop(signal.SIGKILL)
+    with started("serve", tmp_path, env) as second:
+        async with client(second.url) as http:
+            for task_id in waiting:
+                whole = await read_stream(http, "GET", f"/streams/{task_id}/events")
+                assert whole.end.name == "complete"
+                assert whole.text == text_of_tokens(9)
+                assert whole.ids[-1] < 100, "nothing was lost, as nothing had begun"
+        assert_clean(second)
