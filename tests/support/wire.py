@@ -149,7 +149,7 @@ class Persistent:
     violations: list[str] = field(default_factory=list)
     cuts: int = 0
     resume_gaps: list[float] = field(default_factory=list)
-    """Seconds from each cut to the next event."""
+    """Seconds from a cut to the next event, of connections that lived long enough to bring one."""
     sent_away: int = 0
     retry: int | None = None
     refusals: Counter[int] = field(default_factory=Counter)
@@ -186,14 +186,13 @@ class Persistent:
                 if answer.status != 200:
                     await self._refused(answer)
                     return
-                await self._read(answer)
+                await self.read(answer)
         except ConnectionRefusedError:
             self.unreachable += 1
             await asyncio.sleep(0.05)
         except OSError:
             self.cuts += 1
-            if self._cut_at is None:
-                self._cut_at = time.monotonic()
+            self._cut_at = time.monotonic()
             if self.pause:
                 await asyncio.sleep(self.pause)
 
@@ -205,7 +204,8 @@ class Persistent:
             self.silent_refusals += 1
         await asyncio.sleep(random.uniform(0.2, 0.6))
 
-    async def _read(self, answer: Exchange) -> None:
+    async def read(self, answer: Exchange) -> None:
+        """Read one answer to its end. Raises `ConnectionError` if that is not the stream's."""
         decoder = Decoder(max_line=1 << 26, max_event=1 << 26)
         away = False
         async for chunk in answer.chunks():
