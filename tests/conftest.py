@@ -21,7 +21,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
-    """A PostgreSQL of our own; `postgresql.migrated()` is the DATABASE_URL of a new database with all tables."""
+    """A PostgreSQL of our own; `migrated()` is the DATABASE_URL of a new database with all tables."""
     if find_programs() is None:
         pytest.skip(INSTALL)
     with cluster() as made:

@@ -185,9 +185,7 @@ async def test_offline_is_said_and_coming_back_resumes(home: Visit) -> None:
     assert await text(page).text_content() == SCRIPT_TEXT
 
 
-async def test_a_server_that_is_away_is_said_and_nothing_is_lost(
-    cuttable: Visit, proxy: Proxy
-) -> None:
+async def test_a_server_that_is_away_is_said_and_nothing_is_lost(cuttable: Visit, proxy: Proxy) -> None:
     page = cuttable.page
     proxy.refuse = True
     proxy.cut()

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from streaming.runtime.ledger import Ledger, PoolLimits
-from tests.faults.conftest import Figures, Scale
+from tests.faults.conftest import KINDS, Figures, Scale
 from tests.support.client import STREAM, brief
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.simulation import Arrival, simulate
-from tests.support.wire import Persistent, ask, percentile, request, start
+from tests.support.wire import Persistent, ask, percentile, request, start, until, until_running
 
 WORKERS, PLACES, MORE = 5, 30, 100
 CLASSES = ("interactive", "normal", "batch")
@@ -43,7 +43,7 @@ class Answered:
 
 @pytest.mark.server
 @pytest.mark.load
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_full_queue_refuses_at_once_and_serves_in_order(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -57,15 +57,15 @@ async def test_a_full_queue_refuses_at_once_and_serves_in_order(
     async with serving(kind, tmp_path, env) as server:
         for number in range(rounds):
             holders = [
-                asyncio.create_task(_arrive(server, f"{number} holds {k}", "normal", 60)) for k in range(WORKERS)
+                asyncio.create_task(_arrive(server, f"{number} holds {k}", "normal", 60))
+                for k in range(WORKERS)
             ]
-            await _until_running(server, WORKERS)
+            await until_running(server.port, WORKERS)
             coming = [
                 asyncio.create_task(_arrive(server, f"{number} comes {k}", dice.choice(CLASSES), 8))
                 for k in range(PLACES + MORE)
             ]
-            while sum(each.done() for each in coming) < MORE:
-                await asyncio.sleep(0.01)
+            await until(lambda: sum(each.done() for each in coming) >= MORE)  # noqa: B023 (awaited here)
             for k in range(5):
                 probe = await _arrive(server, f"{number} asks {k}", "interactive", 8)
                 assert probe.status == 503
@@ -110,24 +110,21 @@ async def _arrive(server: Server, user: str, priority: str, tokens: int) -> Answ
         reader = Persistent(lambda: server.port)
         await reader.read(answer)
         exact = reader.text == "".join(f"{k} " for k in range(tokens)) and reader.violations == []
-        return Answered(priority, 200, seconds, answer.headers["x-stream-route"], None, reader.seen[0][1], exact)
+        return Answered(
+            priority, 200, seconds, answer.headers["x-stream-route"], None, reader.seen[0][1], exact
+        )
 
 
 def _inversions(answered: list[Answered]) -> int:
-    """Pairs of which the lower class began clearly earlier: a whole task, so that it is not the moment at which
-    this process looked."""
+    """Pairs of which the lower class began clearly earlier: by a whole task, so that it is not the moment at
+    which this process looked."""
     task = 8 * 0.02
     return sum(
-        CLASSES.index(first.priority) > CLASSES.index(second.priority) and first.started + task < second.started
+        CLASSES.index(first.priority) > CLASSES.index(second.priority)
+        and first.started + task < second.started
         for first in answered
         for second in answered
     )
-
-
-async def _until_running(server: Server, wanted: int) -> None:
-    async with asyncio.timeout(30):
-        while (await ask(server.port, "/stats"))["pools"]["agent_pool"]["running"] < wanted:
-            await asyncio.sleep(0.02)
 
 
 # --- R20 ----------------------------------------------------------------------------------------------
@@ -147,7 +144,7 @@ def test_nobody_starves(scale: Scale, seed: int, figures: Figures) -> None:
         per_owner=1_000,
         aging_seconds=30.0,
     )
-    oldest = {name: 0.0 for name in CLASSES}
+    oldest = dict.fromkeys(CLASSES, 0.0)
     served: Counter[str] = Counter()
     for number in range(simulations := scale(5, 200)):
         dice = random.Random(f"{seed} {number}")
@@ -235,7 +232,6 @@ QUEUE_TIMEOUT, ON_DISCONNECT, RUN_TIMEOUT = 1.5, 2.5, 3.5
 
 
 @pytest.mark.server
-@pytest.mark.load
 async def test_a_wall_clock_that_jumps_moves_no_timeout(
     tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -259,11 +255,14 @@ async def test_a_wall_clock_that_jumps_moves_no_timeout(
     jumps = 0
     async with serving("serve", tmp_path, env) as server:
         for _ in range(rounds := scale(1, 20)):
-            busy = [asyncio.create_task(_seconds_to_the_end(server, "run_timeout", hang_after=1)) for _ in range(2)]
+            busy = [
+                asyncio.create_task(_seconds_to_the_end(server, "run_timeout", hang_after=1))
+                for _ in range(2)
+            ]
             left = await start(
                 server.port, user_id="leaves", on_disconnect=ON_DISCONNECT, options={"hang_after": 1}
             )
-            await _until_running(server, 3)
+            await until_running(server.port, 3)
             waits = asyncio.create_task(_seconds_to_the_end(server, "queue_timeout"))
             grace = asyncio.create_task(_grace(server, left))
             while not (waits.done() and grace.done() and all(each.done() for each in busy)):
@@ -278,7 +277,11 @@ async def test_a_wall_clock_that_jumps_moves_no_timeout(
         assert "Traceback" not in log, log[-3000:]
         assert "dead" not in log
     early = late = 0
-    for name, limit in (("queue timeout", QUEUE_TIMEOUT), ("run timeout", RUN_TIMEOUT), ("grace", ON_DISCONNECT)):
+    for name, limit in (
+        ("queue timeout", QUEUE_TIMEOUT),
+        ("run timeout", RUN_TIMEOUT),
+        ("grace", ON_DISCONNECT),
+    ):
         early += sum(each < limit - 0.1 for each in seconds[name])
         late += sum(each > limit + 5 for each in seconds[name])
     figures(
@@ -314,7 +317,9 @@ async def _grace(server: Server, task_id: str) -> float:
     async with request(server.port, "GET", f"/streams/{task_id}/events") as answer:
         await anext(answer.chunks())
     begin = time.monotonic()
-    async with asyncio.timeout(30):
-        while (await ask(server.port, f"/streams/{task_id}"))["state"] == "running":
-            await asyncio.sleep(0.02)
+
+    async def over() -> bool:
+        return bool((await ask(server.port, f"/streams/{task_id}"))["state"] != "running")
+
+    await until(over)
     return time.monotonic() - begin

@@ -7,20 +7,20 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.faults.conftest import Figures, Scale
+from tests.faults.conftest import KINDS, Figures, Scale
 from tests.support.servers import STOP_LIMIT, Server, environment, free_port, migrate, serving
 from tests.support.toxics import CLEAN, Link, Plan, Toxics, always, proxy
-from tests.support.wire import Persistent, ask, percentile
+from tests.support.wire import Persistent, percentile, until, until_running
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
 
-KINDS = ("serve", "daphne")
 GRACE = 2.0
 
 FOLLOWING_OTHERS: Final = "a task that runs in another process cannot be followed yet"
@@ -33,18 +33,18 @@ def house(folder: Path, **overrides: str) -> dict[str, str]:
     return env
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["serve", "daphne"])
 async def test_two_hundred_open_streams_are_all_told(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R9. SIGTERM: each stream ends as `complete` within the grace or is told; then the process goes."""
-    rounds, streams = scale(1, 5), 200
+    rounds, streams = scale(1, 5), scale(60, 200)
     told: Counter[str] = Counter()
     exits = []
     env = house(tmp_path)
     for _ in range(rounds):
         async with serving(kind, tmp_path, env) as server:
-            readers = [Persistent(lambda: server.port) for _ in range(streams)]  # noqa: B023 (awaited here)
+            readers = [Persistent(lambda: server.port) for _ in range(streams)]
             lengths = [dice.choice([40, 10_000]) for _ in readers]
             reading = [
                 asyncio.create_task(
@@ -55,9 +55,7 @@ async def test_two_hundred_open_streams_are_all_told(
                 )
                 for k, (reader, length) in enumerate(zip(readers, lengths, strict=True))
             ]
-            async with asyncio.timeout(60):
-                while any(reader.after == 0 for reader in readers):
-                    await asyncio.sleep(0.05)
+            await until(lambda: all(reader.after for reader in readers))  # noqa: B023 (awaited here)
             begin = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             # Whoever was not told would come back for ever, so that this would not end.
@@ -99,9 +97,7 @@ def _calm(longest: int) -> Plan:
 
 def _cutting(longest: int) -> Plan:
     """Half of all connections are cut, so that their readers come back through whoever serves now."""
-    return lambda dice: Link(
-        down=Toxics(limit=dice.randint(500, longest) if dice.random() < 0.5 else None)
-    )
+    return lambda dice: Link(down=Toxics(limit=dice.randint(500, longest) if dice.random() < 0.5 else None))
 
 
 @pytest.mark.parametrize(
@@ -112,12 +108,12 @@ def _cutting(longest: int) -> Plan:
     ],
 )
 async def test_a_rolling_restart_fails_no_stream(
-    plan: Plan, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
+    plan: Callable[[int], Plan], tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R10. Two processes on one database behind one address; SIGTERM to each in turn while streams come all
     the time. A stream takes less than the grace."""
-    rounds = scale(2, 20)
-    wanted = scale(60, 2_000)
+    rounds = scale(1, 20)
+    wanted = scale(30, 2_000)
     tokens, interval = 40, 0.02
     text = "".join(f"{k} " for k in range(tokens))
     env = house(tmp_path)
@@ -189,18 +185,18 @@ async def test_threads_that_ignore_the_stop_do_not_keep_the_process(
     env = house(tmp_path, SSE_DRAIN_GRACE="1")
     for _ in range(scale(1, 5)):
         async with serving(kind, tmp_path, env) as server:
-            readers = [Persistent(lambda: server.port) for _ in range(4)]  # noqa: B023 (awaited here)
+            readers = [Persistent(lambda: server.port) for _ in range(4)]
             sleeps = {"tokens": 10, "interval": 0, "hang_after": 3}
             computes = {"tokens": 10, "interval": 0, "burn": 10_000}
             reading = [
                 asyncio.create_task(
                     reader.generate(user_id=f"stuck {k}", options={**options, "blocking": True})
                 )
-                for k, (reader, options) in enumerate(zip(readers, [sleeps, sleeps, sleeps, computes], strict=True))
+                for k, (reader, options) in enumerate(
+                    zip(readers, [sleeps, sleeps, sleeps, computes], strict=True)
+                )
             ]
-            async with asyncio.timeout(30):
-                while (await ask(server.port, "/stats"))["pools"]["agent_pool"]["running"] < len(readers):
-                    await asyncio.sleep(0.05)
+            await until_running(server.port, len(readers))
             await asyncio.sleep(0.3)
             begin = time.monotonic()
             server.process.send_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.conftest import Figures, Scale
+from tests.faults.conftest import KINDS, Figures, Scale
 from tests.support.client import STREAM, brief, client, generate
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import reset
@@ -23,7 +23,6 @@ from tests.support.wire import ask, percentile, start
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
 
-KINDS = ("serve", "daphne")
 AT_ONCE = 40
 WORKERS = 8
 UPSTREAM_CONNECTIONS = 6
@@ -58,7 +57,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return folder, env
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["serve", "daphne"])
 async def test_readers_who_leave_take_everything_with_them(
     kind: str, house: tuple[Path, dict[str, str]], scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -81,7 +80,7 @@ async def test_readers_who_leave_take_everything_with_them(
             ways: Counter[str] = Counter()
             freed = []
             begin = time.monotonic()
-            for first in range(0, drops := scale(500, 10_000), BATCH):
+            for first in range(0, drops := scale(250, 10_000), BATCH):
                 numbers = range(first, min(first + BATCH, drops))
                 await _all(lambda number: _drop(server, number, dice, ways), numbers)
                 freed.append(await _until_quiet(server))
@@ -121,7 +120,7 @@ async def test_who_leaves_before_the_first_byte_keeps_no_place(
     extra = {"DJANGO_SETTINGS_MODULE": "with_sync_middleware", "PYTHONPATH": str(folder)}
     async with serving(kind, folder, env | extra) as server:
         begin = time.monotonic()
-        readers = scale(200, 10_000)
+        readers = scale(150, 10_000)
         await _all(lambda number: _leave_early(server, number, dice), range(readers))
         seconds = time.monotonic() - begin
         freed = await _until_quiet(server)
@@ -239,7 +238,9 @@ async def _everything_works(server: Server, service: ModelService) -> None:
             )
         )
         assert [reading.end.name for reading in readings] == ["complete"] * UPSTREAM_CONNECTIONS
-    tasks = [await start(server.port, user_id=f"holds {k}", options={"hang_after": 1}) for k in range(WORKERS)]
+    tasks = [
+        await start(server.port, user_id=f"holds {k}", options={"hang_after": 1}) for k in range(WORKERS)
+    ]
     pool = (await _stats(server))["pools"]["agent_pool"]
     assert (pool["running"], pool["waiting"]) == (WORKERS, 0)
     for task_id in tasks:
@@ -267,8 +268,8 @@ async def _until_quiet(server: Server) -> float:
 
 def _assert_calm(server: Server) -> None:
     log = server.log()
-    for word in ("Traceback", "never retrieved", "exception"):
-        assert word not in log and word.capitalize() not in log, log[-3000:]
+    for word in ("traceback", "never retrieved", "exception"):
+        assert word not in log.lower(), log[-3000:]
 
 
 def _sockets(process: psutil.Process, service: ModelService | None = None) -> int:

@@ -30,37 +30,39 @@ BADLY_WRONG = 1.0
 own; the figures say what it was."""
 
 
-@pytest.mark.parametrize("greedy", GREEDY)
-async def test_a_greedy_producer_leaves_the_loop_to_others(
-    greedy: str, tmp_path: Path, scale: Scale, figures: Figures
+async def test_greedy_producers_leave_the_loop_to_others(
+    tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:
-    """R21. The lag is seen from outside: how late each event of a paced stream is handed over."""
-    env = environment(tmp_path, AGENT_POOL_MAX_WORKERS="10", BUFFER_FLUSH_CHARS="0", SSE_MAX_JOURNAL_BYTES="1073741824")
+    """R21. The lag is seen from outside: how late each event of a paced stream is handed over. That is more
+    than one turn of the loop, for an event takes several."""
+    env = environment(tmp_path, AGENT_POOL_MAX_WORKERS="10", SSE_MAX_JOURNAL_BYTES="1073741824")
     migrate(env)
-    seconds = scale(2.0, 30.0)
+    seconds = scale(1.0, 30.0)
     async with serving("serve", tmp_path, env) as server:
         alone = await _lags(server, seconds)
-        neighbours = [
-            await start(server.port, user_id=f"greedy {k}", options=GREEDY[greedy])
-            for k in range(3 if "threads" in greedy else 1)
-        ]
-        beside = await _lags(server, seconds)
-        answers = []
-        for _ in range(scale(20, 200)):
-            begin = time.monotonic()
-            await ask(server.port, "/stats")
-            answers.append(time.monotonic() - begin)
-        for task_id in neighbours:
-            record = await ask(server.port, f"/streams/{task_id}", "DELETE")
-            assert record["state"] in ("cancelled", "complete")
+        for greedy, options in GREEDY.items():
+            neighbours = [
+                await start(server.port, user_id=f"greedy {k}", options=options)
+                for k in range(3 if "threads" in greedy else 1)
+            ]
+            beside = await _lags(server, seconds)
+            answers = []
+            for _ in range(scale(10, 200)):
+                begin = time.monotonic()
+                await ask(server.port, "/stats")
+                answers.append(time.monotonic() - begin)
+            for task_id in neighbours:
+                record = await ask(server.port, f"/streams/{task_id}", "DELETE")
+                assert record["state"] in ("cancelled", "complete")
+            figures(
+                "R21",
+                a_producer_that=greedy,
+                lag_p99=f"{percentile(alone, 0.99):.3f} → {percentile(beside, 0.99):.3f}",
+                lag_most=f"{max(alone):.3f} → {max(beside):.3f}",
+                answer_p99=percentile(answers, 0.99),
+            )
+            assert percentile(beside, 0.99) < BADLY_WRONG
         assert "Traceback" not in server.log(), server.log()[-3000:]
-    figures(
-        f"R21 {greedy}",
-        lag_p99=f"{percentile(alone, 0.99):.4f} → {percentile(beside, 0.99):.4f}",
-        lag_most=f"{max(alone):.4f} → {max(beside):.4f}",
-        answer_p99=percentile(answers, 0.99),
-    )
-    assert percentile(beside, 0.99) < BADLY_WRONG
 
 
 async def _lags(server: Server, seconds: float) -> list[float]:

@@ -19,13 +19,32 @@ from tests.faults.conftest import Figures, Scale
 from tests.support.client import STREAM, brief
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import Link, Toxics, always, proxy
-from tests.support.wire import Persistent, ask, percentile, request, start
+from tests.support.wire import Persistent, ask, percentile, request, start, until
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
 
 MEGABYTE: Final = 1_000_000
 
-PIECES: Final = ("a", "é", "ß", "字", "你好", "世界", "👍", "👨‍👩‍👧‍👦", "🇨🇳", "e\u0301", "\u2028", "\u0085", '"', "\\", "\n", " ", "\t", "😀")
+PIECES: Final = (
+    "a",
+    "é",
+    "ß",
+    "字",
+    "你好",
+    "世界",
+    "👍",
+    "👨‍👩‍👧‍👦",
+    "🇨🇳",
+    "e\u0301",
+    "\u2028",
+    "\u0085",
+    '"',
+    "\\",
+    "\n",
+    " ",
+    "\t",
+    "😀",
+)
 """Of one to four bytes, of several code points, and what JSON or event streams have to escape."""
 
 
@@ -50,7 +69,7 @@ PUSHED: Final = "Daphne's `send` never waits; it needs a push producer behind it
 @pytest.mark.parametrize("kind", ["serve", pytest.param("daphne", marks=pytest.mark.skip(PUSHED))])
 async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale, figures: Figures) -> None:
     """R3. The stream that nobody reads is bigger than all buffers of the kernel."""
-    timeout = scale(3.0, 30.0)
+    timeout = scale(1.5, 30.0)
     env = house(
         folder,
         SSE_CONNECTION_TIMEOUT=str(timeout),
@@ -59,7 +78,7 @@ async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale,
     )
     async with serving(kind, folder, env) as server:
         process = psutil.Process(server.process.pid)
-        calm = await _gaps_of_a_paced_stream(server, scale(100, 1000))
+        calm = await _gaps_of_a_paced_stream(server, scale(50, 1000))
         task_id = await _flood(server)
         for frozen in (1, 50):
             before = peak = process.memory_info().rss
@@ -69,7 +88,7 @@ async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale,
                 begin = time.monotonic()
                 for _ in range(frozen):
                     stack.enter_context(_frozen(server, task_id))
-                beside = asyncio.create_task(_gaps_of_a_paced_stream(server, scale(100, 1000)))
+                beside = asyncio.create_task(_gaps_of_a_paced_stream(server, scale(50, 1000)))
                 while len(closed_at) < frozen:
                     await asyncio.sleep(0.05)
                     peak = max(peak, process.memory_info().rss)
@@ -98,8 +117,11 @@ async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale,
 async def _flood(server: Server) -> str:
     """A task of some 6 MB, all made."""
     task_id = await start(server.port, options={"tokens": 150_000, "interval": 0})
-    while (await ask(server.port, f"/streams/{task_id}"))["state"] != "complete":
-        await asyncio.sleep(0.1)
+
+    async def made() -> bool:
+        return bool((await ask(server.port, f"/streams/{task_id}"))["state"] == "complete")
+
+    await until(made)
     return task_id
 
 

@@ -77,9 +77,7 @@ async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(
             assert rest.end.id == whole.end.id
 
 
-async def test_what_had_ended_before_the_crash_keeps_its_end(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+async def test_what_had_ended_before_the_crash_keeps_its_end(env: dict[str, str], tmp_path: Path) -> None:
     with started("serve", tmp_path, env) as first:
         async with client(first.url) as http:
             done = await generate(http, options={"tokens": 50, "interval": 0})

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: a new cluster in a temporary folder, on a free loopback port, without fsync.
+"""A PostgreSQL of the tests' own: a cluster in a temporary folder, on a free loopback port, without fsync.
 
 The fixture `postgresql` (tests/conftest.py) is one; its `migrated()` gives the DATABASE_URL of a new database
 with all tables, `database()` that of an empty one.
@@ -80,7 +80,7 @@ class Cluster:
     def execute(self, command: str, name: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one command as superuser in the database `name`; its rows, if it has any."""
         with psycopg.connect(self.url(name), autocommit=True) as connection:
-            cursor = connection.execute(command)  # type: ignore[call-overload]
+            cursor = connection.execute(command)
             return cursor.fetchall() if cursor.description else []
 
 

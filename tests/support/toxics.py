@@ -79,11 +79,14 @@ def always(link: Link) -> Plan:
     return lambda dice: link
 
 
+HARMLESS: Final = always(CLEAN)
+
+
 class Proxy:
     """In front of the server at `port`. `cut` breaks what is open, `refuse` what would come; while
     `answers` is not set, nothing comes back from the server."""
 
-    def __init__(self, port: int, plan: Plan = always(CLEAN), dice: random.Random | None = None) -> None:
+    def __init__(self, port: int, plan: Plan = HARMLESS, dice: random.Random | None = None) -> None:
         self._target = port
         self._plan = plan
         self._dice = dice or random.Random(0)
@@ -197,9 +200,7 @@ async def _read(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         yield data
 
 
-async def _delayed(
-    reader: asyncio.StreamReader, toxics: Toxics, dice: random.Random
-) -> AsyncIterator[bytes]:
+async def _delayed(reader: asyncio.StreamReader, toxics: Toxics, dice: random.Random) -> AsyncIterator[bytes]:
     """Each block as late as the line is long; blocks keep their order and travel at the same time."""
     loop = asyncio.get_running_loop()
     line: asyncio.Queue[tuple[float, bytes] | OSError] = asyncio.Queue(IN_FLIGHT)
@@ -244,9 +245,7 @@ def cut_after(limit: Callable[[random.Random], int], *ends: End, down: Toxics | 
 
 
 @asynccontextmanager
-async def proxy(
-    port: int, plan: Plan = always(CLEAN), dice: random.Random | None = None
-) -> AsyncIterator[Proxy]:
+async def proxy(port: int, plan: Plan = HARMLESS, dice: random.Random | None = None) -> AsyncIterator[Proxy]:
     """A running proxy in front of the server at `port`."""
     made = Proxy(port, plan, dice)
     tasks: set[asyncio.Task[None]] = set()

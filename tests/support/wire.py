@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -247,3 +247,22 @@ def percentile(values: list[float], share: float) -> float:
     """The smallest value that `share` of all do not exceed; 0 of none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+async def until(check: Callable[[], object], seconds: float = 60.0) -> None:
+    """Look until `check` is true, whose answer may have to be awaited. Raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = check()
+            if await answer if isinstance(answer, Awaitable) else answer:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def until_running(port: int, wanted: int) -> None:
+    """Wait until at least so many tasks run. Raises `TimeoutError`."""
+
+    async def run() -> bool:
+        return bool((await ask(port, "/stats"))["pools"]["agent_pool"]["running"] >= wanted)
+
+    await until(run)
