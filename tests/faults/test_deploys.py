@@ -19,9 +19,10 @@ from tests.support.servers import STOP_LIMIT, Server, environment, free_port, mi
 from tests.support.toxics import CLEAN, Link, Plan, Toxics, always, proxy
 from tests.support.wire import Persistent, percentile, until, until_running
 
-pytestmark = [pytest.mark.server, pytest.mark.load]
+pytestmark = pytest.mark.server
 
-GRACE = 2.0
+GRACE = 1.0
+"""Seconds; a stream of R10 takes less, of R9 some do."""
 
 FOLLOWING_OTHERS: Final = "a task that runs in another process cannot be followed yet"
 
@@ -33,6 +34,7 @@ def house(folder: Path, **overrides: str) -> dict[str, str]:
     return env
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("kind", ["serve", "daphne"])
 async def test_two_hundred_open_streams_are_all_told(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
@@ -45,7 +47,7 @@ async def test_two_hundred_open_streams_are_all_told(
     for _ in range(rounds):
         async with serving(kind, tmp_path, env) as server:
             readers = [Persistent(lambda: server.port) for _ in range(streams)]
-            lengths = [dice.choice([40, 10_000]) for _ in readers]
+            lengths = [dice.choice([20, 10_000]) for _ in readers]
             reading = [
                 asyncio.create_task(
                     reader.generate(

@@ -21,7 +21,7 @@ from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import Link, Toxics, always, proxy
 from tests.support.wire import Persistent, ask, percentile, request, start, until
 
-pytestmark = [pytest.mark.server, pytest.mark.load]
+pytestmark = pytest.mark.server
 
 MEGABYTE: Final = 1_000_000
 
@@ -66,6 +66,7 @@ def house(folder: Path, **overrides: str) -> dict[str, str]:
 PUSHED: Final = "Daphne's `send` never waits; it needs a push producer behind it, which is not there yet"
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("kind", ["serve", pytest.param("daphne", marks=pytest.mark.skip(PUSHED))])
 async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale, figures: Figures) -> None:
     """R3. The stream that nobody reads is bigger than all buffers of the kernel."""
