@@ -19,6 +19,7 @@ from django.db import connections
 from django.utils import timezone
 
 from streaming.core.errors import (
+    EndPending,
     EventsPruned,
     NotFinished,
     StorageUnavailable,
@@ -160,7 +161,7 @@ class Service:
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
         """A reader from `options.after` on; None when it has seen the terminal event already.
 
-        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `TooManyFollowers`.
+        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `TooManyFollowers`, `EndPending`.
         """
         found = await self.find(task_id, caller)
         if isinstance(found, StreamTask):
@@ -265,7 +266,9 @@ class Service:
         return None if task.state.terminal else task
 
     async def _load(self, row: StreamTask) -> Task:
-        """The ended task behind `row`, read from the database once for all who ask. Raises `EventsPruned`."""
+        """The ended task behind `row`, read from the database once for all who ask.
+
+        Raises `EventsPruned`, `EndPending`."""
         loading = self._loading.get(row.id)
         if loading is None:
             loading = self._loading[row.id] = asyncio.create_task(self._load_once(row))
@@ -290,13 +293,13 @@ class Service:
     async def _once_ended(self, row: StreamTask) -> StreamTask:
         """The row with its end, which whoever takes over from a dead process writes within a moment.
 
-        Raises `EventsPruned` when nobody does.
+        Raises `EndPending` when that takes longer: a crash with many tasks, or a process that is not dead.
         """
         began, schedule = time.monotonic(), conf.poll_schedule()
         while not State(row.state).terminal:
             waited = time.monotonic() - began
             if waited > TAKEOVER_PATIENCE:
-                raise EventsPruned(row.id)
+                raise EndPending(row.id)
             await asyncio.sleep(schedule.pause(waited))
             row = await self._record(row.id)
         return row

@@ -160,6 +160,13 @@ class TooManyFollowers(StreamError):
     retryable = True
 
 
+class EndPending(StreamError):
+    """The task does not run here, and whoever takes it over has not written its end yet."""
+
+    code = "end_pending"
+    retryable = True
+
+
 def generation_errors() -> tuple[type[GenerationError], ...]:
     """All errors that may end a task, each code once, in the order of definition."""
     found: list[type[GenerationError]] = []

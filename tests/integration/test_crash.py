@@ -77,6 +77,19 @@ async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(
             assert rest.end.id == whole.end.id
 
 
+async def test_a_reader_whose_stream_has_no_end_yet_is_asked_to_come_back(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """It runs in another process, or nobody has noticed that its process is dead. A 410 would be for good."""
+    with started("serve", tmp_path, env) as first, started("serve", tmp_path, env) as second:
+        async with client(first.url) as http, client(second.url) as other:
+            seen = await generate(http, until=20, on_disconnect="continue", options=LONG)
+            place = seen.response.headers["location"]
+            answer = await read_stream(other, "GET", f"{place}/events?after={seen.ids[-1]}", until=1)
+            assert answer.response.status_code == 200
+            await http.delete(place)
+
+
 async def test_what_had_ended_before_the_crash_keeps_its_end(env: dict[str, str], tmp_path: Path) -> None:
     with started("serve", tmp_path, env) as first:
         async with client(first.url) as http:
