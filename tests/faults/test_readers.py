@@ -48,11 +48,6 @@ PIECES: Final = (
 """Of one to four bytes, of several code points, and what JSON or event streams have to escape."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readers")
-
-
 def house(folder: Path, **overrides: str) -> dict[str, str]:
     limits = {"AGENT_POOL_MAX_WORKERS": "200", "AGENT_POOL_PER_OWNER": "1000"}
     env = environment(folder, **limits, **overrides)
@@ -68,16 +63,16 @@ PUSHED: Final = "Daphne's `send` never waits; it needs a push producer behind it
 
 @pytest.mark.load
 @pytest.mark.parametrize("kind", ["serve", pytest.param("daphne", marks=pytest.mark.skip(PUSHED))])
-async def test_frozen_readers_harm_nobody(kind: str, folder: Path, scale: Scale, figures: Figures) -> None:
+async def test_frozen_readers_harm_nobody(kind: str, tmp_path: Path, scale: Scale, figures: Figures) -> None:
     """R3. The stream that nobody reads is bigger than all buffers of the kernel."""
     timeout = scale(1.5, 30.0)
     env = house(
-        folder,
+        tmp_path,
         SSE_CONNECTION_TIMEOUT=str(timeout),
         SSE_HEARTBEAT_INTERVAL=str(timeout / 3),
         SSE_MAX_JOURNAL_BYTES="16777216",
     )
-    async with serving(kind, folder, env) as server:
+    async with serving(kind, tmp_path, env) as server:
         process = psutil.Process(server.process.pid)
         calm = await _gaps_of_a_paced_stream(server, scale(50, 1000))
         task_id = await _flood(server)
@@ -147,14 +142,14 @@ async def _gaps_of_a_paced_stream(server: Server, tokens: int) -> list[float]:
 
 
 async def test_a_slow_line_delivers_everything_in_order(
-    folder: Path, scale: Scale, dice: random.Random, figures: Figures
+    tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R4. 8 KB a second, 300 ± 200 ms; the text is made at four times that."""
     tokens = scale(300, 3_000)
     streams = scale(5, 20)
     slow = Toxics(latency=0.3, jitter=0.2, rate=8_000)
     async with (
-        serving("serve", folder, house(folder)) as server,
+        serving("serve", tmp_path, house(tmp_path)) as server,
         proxy(server.port, always(Link(up=slow, down=slow)), dice) as line,
     ):
         readers = [Persistent(lambda: line.port) for _ in range(streams)]
@@ -186,14 +181,14 @@ async def test_a_slow_line_delivers_everything_in_order(
 
 
 async def test_bytes_cut_anywhere_are_the_same_text(
-    folder: Path, scale: Scale, dice: random.Random, figures: Figures
+    tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R5. Writes of 1 to 7 bytes both ways; texts of one to four byte characters and clusters of several."""
     streams = scale(100, 10_000)
     sliced = Toxics(slices=(1, 7))
-    env = house(folder, BUFFER_FLUSH_CHARS="4", BUFFER_BUFFER_SIZE="6")
+    env = house(tmp_path, BUFFER_FLUSH_CHARS="4", BUFFER_BUFFER_SIZE="6")
     async with (
-        serving("serve", folder, env) as server,
+        serving("serve", tmp_path, env) as server,
         proxy(server.port, always(Link(up=sliced, down=sliced)), dice) as line,
     ):
         texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 20))) for _ in range(streams)]

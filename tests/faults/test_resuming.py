@@ -22,21 +22,16 @@ TOKENS = 60
 TEXT = "".join(f"{k} " for k in range(TOKENS))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("resuming")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 async def test_streams_that_are_cut_again_and_again_lose_and_repeat_nothing(
-    kind: str, folder: Path, scale: Scale, dice: random.Random, figures: Figures
+    kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R6. Each connection ends after a random number of bytes, until the stream has had its 1 to 20 cuts."""
     streams = scale(40, 1_000)
-    env = environment(folder, AGENT_POOL_MAX_WORKERS="60", AGENT_POOL_PER_OWNER="100")
+    env = environment(tmp_path, AGENT_POOL_MAX_WORKERS="60", AGENT_POOL_PER_OWNER="100")
     migrate(env)
     cutting = cut_after(lambda dice: dice.randint(1, 1_500), End.RESET, End.FIN, End.HALF)
-    async with serving(kind, folder, env) as server, proxy(server.port, cutting, dice) as line:
+    async with serving(kind, tmp_path, env) as server, proxy(server.port, cutting, dice) as line:
         turn = asyncio.Semaphore(20)
 
         async def one(number: int) -> Persistent:
@@ -72,11 +67,11 @@ async def test_streams_that_are_cut_again_and_again_lose_and_repeat_nothing(
 
 
 async def test_who_comes_back_too_late_is_told(
-    folder: Path, scale: Scale, dice: random.Random, figures: Figures
+    tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
     """R7. After trimming a `gap` with the range; at the end nothing but the end; after deletion 410."""
     env = environment(
-        folder,
+        tmp_path,
         AGENT_POOL_MAX_WORKERS="20",
         AGENT_POOL_PER_OWNER="100",
         SSE_JOURNAL_MEMORY="1048576",
@@ -85,7 +80,7 @@ async def test_who_comes_back_too_late_is_told(
     )
     migrate(env)
     told = dict.fromkeys(("trimmed", "replayed", "at the end", "deleted"), 0)
-    async with serving("serve", folder, env) as server, client(server.url) as http:
+    async with serving("serve", tmp_path, env) as server, client(server.url) as http:
 
         async def events(task_id: str, after: int) -> Any:
             return await read_stream(http, "GET", f"/streams/{task_id}/events?after={after}")
