@@ -26,9 +26,8 @@ PATIENCE: Final = 20.0
 class Exchange:
     """One request on a connection of its own, and its answer as it comes. Made by `request`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
-        self.writer = writer
         self.status = 0
         self.headers: dict[str, str] = {}
         self.reads = 0
@@ -106,7 +105,7 @@ async def request(
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode() + data)
-        exchange = Exchange(reader, writer)
+        exchange = Exchange(reader)
         await exchange.head()
         yield exchange
     finally:
@@ -156,7 +155,6 @@ class Persistent:
     silent_refusals: int = 0
     """Refusals that did not say when to come back."""
     unreachable: int = 0
-    reads: int = 0
     pause: float = 0.0
     """Seconds of waiting after a cut."""
     _cut_at: float | None = None
@@ -214,7 +212,6 @@ class Persistent:
                 away = away or event.event == "reconnect"
                 self._note(received)
             self.retry = decoder.retry
-            self.reads = answer.reads
         if away:
             self.sent_away += 1
             await asyncio.sleep((self.retry or 0) / 1000 * 0.1)
