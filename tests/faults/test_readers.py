@@ -76,7 +76,7 @@ async def test_frozen_readers_harm_nobody(kind: str, tmp_path: Path, scale: Scal
         process = psutil.Process(server.process.pid)
         calm = await _gaps_of_a_paced_stream(server, scale(50, 1000))
         task_id = await _flood(server)
-        for frozen in (1, 50):
+        for frozen in scale((50,), (1, 50)):
             before = peak = process.memory_info().rss
             already = (await ask(server.port, "/stats"))["slow_readers_closed"]
             closed_at: list[float] = []
