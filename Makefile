@@ -13,7 +13,7 @@ run: ## set up what is missing and serve at HOST:PORT (127.0.0.1:8000)
 test: ## set up what is missing and run the tests: make test ARGS="-k word"
 	@scripts/test $(ARGS)
 
-faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k R9"
+faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
 	@scripts/faults $(ARGS)
 
 check: ## format, lint, types, Django's checks, missing migrations; changes nothing
