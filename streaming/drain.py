@@ -20,8 +20,9 @@ from .signals import stopping
 
 logger = logging.getLogger(__name__)
 
-LAST_RESORT: Final = 1.0
-"""Seconds after which a process ends although a blocking producer does not (Python would wait for it)."""
+LAST_RESORT: Final = 0.7
+"""Seconds after which a process ends although a blocking producer does not (Python would wait for it): less
+than the one that it has beyond `drain_grace`."""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 

@@ -109,6 +109,10 @@ def json_object(request: HttpRequest) -> dict[str, object]:
         body = request.body
     except RequestDataTooBig as error:
         raise Problem(413, "body_too_large") from error
+    except ValueError as error:
+        # The file is closed: its sender left while a synchronous middleware of the project held the request,
+        # in a thread that no cancellation reaches. Nothing must start, and nobody reads this.
+        raise Problem(400, "invalid_request") from error
     try:
         return strict_json.loads_object(body)
     except strict_json.BadJSON as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from django.db import connections
 
+from tests.support.postgresql import INSTALL, Cluster, cluster, find_programs
 from tests.support.servers import Server, running
 
 
@@ -15,6 +16,15 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The HTTP suite runs on uvicorn (as `manage.py serve` starts it) and on Daphne."""
     folder = tmp_path_factory.mktemp(request.param)
     with running(request.param, folder, AGENT_POOL_PER_OWNER="50", AGENT_POOL_MAX_WORKERS="20") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A PostgreSQL of our own; `migrated()` is the DATABASE_URL of a new database with all tables."""
+    if find_programs() is None:
+        pytest.skip(INSTALL)
+    with cluster() as made:
         yield made
 
 

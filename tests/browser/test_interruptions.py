@@ -12,24 +12,26 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.steps import SCRIPT_TEXT, cancelled, has_written, part, reaches, started, text, write
-from tests.support.browser import CuttingProxy, Visit, cutting, visit
+from tests.support.browser import Visit, visit
 from tests.support.client import client, eventually
 from tests.support.servers import Server, environment, free_port, migrate
 from tests.support.servers import started as started_server
+from tests.support.toxics import Proxy
+from tests.support.toxics import proxy as cutting
 
 LOST = ("net::ERR_", "Failed to load resource")
 """What Chromium says about a connection that is cut."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def proxy(site: Server) -> AsyncIterator[CuttingProxy]:
+async def proxy(site: Server) -> AsyncIterator[Proxy]:
     """A proxy in front of the server."""
     async with cutting(site.port) as made:
         yield made
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def cuttable(browser: Browser, proxy: CuttingProxy) -> AsyncIterator[Visit]:
+async def cuttable(browser: Browser, proxy: Proxy) -> AsyncIterator[Visit]:
     """The page, seen through the proxy."""
     async with visit(browser, proxy.url) as made:
         made.allowed = LOST
@@ -51,7 +53,7 @@ async def test_stop_ends_the_task(home: Visit, site: Server) -> None:
 
 
 async def test_stop_before_the_answer_stops_the_task_once_it_is_known(
-    cuttable: Visit, proxy: CuttingProxy, site: Server
+    cuttable: Visit, proxy: Proxy, site: Server
 ) -> None:
     page = cuttable.page
     proxy.answers.clear()
@@ -65,7 +67,7 @@ async def test_stop_before_the_answer_stops_the_task_once_it_is_known(
     assert record["state"] == "cancelled"
 
 
-async def test_stop_while_cut_off_is_done_on_return(cuttable: Visit, proxy: CuttingProxy) -> None:
+async def test_stop_while_cut_off_is_done_on_return(cuttable: Visit, proxy: Proxy) -> None:
     page = cuttable.page
     await write(page, writer="scripted")
     await has_written(page, "5 ")
@@ -135,7 +137,7 @@ async def test_a_reload_keeps_what_was_typed(home: Visit) -> None:
     await expect(page.locator("[name=length][value=long]")).to_be_checked()
 
 
-async def test_a_cut_connection_is_resumed_by_itself(cuttable: Visit, proxy: CuttingProxy) -> None:
+async def test_a_cut_connection_is_resumed_by_itself(cuttable: Visit, proxy: Proxy) -> None:
     page = cuttable.page
     await write(page, writer="scripted")
     await has_written(page, "20 ")
@@ -148,7 +150,7 @@ async def test_a_cut_connection_is_resumed_by_itself(cuttable: Visit, proxy: Cut
     await expect(page.locator("[data-receipt=reconnects]")).to_have_text("2")
 
 
-async def test_a_network_that_stays_away_is_waited_for(cuttable: Visit, proxy: CuttingProxy) -> None:
+async def test_a_network_that_stays_away_is_waited_for(cuttable: Visit, proxy: Proxy) -> None:
     page = cuttable.page
     await write(page, writer="scripted")
     await has_written(page, "20 ")
@@ -184,9 +186,7 @@ async def test_offline_is_said_and_coming_back_resumes(home: Visit) -> None:
     assert await text(page).text_content() == SCRIPT_TEXT
 
 
-async def test_a_server_that_is_away_is_said_and_nothing_is_lost(
-    cuttable: Visit, proxy: CuttingProxy
-) -> None:
+async def test_a_server_that_is_away_is_said_and_nothing_is_lost(cuttable: Visit, proxy: Proxy) -> None:
     page = cuttable.page
     proxy.refuse = True
     proxy.cut()
@@ -200,7 +200,7 @@ async def test_a_server_that_is_away_is_said_and_nothing_is_lost(
 
 
 async def test_a_call_whose_answer_was_cut_is_repeated_and_is_one_task(
-    cuttable: Visit, proxy: CuttingProxy, site: Server
+    cuttable: Visit, proxy: Proxy, site: Server
 ) -> None:
     page = cuttable.page
     keys = keys_of(page)
@@ -227,7 +227,7 @@ async def test_a_call_whose_answer_was_cut_is_repeated_and_is_one_task(
 
 
 async def test_who_asks_again_by_hand_after_a_lost_answer_gets_the_same_task(
-    cuttable: Visit, proxy: CuttingProxy, site: Server
+    cuttable: Visit, proxy: Proxy, site: Server
 ) -> None:
     page = cuttable.page
     keys = keys_of(page)

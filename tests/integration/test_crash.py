@@ -36,10 +36,20 @@ def numbered(reading: Reading) -> str:
     return "".join(event.data["delta"] for event in reading.events if event.name == "content")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of servers that share one database."""
+    if request.param == "postgresql":
+        return environment(tmp_path, DATABASE_URL=request.getfixturevalue("postgresql").migrated())
+    made = environment(tmp_path)
+    migrate(made)
+    return made
+
+
 @pytest.mark.parametrize("kind", ["serve", "daphne"])
-async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(kind: str, tmp_path: Path) -> None:
-    env = environment(tmp_path)
-    migrate(env)
+async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(
+    kind: str, env: dict[str, str], tmp_path: Path
+) -> None:
     with started(kind, tmp_path, env) as first:
         async with client(first.url) as http:
             before = await generate(http, until=60, options=LONG)
@@ -76,9 +86,20 @@ async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(kind: 
             assert rest.end.id == whole.end.id
 
 
-async def test_what_had_ended_before_the_crash_keeps_its_end(tmp_path: Path) -> None:
-    env = environment(tmp_path)
-    migrate(env)
+async def test_a_reader_whose_stream_has_no_end_yet_is_asked_to_come_back(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """It runs in another process, or nobody has noticed that its process is dead. A 410 would be for good."""
+    with started("serve", tmp_path, env) as first, started("serve", tmp_path, env) as second:
+        async with client(first.url) as http, client(second.url) as other:
+            seen = await generate(http, until=20, on_disconnect="continue", options=LONG)
+            place = seen.response.headers["location"]
+            answer = await read_stream(other, "GET", f"{place}/events?after={seen.ids[-1]}", until=1)
+            assert answer.response.status_code == 200
+            await http.delete(place)
+
+
+async def test_what_had_ended_before_the_crash_keeps_its_end(env: dict[str, str], tmp_path: Path) -> None:
     with started("serve", tmp_path, env) as first:
         async with client(first.url) as http:
             done = await generate(http, options={"tokens": 50, "interval": 0})
@@ -91,9 +112,9 @@ async def test_what_had_ended_before_the_crash_keeps_its_end(tmp_path: Path) -> 
             assert (await http.get(f"{place}/events?after={done.ids[-1]}")).status_code == 204
 
 
-async def test_a_process_that_ends_in_order_leaves_no_trace_among_the_living(tmp_path: Path) -> None:
-    env = environment(tmp_path)
-    migrate(env)
+async def test_a_process_that_ends_in_order_leaves_no_trace_among_the_living(
+    env: dict[str, str], tmp_path: Path
+) -> None:
     with started("serve", tmp_path, env) as first:
         async with client(first.url) as http:
             await http.post(STREAM, json=brief(options={"tokens": 3, "interval": 0}))

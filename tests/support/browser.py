@@ -1,12 +1,11 @@
-"""A real browser on a real page, and a proxy that cuts connections."""
+"""A real browser on a real page."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -71,70 +70,3 @@ async def visit(browser: Browser, url: str, **options: Any) -> AsyncIterator[Vis
         assert made.unexpected() == []
     finally:
         await context.close()
-
-
-class CuttingProxy:
-    """TCP on loopback in front of a server; `cut` breaks what is open, `refuse` what would come; while
-    `answers` is not set, nothing comes back from the server."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.refuse = False
-        self.answers = asyncio.Event()
-        self.answers.set()
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def retarget(self, port: int) -> None:
-        """The server is elsewhere now."""
-        self._target = port
-
-    def cut(self) -> None:
-        """Reset all connections, as a lost network does."""
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, there and back."""
-        if self.refuse:
-            writer.transport.abort()
-            return
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        mine = {writer, other_writer}
-        self._writers |= mine
-        try:
-            await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer, self.answers))
-        finally:
-            self._writers -= mine
-            for each in mine:
-                each.transport.abort()
-
-
-async def _copy(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
-) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            if gate is not None:
-                await gate.wait()
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
-
-
-@asynccontextmanager
-async def cutting(port: int) -> AsyncIterator[CuttingProxy]:
-    """A running proxy in front of the server at `port`."""
-    proxy = CuttingProxy(port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        proxy.cut()
-        server.close()

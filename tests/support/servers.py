@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
@@ -13,11 +14,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -95,17 +97,25 @@ def environment(folder: Path, **overrides: str) -> dict[str, str]:
 
 
 def migrate(env: dict[str, str]) -> None:
-    """Make the SQLite database that `env` names, with all tables: a copy of one that is migrated once."""
-    shutil.copyfile(_migrated(), env["DATABASE_URL"].removeprefix("sqlite:///"))
+    """Make all tables in the database that `env` names; that of SQLite is a copy of one migrated once."""
+    url = env["DATABASE_URL"]
+    if url.startswith("sqlite:"):
+        shutil.copyfile(_migrated(), url.removeprefix("sqlite:///"))
+    else:
+        _migrate(env)
 
 
 @cache
 def _migrated() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="migrated-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    command = [sys.executable, "manage.py", "migrate", "-v", "0"]
-    subprocess.run(command, cwd=ROOT, env=environment(folder), check=True, timeout=START_LIMIT)
+    _migrate(environment(folder))
     return folder / "test.sqlite3"
+
+
+def _migrate(env: dict[str, str]) -> None:
+    command = [sys.executable, "manage.py", "migrate", "-v", "0"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=START_LIMIT)
 
 
 @contextmanager
@@ -119,12 +129,15 @@ def running(kind: str, folder: Path, **overrides: str) -> Iterator[Server]:
 
 
 @contextmanager
-def started(kind: str, folder: Path, env: dict[str, str], project: Path = ROOT) -> Iterator[Server]:
-    """A server over a database that exists already, of the project with its `manage.py` in `project`."""
-    port = free_port()
+def started(
+    kind: str, folder: Path, env: dict[str, str], project: Path = ROOT, port: int | None = None
+) -> Iterator[Server]:
+    """A server over a database that exists already, of the project with its `manage.py` in `project`; at
+    `port`, or at any that is free."""
+    port = free_port() if port is None else port
     output = folder / f"{kind.split()[0]}-{port}.log"
     command = [sys.executable, *(piece.format(port=port) for piece in COMMANDS[kind])]
-    with output.open("wb") as log:
+    with output.open("ab") as log:
         process = subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=subprocess.STDOUT)
     server = Server(kind, port, process, output, folder / "test.sqlite3")
     try:
@@ -134,6 +147,17 @@ def started(kind: str, folder: Path, env: dict[str, str], project: Path = ROOT) 
         if process.poll() is None:
             process.kill()
         process.wait(STOP_LIMIT)
+
+
+@asynccontextmanager
+async def serving(*arguments: Any, **options: Any) -> AsyncIterator[Server]:
+    """`started`, for tests whose event loop has to go on meanwhile."""
+    house = started(*arguments, **options)
+    server = await asyncio.to_thread(house.__enter__)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(house.__exit__, None, None, None)
 
 
 def _wait_until_it_answers(server: Server) -> None:
