@@ -28,6 +28,10 @@ from .retry import spec_again
 
 END_OF_FRAME: Final = b"\n\n"
 
+COME_BACK: Final = 10.0
+"""Seconds of grace at least for a task that another process let wait: its reader lost that process, and did
+not leave by wish."""
+
 CHUNK: Final = 100
 """Tasks in one statement: below every database's limits."""
 
@@ -127,7 +131,7 @@ def waiting_task(
     """The waiting task behind `row`, of a registered producer, as one that this process can run; `replica`
     is it already, if it has readers here."""
     task = replica or stored_task(row, journal, ended)
-    task.spec = spec_again(row, grace=math.inf if row.grace is None else row.grace)
+    task.spec = spec_again(row, grace=math.inf if row.grace is None else max(row.grace, COME_BACK))
     task.ticket.owner = task.spec.share_key
     task.state, task.epoch = State.QUEUED, row.epoch
     return task
