@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from django.db import transaction
 from django.utils import timezone
 
 from streaming.core.states import State
 
 from .models import Process, StreamTask
-from .rows import NOBODY
+from .rows import NOBODY, lock
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 
@@ -57,14 +58,17 @@ class Wishes:
 def ask_to_cancel(task_ids: Iterable[str], reason: str) -> None:
     """Ask whoever runs the tasks to cancel them; the first reason stays."""
     for ids in _chunks(task_ids):
-        asked = StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE, cancel_requested="")
-        asked.update(cancel_requested=reason)
+        with transaction.atomic():
+            asked = lock(StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE, cancel_requested=""))
+            asked.update(cancel_requested=reason)
 
 
 def show_following(task_ids: Iterable[str]) -> None:
     """Tell whoever runs the tasks that they have readers here."""
     for ids in _chunks(task_ids):
-        StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE).update(followed_at=timezone.now())
+        with transaction.atomic():
+            read = lock(StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE))
+            read.update(followed_at=timezone.now())
 
 
 def orphaning() -> set[str]:

@@ -77,10 +77,11 @@ class Note:
 
     def after(self, older: Note) -> Note:
         """`older` and this one as one: the newer row, the events of both. What an earlier epoch had to say
-        counts no more."""
+        counts no more, also where it is said late."""
         if older.epoch != self.epoch:
-            older.resolve(False)
-            return self
+            late, kept = (older, self) if older.epoch < self.epoch else (self, older)
+            late.resolve(False)
+            return kept
         return Note(
             epoch=self.epoch,
             values=older.values if self.values is None else self.values,
@@ -104,9 +105,10 @@ class Notes(OrderedDict[str, Note]):
 
     def add(self, task_id: str, note: Note) -> None:
         """Note more about a task."""
-        self.size += note.size
         older = self.pop(task_id, None)
-        self[task_id] = note if older is None else note.after(older)
+        kept = note if older is None else note.after(older)
+        self.size += kept.size - (0 if older is None else older.size)
+        self[task_id] = kept
 
     def put_back(self, older: Notes) -> Notes:
         """`older`, which could not be written, and these after them."""

@@ -45,10 +45,13 @@ _Refusals = Counter[tuple[datetime, str, str]]
 class DatabaseRecorder:
     """See `ports.Recorder`. `interval`: seconds that records may trail behind. `registry`: this process among
     those that share the database. `on_lost`: called in the writer's thread with the id of a task that another
-    process has taken over; nothing more is written of it."""
+    process has taken over, and its last epoch here; nothing more is written of it."""
 
     def __init__(
-        self, interval: float, registry: Registry, on_lost: Callable[[str], object] = lambda task_id: None
+        self,
+        interval: float,
+        registry: Registry,
+        on_lost: Callable[[str, int], object] = lambda task_id, epoch: None,
     ) -> None:
         self._interval = interval
         self._registry = registry
@@ -287,7 +290,7 @@ class DatabaseRecorder:
                 write_refusals(refusals)
         for task_id in lost:
             logger.warning("task %s: another process has taken it over", task_id)
-            self._on_lost(task_id)
+            self._on_lost(task_id, notes[task_id].epoch)
         return unwritable | lost
 
     def _write_ours(self, notes: Mapping[str, Note]) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Final
 
 from django.db import DatabaseError, InterfaceError, connections
 
+from streaming.core.errors import EventsPruned
 from streaming.core.schedule import PollSchedule
 from streaming.core.states import State
 from streaming.runtime.journals.memory import MemoryJournal
@@ -37,14 +39,15 @@ TROUBLE_PAUSE: Final = 1.0
 
 
 class _Watched:
-    """A replica, when something last happened to it, and when to look again. Monotonic seconds."""
+    """A replica, when something last happened to it, when to look again, and when it was last read (infinite
+    until it can be). Monotonic seconds."""
 
     def __init__(self, task: Task, journal: MemoryJournal, now: float) -> None:
         self.task = task
         self.journal = journal
         self.stirred = now
         self.due = now
-        self.read_at = now
+        self.read_at = math.inf
 
 
 class Replicas:
@@ -60,11 +63,13 @@ class Replicas:
 
     async def open(self, row: StreamTask) -> Task:
         """The task behind `row`, with the events that the database has of it, and from now on the new ones as
-        long as somebody reads. It may have ended by now. Raises what the database raises."""
+        long as somebody reads. It may have ended by now. Raises `EventsPruned` if it is gone by now, or has
+        ended without its end, and what the database raises."""
         now = time.monotonic()
         watched = self._watched.get(row.id)
         if watched is not None:
-            watched.stirred = watched.due = watched.read_at = now
+            watched.stirred = watched.due = now
+            watched.read_at = max(watched.read_at, now)
             self._stirred.set()
             return watched.task
         loop = asyncio.get_running_loop()
@@ -78,7 +83,11 @@ class Replicas:
             await self._refresh([watched])
         except BaseException:
             self._drop(watched)
+            await self._disconnect()
             raise
+        if task.ended.done() and not task.state.terminal:
+            raise EventsPruned(row.id)
+        watched.read_at = time.monotonic()
         if self._feeder is None or self._feeder.done():
             self._feeder = asyncio.create_task(self._feed(), name="replicas")
         return task
@@ -120,8 +129,13 @@ class Replicas:
             await self._refresh(due)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("could not look for news of %d tasks: %s", len(due), error)
+            await self._disconnect()
             for watched in due:
                 watched.due = now + TROUBLE_PAUSE
+
+    async def _disconnect(self) -> None:
+        """A connection that has failed is of no use any more."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
 
     async def _pause(self) -> None:
         if not self._watched:

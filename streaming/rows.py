@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from streaming.core.events import Cancelled, Complete, Error, Terminal
 from streaming.runtime.task import Task
@@ -36,11 +36,18 @@ def write_tasks(rows: list[StreamTask]) -> None:
     )
 
 
+def lock(rows: QuerySet[StreamTask]) -> QuerySet[StreamTask]:
+    """Lock the rows until the end of the transaction, in the order in which everybody locks several of them:
+    by id. So nobody waits for somebody who waits for them (a deadlock)."""
+    ids = list(rows.select_for_update().order_by("pk").values_list("pk", flat=True))
+    return rows.filter(pk__in=ids)
+
+
 def taken_over(notes: Mapping[str, Note], process_id: str) -> set[str]:
     """Those of the tasks whose row is another process' by now, or of another epoch than the note; the rows
     are locked until the end of the transaction, so that nobody takes over in between."""
-    rows = StreamTask.objects.select_for_update().values_list("pk", "process", "epoch")
-    ids = list(notes)
+    rows = StreamTask.objects.select_for_update().order_by("pk").values_list("pk", "process", "epoch")
+    ids = sorted(notes)
     chunks = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
     return {
         pk

@@ -63,7 +63,7 @@ class Service:
         self.recorder = DatabaseRecorder(
             conf.sse().journal_flush_interval,
             registry,
-            lambda task_id: loop.call_soon_threadsafe(self.supervisor.abandon, task_id),
+            lambda task_id, epoch: loop.call_soon_threadsafe(self.supervisor.abandon, task_id, epoch),
         )
         self.supervisor = Supervisor(
             conf.pools(),

@@ -331,14 +331,16 @@ class Supervisor:
         """Ask for the task's end; `task.ended` tells when it came. Idempotent."""
         self._stop(task, reason)
 
-    def abandon(self, task_id: str) -> None:
+    def abandon(self, task_id: str, epoch: float = math.inf) -> None:
         """Another process has taken the task over, and tells its end: stop, and say nothing more of it here.
 
-        Readers are sent away; they come back and find that end.
+        Readers are sent away; they come back and find that end. `epoch`: the last one that was lost; a task
+        that has come back to this process since is of a later one, and stays.
         """
-        task = self._active.pop(task_id, None)
-        if task is None:
+        task = self._active.get(task_id)
+        if task is None or task.epoch > epoch:
             return
+        del self._active[task_id]
         self._waiting.leave(task)
         self._send_readers_away(task)
         if task.final is None:
@@ -373,7 +375,7 @@ class Supervisor:
             if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1
         finally:
-            if task.id in self._active:
+            if self.runs(task):
                 self._publish_end(task)
 
     # The pump's host

@@ -116,7 +116,7 @@ class House:
         self.recorder = DatabaseRecorder(
             0.05,
             Registry(process_id),
-            lambda task_id: loop.call_soon_threadsafe(self.supervisor.abandon, task_id),
+            lambda task_id, epoch: loop.call_soon_threadsafe(self.supervisor.abandon, task_id, epoch),
         )
         self.supervisor = Supervisor(
             {"agent_pool": pool_limits()},

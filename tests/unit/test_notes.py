@@ -56,3 +56,13 @@ def test_the_size_is_that_of_the_events(adds: list[tuple[str, list[bytes]]]) -> 
         waiting.add(task_id, Note(batches=[Batch(1, frames)]))
     assert waiting.size == sum(note.size for note in waiting.values())
     assert waiting.size == sum(len(frame) for _, frames in adds for frame in frames)
+
+
+def test_what_an_earlier_epoch_says_late_counts_no_more() -> None:
+    waiting = Notes()
+    waiting.add("a", Note(epoch=3, values={"n": 3}, batches=[batch(1, b"new")]))
+    waiting.add("a", Note(epoch=1, values={"n": 1}, batches=[batch(1, b"old")]))
+    assert (waiting["a"].epoch, waiting["a"].values) == (3, {"n": 3})
+    waiting.add("a", Note(epoch=4, values={"n": 4}))
+    assert (waiting["a"].epoch, waiting["a"].batches) == (4, [])
+    assert waiting.size == 0, "what is dropped holds no bytes"

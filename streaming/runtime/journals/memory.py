@@ -116,11 +116,17 @@ class MemoryJournal:
         return self._frames[start : start + limit]
 
     def trim(self, first_id: int) -> None:
-        count = min(max(first_id - self._first_id, 0), len(self._frames))
+        last_id = self.last_id
+        everything = first_id > last_id
+        # The end behind a hole stays until everything goes, and the hole with it.
+        most = len(self._frames) - (1 if self._hole and not everything else 0)
+        count = min(max(first_id - self._first_id, 0), most)
         if count:
             self._account(-sum(len(frame) + _FRAME_OVERHEAD for frame in self._frames[:count]))
             del self._frames[:count]
             self._first_id += count
+        if everything:
+            self._first_id, self._hole = last_id + 1, 0
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         self._subscribers.append(wake)

@@ -1,4 +1,5 @@
-"""One contract, every store: dense ids, cursors, bounds, readers woken."""
+"""The journal in memory: what every store promises to readers (tests/support/journal_contract.py), and what
+this one promises besides: bounds, and journals copied from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,31 +12,46 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from streaming.core import sse
-from streaming.core.events import Cancelled, Content, Error, Output, Restart, Truncated, decode
+from streaming.core.events import Cancelled, Content, Error, Output, Restart, Truncated
 from streaming.runtime.journals.base import LOST_IDS, JournalClosed, JournalFull
 from streaming.runtime.journals.memory import MemoryJournals
-
-# Each store: bytes that one journal may hold -> an object with `create()` and `size`.
-STORES = {
-    "memory": MemoryJournals,
-}
+from tests.support.journal_contract import *  # noqa: F403 (tests of every store)
+from tests.support.journal_contract import INTERRUPTED, ids
 
 END = Cancelled(reason="client")
 BROAD = 1_000_000
 
 
-@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-def make_store(request):
-    return request.param
+class OneProcess:
+    """Owner and readers share a journal, so nothing is lost but with all readers."""
+
+    live = True
+
+    def __init__(self):
+        self._journal = MemoryJournals(BROAD).create()
+        self.append = self._journal.append
+
+    def settle(self):
+        pass
+
+    def crash(self):
+        self.append(INTERRUPTED)
+
+    def reader(self):
+        return self._journal
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
-def journal(make_store):
-    return make_store(BROAD).create()
+def make_store():
+    return OneProcess
 
 
-def ids(frames):
-    return [sse.event_id(frame) for frame in frames]
+@pytest.fixture
+def journal():
+    return MemoryJournals(BROAD).create()
 
 
 def fill(journal, count):
@@ -48,44 +64,17 @@ def test_new_journal_is_empty_and_open(journal):
     assert journal.read(0, 10) == []
 
 
-def test_ids_are_dense_from_1_whatever_is_appended(journal):
-    assert journal.append(Content(delta="a")) == 1
-    assert journal.append_content("b", "stdout") == 2
-    assert journal.append(Output(output_type="stream")) == 3
-    assert journal.append(END) == 4
-    assert ids(journal.read(0, 99)) == [1, 2, 3, 4]
-
-
-def test_frames_hold_the_events(journal):
-    journal.append(Content(delta="你好\r\n\u2028data: x"))
-    journal.append(Output(output_type="display_data", data={"text/plain": "1"}))
-    events = [decode(sse.payload(frame)) for frame in journal.read(0, 9)]
-    assert events == [
-        Content(delta="你好\r\n\u2028data: x"),
-        Output(output_type="display_data", data={"text/plain": "1"}),
-    ]
-
-
 @pytest.mark.parametrize("channel", [None, "stderr"])
 @pytest.mark.parametrize("text", ["plain", "咖啡", "a\u2028b\u0085c", "x\ud800y", "\r\n\r\n"])
-def test_fast_path_of_content_makes_the_same_bytes(make_store, text, channel):
-    store = make_store(BROAD)
+def test_fast_path_of_content_makes_the_same_bytes(text, channel):
+    store = MemoryJournals(BROAD)
     fast, slow = store.create(), store.create()
     fast.append_content(text, channel)
     slow.append(Content(delta=text, channel=channel))
     assert fast.read(0, 1) == slow.read(0, 1)
 
 
-def test_read_after_a_cursor_with_limit(journal):
-    fill(journal, 10)
-    assert ids(journal.read(0, 3)) == [1, 2, 3]
-    assert ids(journal.read(3, 3)) == [4, 5, 6]
-    assert ids(journal.read(9, 3)) == [10]
-    assert journal.read(10, 3) == []
-    assert journal.read(4, 0) == []
-
-
-def test_trim_shows_a_gap(journal):
+def test_trim_shows_a_gap_while_it_is_written(journal):
     fill(journal, 10)
     journal.trim(4)
     assert (journal.first_id, journal.last_id) == (4, 10)
@@ -118,8 +107,8 @@ def test_terminal_event_closes(journal):
     assert journal.closed
 
 
-def test_full_but_truncated_and_terminal_always_fit(make_store):
-    journal = make_store(400).create()
+def test_full_but_truncated_and_terminal_always_fit():
+    journal = MemoryJournals(400).create()
     with pytest.raises(JournalFull):  # noqa: PT012
         for _ in range(1000):
             journal.append_content("0123456789", None)
@@ -134,27 +123,15 @@ def test_full_but_truncated_and_terminal_always_fit(make_store):
     assert journal.closed
 
 
-def test_an_event_larger_than_the_limit_is_refused_at_once(make_store):
-    journal = make_store(100).create()
+def test_an_event_larger_than_the_limit_is_refused_at_once():
+    journal = MemoryJournals(100).create()
     with pytest.raises(JournalFull):
         journal.append_content("x" * 101, None)
     assert (journal.last_id, journal.size) == (0, 0)
 
 
-def test_subscribers_are_woken_after_the_event_is_there(journal):
-    seen = []
-
-    def wake():
-        seen.append((journal.last_id, journal.closed, len(journal.read(0, 99))))
-
-    journal.subscribe(wake)
-    journal.append_content("a", None)
-    journal.append(END)
-    assert seen == [(1, False, 1), (2, True, 2)]
-
-
-def test_refused_event_wakes_nobody(make_store):
-    journal = make_store(10).create()
+def test_refused_event_wakes_nobody():
+    journal = MemoryJournals(10).create()
     woken = []
     journal.subscribe(lambda: woken.append(1))
     with pytest.raises(JournalFull):
@@ -194,8 +171,8 @@ def test_unsubscribe_during_wake_skips_nobody_else(journal):
     assert woken == ["first", "leaver", "last", "first", "last"]
 
 
-def test_sizes_add_up_across_journals(make_store):
-    store = make_store(BROAD)
+def test_sizes_add_up_across_journals():
+    store = MemoryJournals(BROAD)
     journals = [store.create() for _ in range(3)]
     for number, journal in enumerate(journals, 1):
         fill(journal, 10 * number)
@@ -210,12 +187,11 @@ def test_sizes_add_up_across_journals(make_store):
 class JournalMachine(RuleBasedStateMachine):
     """Two journals of one store against two lists."""
 
-    make_store = staticmethod(MemoryJournals)
     which = st.integers(0, 1)
 
     @initialize(limit=st.sampled_from([300, 2_000, BROAD]))
     def begin(self, limit):
-        self.store = self.make_store(limit)
+        self.store = MemoryJournals(limit)
         self.journals = [self.store.create(), self.store.create()]
         self.models: list[list[str]] = [[], []]
         self.first = [1, 1]
@@ -284,8 +260,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert all((journal.size == 0) == (not journal.read(0, 1)) for journal in self.journals)
 
 
-def test_state_machine(make_store):
-    kind = type("Machine", (JournalMachine,), {"make_store": staticmethod(make_store)})
+def test_state_machine():
     quick = settings(
         max_examples=40,
         stateful_step_count=30,
@@ -293,7 +268,7 @@ def test_state_machine(make_store):
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    run_state_machine_as_test(kind, settings=quick)
+    run_state_machine_as_test(JournalMachine, settings=quick)
 
 
 # Written elsewhere
@@ -361,10 +336,36 @@ def test_the_hole_of_a_crash_is_kept_before_the_end(journal, survived):
     assert copied.read(survived + LOST_IDS, 99) == []
 
 
+def after_a_crash(journal):
+    fill(journal, 5)
+    frames = journal.read(0, 99)
+    end = sse.frame(5 + LOST_IDS, "error", b"{}")
+    copied = copy(frames)
+    copied.adopt(5 + LOST_IDS, [end])
+    return copied, frames, end
+
+
+@pytest.mark.parametrize("first_id", [6, 7, 500_000, 5 + LOST_IDS])
+def test_trimming_into_the_hole_keeps_the_end(journal, first_id):
+    copied, _, end = after_a_crash(journal)
+    copied.trim(first_id)
+    assert (copied.dense_id, copied.last_id) == (5, 5 + LOST_IDS)
+    for after in (0, 5, 6, 500_000):
+        assert copied.read(after, 9) == [end]
+
+
+def test_trimming_everything_takes_the_hole_too(journal):
+    copied, _, _ = after_a_crash(journal)
+    copied.trim(copied.last_id + 1)
+    assert (copied.first_id, copied.last_id, copied.size) == (6 + LOST_IDS, 5 + LOST_IDS, 0)
+    assert copied.dense_id == copied.last_id
+    assert copied.read(0, 9) == []
+
+
 # The newest restart
 
 
-def test_the_newest_restart_is_known(journal):
+def test_the_newest_restart_is_known_while_it_is_written(journal):
     assert journal.restart_id == 0
     fill(journal, 3)
     assert journal.restart_id == 0
@@ -378,8 +379,8 @@ def test_the_newest_restart_is_known(journal):
     assert journal.restart_id == 6
 
 
-def test_a_restart_that_does_not_fit_voids_nothing(make_store):
-    journal = make_store(100).create()
+def test_a_restart_that_does_not_fit_voids_nothing():
+    journal = MemoryJournals(100).create()
     journal.append_content("x", None)
     with pytest.raises(JournalFull):
         journal.append(Restart(attempt=2, reason="x" * 100))

@@ -604,3 +604,39 @@ async def test_1000_random_abandons_leave_nothing():
         await eventually(lambda: asyncio.all_tasks() == tasks_before, "a task is left")
     await eventually(lambda: threading.active_count() <= threads_before, "a thread is left")
     sys.setswitchinterval(interval)
+
+
+# A task that was lost to another process and has come back
+
+
+async def test_news_of_an_earlier_loss_leave_a_task_that_has_come_back():
+    async with house() as supervisor:
+        source, gate = occupant()
+        task = supervisor.open(spec(source))
+        task.epoch = 3
+        supervisor.abandon(task.id, 1)
+        assert supervisor.runs(task)
+        supervisor.abandon(task.id, 3)
+        assert not supervisor.runs(task)
+        gate.set()
+
+
+async def test_an_end_that_is_being_written_when_the_task_is_lost_ends_no_later_one_of_its_id():
+    async with house(recorder=FakeRecorder(delay=0.05)) as supervisor:
+
+        async def source():
+            yield "x"
+
+        lost = supervisor.open(spec(source))
+        await eventually(lambda: lost.final is not None)
+        supervisor.abandon(lost.id)
+        held, gate = occupant()
+        again = supervisor.open(spec(held))
+        again.id = lost.id
+        supervisor._active[lost.id] = again
+        assert lost.pump is not None
+        await asyncio.wait([lost.pump])
+        assert supervisor.runs(again)
+        assert not again.journal.closed
+        gate.set()
+        await asyncio.wait([again.ended])
