@@ -85,11 +85,12 @@ class Replicas:
             self._drop(watched)
             await self._disconnect()
             raise
-        if task.ended.done() and not task.state.terminal:
-            raise EventsPruned(row.id)
         watched.read_at = time.monotonic()
         if self._feeder is None or self._feeder.done():
+            # Also for one that has gone: it closes the thread's connection at its end.
             self._feeder = asyncio.create_task(self._feed(), name="replicas")
+        if task.ended.done() and not task.state.terminal:
+            raise EventsPruned(row.id)
         return task
 
     def followed(self) -> list[str]:
@@ -107,6 +108,7 @@ class Replicas:
             self._feeder.cancel()
             with suppress(asyncio.CancelledError):
                 await self._feeder
+        self._thread.submit(connections.close_all)
         self._thread.shutdown(wait=False)
 
     async def _feed(self) -> None:
@@ -132,6 +134,11 @@ class Replicas:
             await self._disconnect()
             for watched in due:
                 watched.due = now + TROUBLE_PAUSE
+        except Exception:
+            # Readers of others, and those who come later, shall not wait for ever.
+            logger.exception("could not take in news of %d tasks", len(due))
+            for watched in due:
+                self._drop(watched)
 
     async def _disconnect(self) -> None:
         """A connection that has failed is of no use any more."""

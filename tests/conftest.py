@@ -33,4 +33,5 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
     """In-process tests get a database in a file too: Django never closes a connection to one in memory, and
     every thread that we lend has a connection of its own."""
     database = connections["default"].settings_dict
-    database["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        database["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")

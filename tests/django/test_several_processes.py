@@ -1,0 +1,762 @@
+"""Several processes on one database: taking over, taking up, asking each other, following each other's tasks.
+
+Each house is a process without a process: all that one has, on the test's event loop. Its looks at the others
+are made by hand, with a clock of the test's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import OperationalError, connections
+from django.utils import timezone
+
+from streaming import processes, replicas
+from streaming.core.errors import EventsPruned
+from streaming.core.events import Content
+from streaming.core.framing import SSE
+from streaming.core.schedule import PollSchedule
+from streaming.elsewhere import Elsewhere
+from streaming.loop_side import LoopSide
+from streaming.models import Process, Segment, StreamTask
+from streaming.neighbours import Wishes, ask_to_cancel, show_following
+from streaming.processes import Registry
+from streaming.producers import producer
+from streaming.records import DatabaseRecorder
+from streaming.replicas import Replicas
+from streaming.runtime.journals.base import LOST_IDS
+from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.task import CancelReason, Task
+from streaming.statistics import summed
+from streaming.takeover import claim, take_over, unclaimed
+from tests.unit.runtime.fakes import (
+    FakeMessages,
+    Reader,
+    ended,
+    eventually,
+    pool_limits,
+    spec,
+    stream_limits,
+    text_of,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+
+QUICK = PollSchedule(0.01, [(None, 1.0)])
+
+KIND = "tests.several_processes"
+
+
+@producer(KIND)
+async def _words(arguments: dict[str, Any]) -> AsyncIterator[str]:
+    for word in arguments["words"]:
+        yield word
+
+
+class ByHand(Registry):
+    """Its looks are made by the test."""
+
+    def tick(self, now: float, *, able: bool) -> None:
+        pass
+
+    def look(self, now: float, able: bool) -> None:
+        processes._here.clear()
+        processes._here.add(self.process_id)
+        try:
+            super().tick(now, able=able)
+        finally:
+            connections.close_all()
+
+
+class House:
+    """A process."""
+
+    def __init__(self, process_id: str, **pool: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.id = process_id
+        self.registry = ByHand(process_id)
+        self.recorder = DatabaseRecorder(
+            0.01,
+            self.registry,
+            lambda task_id, epoch: loop.call_soon_threadsafe(self.supervisor.abandon, task_id, epoch),
+        )
+        self.supervisor = Supervisor(
+            {"agent_pool": pool_limits(**pool)},
+            stream_limits(),
+            self.recorder,
+            FakeMessages(),
+            connections.close_all,
+        )
+        self.replicas = Replicas(self.supervisor, QUICK)
+        self.elsewhere = Elsewhere(self.supervisor, self.recorder, self.replicas, QUICK)
+        self.registry.speak_for(LoopSide(self.supervisor, self.replicas, self.supervisor.statistics))
+
+    def open(self, open_source: Callable[[], Any], **changes: Any) -> Task:
+        task = self.supervisor.open(spec(open_source, **changes))
+        self.supervisor.record(task)
+        return task
+
+    async def saved(self) -> None:
+        assert await self.recorder.flush().wait(20)
+
+    async def look(self, now: float, *, able: bool = True) -> None:
+        """One look at the others; what it leads to on the loop has been done on return."""
+        await asyncio.to_thread(self.registry.look, now, able)
+        await asyncio.sleep(0)
+
+    async def found(self, task_id: str) -> Task:
+        """A task that is not in this process."""
+        return await self.elsewhere.task(await self.elsewhere.row(task_id))
+
+    async def reader(self, task_id: str, **options: Any) -> Reader:
+        return Reader(self.supervisor, await self.found(task_id), **options)
+
+    @property
+    def ledger(self) -> Any:
+        return self.supervisor.pools["agent_pool"].ledger
+
+    async def close(self) -> None:
+        for task_id in self.supervisor.active():
+            self.supervisor.abandon(task_id)
+        await self.replicas.close()
+        await asyncio.to_thread(self.recorder.close, 20.0)
+        self.supervisor.close()
+
+
+@pytest.fixture
+async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., House]]:
+    # All of them have the number of this process.
+    monkeypatch.setattr(processes, "machine", lambda: "")
+    made: list[House] = []
+
+    def make(process_id: str, **pool: Any) -> House:
+        made.append(House(process_id, **pool))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+    await sync_to_async(connections.close_all)()
+
+
+Make = Callable[..., House]
+
+
+def held(gate: asyncio.Event, before: str = "before ", after: str = "after") -> Callable[[], Any]:
+    async def source() -> AsyncIterator[str]:
+        yield before
+        await gate.wait()
+        yield after
+
+    return source
+
+
+_numbers = itertools.count(1)
+
+
+def row(**columns: Any) -> StreamTask:
+    """A waiting task of a registered producer."""
+    values: dict[str, Any] = {
+        "id": f"{next(_numbers):032x}",
+        "kind": KIND,
+        "pool": "agent_pool",
+        "priority": 1,
+        "state": "queued",
+        "route": "queued",
+        "reason": "workers_busy",
+        "arguments": {"words": ["one ", "two"]},
+        "snapshot": {
+            "pool": "agent_pool",
+            "running": 0,
+            "waiting": 0,
+            "max_workers": 1,
+            "queue_size": 1,
+            "owner_active": 0,
+            "per_owner": 1,
+            "oldest_wait_seconds": 0.0,
+            "draining": False,
+            "eligible": 0,
+        },
+        "created_at": timezone.now(),
+    }
+    return StreamTask.objects.create(**values | columns)
+
+
+arow = sync_to_async(row)
+
+
+async def stored(task_id: str) -> StreamTask:
+    return await StreamTask.objects.aget(pk=task_id)
+
+
+def _taken_over(by: str) -> tuple[int, int]:
+    try:
+        found = take_over(A, by)
+        return found.ended, found.waiting
+    finally:
+        connections.close_all()
+
+
+# Taking over
+
+
+def test_what_waited_waits_again_all_else_ends():
+    waiting = row(process=A)
+    iterator = row(process=A, arguments=None)
+    running = row(process=A, state="running")
+    unwanted = row(process=A, cancel_requested="client")
+    unwanted_running = row(process=A, state="running", cancel_requested="admin")
+    others = row(process=B, state="running")
+    over = row(process=A, state="complete")
+    found = take_over(A, C)
+    assert (found.ended, found.waiting, found.all) == (4, 1, True)
+    rows = StreamTask.objects.in_bulk()
+
+    def now(each: StreamTask) -> tuple[str, str, int, str, str]:
+        it = rows[each.id]
+        return it.process, it.state, it.epoch, it.error_code, it.cancel_reason
+
+    assert now(waiting) == ("", "queued", 2, "", "")
+    assert now(iterator) == now(running) == (C, "error", 2, "interrupted", "")
+    assert now(unwanted) == (C, "cancelled", 2, "", "client")
+    assert now(unwanted_running) == (C, "cancelled", 2, "", "admin")
+    assert now(others) == (B, "running", 1, "", "")
+    assert now(over) == (A, "complete", 1, "", "")
+    ends = dict(Segment.objects.values_list("task_id", "first_id"))
+    assert ends == dict.fromkeys((iterator.id, running.id, unwanted.id, unwanted_running.id), LOST_IDS), (
+        "one end each, and none for what goes on"
+    )
+
+
+async def test_two_processes_that_take_over_at_once_share_the_tasks():
+    for number in range(30):
+        await arow(process=A, state="running" if number % 2 else "queued")
+    found = await asyncio.gather(*(asyncio.to_thread(_taken_over, by) for by in (B, C)))
+    assert [sum(numbers) for numbers in zip(*found, strict=True)] == [15, 15]
+    assert await StreamTask.objects.filter(epoch=2).acount() == 30
+    assert await Segment.objects.acount() == 15
+
+
+async def test_one_of_many_who_claim_a_task_gets_it():
+    one = await arow(process="")
+
+    def try_it(by: str) -> bool:
+        try:
+            return claim(StreamTask(pk=one.pk, process="", epoch=1, state="queued"), by)
+        finally:
+            connections.close_all()
+
+    names = [f"{number:032x}" for number in range(8)]
+    got = await asyncio.gather(*(asyncio.to_thread(try_it, by) for by in names))
+    assert got.count(True) == 1
+    now = await stored(one.id)
+    assert (now.process, now.epoch) == (names[got.index(True)], 2)
+
+
+def test_those_that_wait_are_found_by_class_and_arrival():
+    late, early, first = row(process=""), row(process=""), row(process="", priority=0)
+    StreamTask.objects.filter(pk=early.pk).update(created_at=late.created_at - timedelta(seconds=9))
+    row(process="", pool="another")
+    row(process=B)
+    found = [each.id for each in unclaimed("agent_pool", 9)]
+    assert found == [first.id, early.id, late.id]
+    assert [each.id for each in unclaimed("agent_pool", 2)] == [first.id, early.id]
+
+
+async def test_a_cancel_wins_over_waiting_again(house: Make):
+    """Asked for while nobody has the task."""
+    one, here = await arow(process=""), house(B)
+    await here.elsewhere.cancel([one.id], CancelReason.CLIENT)
+    now = await stored(one.id)
+    assert (now.state, now.cancel_reason) == ("cancelled", "client")
+    assert (await (await here.reader(one.id)).end())[-1].name == "cancelled"
+
+
+# Taking up
+
+
+async def test_waiting_tasks_are_taken_up_as_far_as_there_is_room(house: Make):
+    here = house(B, max_workers=1, queue_size=2, per_owner=1)
+    gate = asyncio.Event()
+    here.open(held(gate))
+    for _ in range(5):
+        await arow(process="", end_user="one and the same")
+    await here.look(0.0)
+    assert (here.ledger.running, here.ledger.waiting) == (1, 2), "its owner's limit refuses nothing again"
+    assert await StreamTask.objects.filter(process="").acount() == 3
+    await here.look(1.0)
+    assert here.ledger.waiting == 2
+    gate.set()
+
+    async def all_done() -> None:
+        for second in range(2, 40):
+            await here.saved()
+            if await StreamTask.objects.filter(state="complete", text="one two").acount() == 5:
+                return
+            await here.look(second)
+            assert here.ledger.waiting <= 2
+        raise AssertionError([each async for each in StreamTask.objects.values()])
+
+    await all_done()
+
+
+async def test_what_finds_no_room_after_all_is_given_back(house: Make, monkeypatch: pytest.MonkeyPatch):
+    here = house(B, max_workers=1, queue_size=0)
+    gate = asyncio.Event()
+    here.open(held(gate))
+    one = await arow(process="")
+    with monkeypatch.context() as patched:
+        # Gone between the claim, in the writer's thread, and the loop.
+        patched.setattr(here.ledger, "room", lambda: 1)
+        await here.look(0.0)
+    await here.saved()
+    now = await stored(one.id)
+    assert (now.process, now.state) == ("", "queued")
+    gate.set()
+    await eventually(lambda: here.ledger.running == 0)
+    await here.look(1.0)
+    await eventually(lambda: not here.supervisor.active())
+    await here.saved()
+    now = await stored(one.id)
+    assert (now.state, now.text, now.process) == ("complete", "one two", B)
+    assert now.epoch == 3, "claimed twice"
+
+
+async def test_a_producer_that_nobody_knows_here_is_left_to_others(house: Make):
+    one, here = await arow(process="", kind="of another version"), house(B)
+    await here.look(0.0)
+    assert (await stored(one.id)).process == ""
+
+
+async def test_the_grace_of_a_task_that_was_taken_up_begins_anew(house: Make):
+    here = house(B, max_workers=1, queue_size=2)
+    gate = asyncio.Event()
+    here.open(held(gate))
+    long_ago = timezone.now() - timedelta(hours=1)
+    one = await arow(process="", grace=60.0, created_at=long_ago)
+    two = await arow(process="", grace=None, created_at=long_ago)
+    await here.look(0.0)
+    loop = asyncio.get_running_loop()
+    taken, forever = here.supervisor.get(one.id), here.supervisor.get(two.id)
+    assert taken.unattended_since is not None
+    assert taken.unattended_since == pytest.approx(loop.time(), abs=30)
+    assert (taken.spec.grace, forever.spec.grace) == (60.0, math.inf)
+    assert forever.unattended_since is None
+    gate.set()
+
+
+async def test_a_reader_of_a_waiting_task_stays_when_its_own_process_takes_it_up(house: Make):
+    one, here = await arow(process=""), house(B)
+    reader = await here.reader(one.id)
+    assert here.supervisor.statistics()["tasks"]["foreign"] == 1
+    await here.look(0.0)
+    events = await reader.end()
+    assert (text_of(events), events[-1].name) == ("one two", "complete")
+    assert here.supervisor.statistics()["tasks"]["foreign"] == 0
+
+
+# Revived
+
+
+async def test_who_was_held_for_dead_says_nothing_more_of_what_was_taken_over(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    reader = await Reader(there.supervisor, task).saw("before ")
+    await there.saved()
+    await there.look(0.0)
+    for second in range(7):
+        await here.look(second)
+    assert (await stored(task.id)).error_code == "interrupted"
+    assert not await Process.objects.filter(pk=A).aexists()
+    gate.set()
+    events = await reader.end()
+    assert events[-1].name == "reconnect"
+    await there.saved()
+    now = await stored(task.id)
+    assert (now.state, now.text, now.process, now.epoch) == ("error", "before ", B, 2)
+    ids = [each async for each in Segment.objects.order_by("first_id").values_list("first_id", flat=True)]
+    assert ids[-1] == 1 + LOST_IDS
+    assert there.supervisor.active() == []
+
+
+async def test_who_was_held_for_dead_stops_at_its_next_sign_of_life(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    reader = await Reader(there.supervisor, task).saw("before ")
+    await there.saved()
+    await there.look(0.0)
+    for second in range(7):
+        await here.look(second)
+    await there.look(8.0)
+    assert (await reader.end())[-1].name == "reconnect"
+    assert there.supervisor.active() == []
+    assert there.ledger.running == 0 or await eventually(lambda: there.ledger.running == 0) is None
+    # Whom it sent away finds the end.
+    assert (await (await there.reader(task.id, after=1)).end())[-1].data["code"] == "interrupted"
+
+
+async def test_who_takes_its_own_lost_task_up_again_runs_it_from_the_beginning(house: Make):
+    """What it still had to say of its first attempt comes late, and counts no more."""
+    there = house(A, max_workers=1)
+    gate = asyncio.Event()
+    there.open(held(gate))
+    await there.look(0.0)
+    arguments = {"words": ["again"]}
+    task = there.open(held(asyncio.Event()), kind=KIND, arguments=arguments)
+    await there.saved()
+    assert (await stored(task.id)).state == "queued"
+    await Process.objects.all().adelete()
+    assert (await asyncio.to_thread(_taken_over, B))[1] == 1
+    # It still thinks that it has the task, and notes something of it, while it claims it.
+    looking = asyncio.create_task(there.look(1.0))
+    there.recorder.started(task)
+    await looking
+    there.recorder.started(task)
+    await there.saved()
+    again = there.supervisor.get(task.id)
+    assert again is not task
+    assert again.epoch == 3
+    gate.set()
+    await ended(again)
+    await there.saved()
+    now = await stored(task.id)
+    assert (now.state, now.text, now.epoch, now.process) == ("complete", "again", 3, A)
+
+
+# Wishes
+
+
+def test_only_that_it_has_changed_counts_of_when_a_task_was_followed():
+    one, other = row(process=A, state="running"), row(process=B, state="running")
+    wishes = Wishes(A)
+    assert wishes.look() == []
+    show_following([one.id, other.id])
+    assert [(each.task_id, each.followed) for each in wishes.look()] == [(one.id, True)]
+    assert [(each.task_id, each.followed) for each in wishes.look()] == [(one.id, False)]
+    # By a clock that stands an hour before.
+    StreamTask.objects.update(followed_at=timezone.now() - timedelta(hours=1))
+    assert [each.followed for each in wishes.look()] == [True]
+
+
+def test_the_first_who_asks_for_a_cancel_is_the_one_who_did():
+    one, over = row(process=A, state="running"), row(process=A, state="complete")
+    ask_to_cancel([one.id, over.id], "client")
+    ask_to_cancel([one.id], "admin")
+    assert [(each.task_id, each.cancel) for each in Wishes(A).look()] == [(one.id, "client")]
+    assert StreamTask.objects.get(pk=over.pk).cancel_requested == ""
+
+
+async def test_a_cancel_reaches_the_owner_at_its_next_look(house: Make):
+    there, here = house(A), house(B)
+    task = there.open(held(asyncio.Event()))
+    await there.saved()
+    await there.look(0.0)
+    await here.look(0.0)
+    await there.look(1.0)
+    cancelling = asyncio.create_task(here.elsewhere.cancel([task.id], CancelReason.CLIENT))
+    for half_second in range(3, 1000):
+        await there.look(half_second / 2)
+        if cancelling.done():
+            break
+    await cancelling
+    assert (await stored(task.id)).cancel_reason == "client"
+
+
+async def test_readers_elsewhere_hold_the_grace_up(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate), grace=60.0)
+    await (await Reader(there.supervisor, task).saw("before ")).leave()
+    assert task.unattended_since is not None
+    await there.saved()
+    await there.look(0.0)
+    reader = await here.reader(task.id)
+    await reader.saw("before ")
+    await here.look(0.0)
+    await there.look(1.0)
+    assert task.unattended_since is None
+    assert task.attended
+    gate.set()
+    assert text_of(await reader.end()) == "before after"
+
+
+# Replicas
+
+
+async def test_a_task_is_followed_while_another_process_runs_it(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await Reader(there.supervisor, task).saw("before ")
+    await there.saved()
+    readers = [await here.reader(task.id) for _ in range(3)]
+    for each in readers:
+        await each.saw("before ")
+    assert here.supervisor.statistics()["tasks"]["foreign"] == 1, "one replica for all of them"
+    gate.set()
+    for each in readers:
+        events = await each.end()
+        assert (text_of(events), events[-1].name) == ("before after", "complete")
+
+
+async def test_a_replica_that_nobody_reads_is_dropped(house: Make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(replicas, "IDLE", 0.05)
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await there.saved()
+    reader = await (await here.reader(task.id)).saw("before ")
+    await reader.leave()
+    await eventually(lambda: here.supervisor.find(task.id) is None)
+    assert here.supervisor.statistics()["journal_bytes"] == 0
+    # And there again for the next one.
+    again = await here.reader(task.id)
+    gate.set()
+    assert text_of(await again.end()) == "before after"
+
+
+async def test_a_slow_database_does_not_drop_a_replica_before_its_first_reader(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(replicas, "IDLE", 0.0)
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    first, second = there.open(held(gate)), there.open(held(gate))
+    await there.saved()
+    reader = await (await here.reader(first.id)).saw("before ")
+    other = await here.reader(second.id)
+    gate.set()
+    assert text_of(await other.end()) == text_of(await reader.end()) == "before after"
+
+
+@pytest.mark.parametrize("gone", ["row", "events", "end"])
+async def test_what_goes_while_it_is_opened_is_gone(house: Make, monkeypatch: pytest.MonkeyPatch, gone: str):
+    here = house(B)
+    one = await arow(process=A, state="running")
+    looked_up = await here.elsewhere.row(one.id)
+    if gone == "row":
+        await StreamTask.objects.all().adelete()
+    elif gone == "events":
+        await StreamTask.objects.aupdate(state="cancelled", purged_at=timezone.now())
+    else:
+        frame = b'id: 1\nevent: content\ndata: {"type":"content","delta":"x"}\n\n'
+        await Segment.objects.acreate(task=one, first_id=1, last_id=1, frames=frame)
+        await StreamTask.objects.aupdate(state="complete")
+    with pytest.raises(EventsPruned):
+        await here.elsewhere.task(looked_up)
+    assert here.supervisor.statistics()["tasks"]["in_memory"] == 0
+
+
+@pytest.mark.parametrize("gone", ["row", "end"])
+async def test_readers_of_what_goes_are_sent_away(house: Make, gone: str):
+    here = house(B)
+    one = await arow(process=A, state="running")
+    reader = await here.reader(one.id)
+    if gone == "row":
+        await StreamTask.objects.all().adelete()
+    else:
+        await StreamTask.objects.aupdate(state="complete")
+    assert (await reader.end())[-1].name == "reconnect"
+    assert here.supervisor.find(one.id) is None
+    if gone == "end":
+        with pytest.raises(EventsPruned):
+            await here.found(one.id)
+
+
+async def test_a_database_that_is_away_for_a_moment_delays_readers_only(
+    house: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(replicas, "TROUBLE_PAUSE", 0.01)
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await there.saved()
+    reader = await (await here.reader(task.id)).saw("before ")
+    read, failures = replicas.news_of, iter(range(3))
+
+    def failing(cursors: Any) -> Any:
+        if next(failures, None) is not None:
+            # As a server that is started again leaves it.
+            connections["default"].ensure_connection()
+            connections["default"].connection.close()
+        return read(cursors)
+
+    monkeypatch.setattr(replicas, "news_of", failing)
+    await eventually(lambda: "could not look for news" in caplog.text)
+    gate.set()
+    assert text_of(await reader.end()) == "before after"
+
+
+async def test_a_database_that_is_away_at_the_beginning_is_told(house: Make, monkeypatch: pytest.MonkeyPatch):
+    here, one = house(B), await arow(process=A, state="running")
+
+    def away(cursors: Any) -> Any:
+        raise OperationalError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replicas, "news_of", away)
+        with pytest.raises(OperationalError):
+            await here.found(one.id)
+    assert here.supervisor.find(one.id) is None
+    await (await here.reader(one.id)).leave()
+
+
+async def test_a_cursor_ahead_of_what_is_written_waits_and_repeats_nothing(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+
+    async def numbers() -> AsyncIterator[Any]:
+        for number in range(9):
+            yield Content(delta=f"{number} ", channel=str(number % 2))
+            if number == 2:
+                await gate.wait()
+
+    task = there.open(numbers)
+    await Reader(there.supervisor, task).until(lambda reader: len(reader.named("content")) == 3)
+    await there.saved()
+    ahead = await here.reader(task.id, after=6)
+    gate.set()
+    events = await ahead.end()
+    assert [each.id for each in events if each.id is not None] == [7, 8, 9, 10]
+    assert [each.name for each in events if each.name == "gap"] == []
+
+
+async def test_a_cursor_ahead_of_the_end_is_told_what_is_lost_and_gets_the_end(house: Make):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await Reader(there.supervisor, task).saw("before ")
+    await there.saved()
+    ahead = await here.reader(task.id, after=20)
+    gate.set()
+    gap, end = (each for each in await ahead.end() if each.name in ("gap", "complete"))
+    assert gap.data == {"type": "gap", "requested": 20, "available_from": 3, "lost": True}
+    assert (end.name, end.id) == ("complete", 3)
+
+
+async def test_readers_of_a_process_that_dies_get_what_survived_and_the_end(house: Make):
+    there, here = house(A), house(B)
+    task = there.open(held(asyncio.Event()))
+    await Reader(there.supervisor, task).saw("before ")
+    await there.saved()
+    behind, ahead = await here.reader(task.id), await here.reader(task.id, after=9)
+    await behind.saw("before ")
+    assert await asyncio.to_thread(_taken_over, B) == (1, 0)
+    events = await behind.end()
+    assert (events[-1].name, events[-1].id) == ("error", 1 + LOST_IDS)
+    assert [each.name for each in events if each.name == "gap"] == []
+    gap, end = (each for each in await ahead.end() if each.name in ("gap", "error"))
+    assert (gap.data["lost"], end.id) == (True, 1 + LOST_IDS)
+    # Nobody who has seen the end gets another one.
+    seen = await here.found(task.id)
+    assert seen.journal.last_id == end.id
+    assert (await _all_of(here, seen, end.id - 1))[-1].id == end.id
+
+
+async def _all_of(here: House, task: Task, after: int) -> list[Any]:
+    return await Reader(here.supervisor, task, SSE, after=after).end()
+
+
+async def test_a_fault_of_ours_sends_readers_away_and_stops_no_other_replica(
+    house: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await there.saved()
+    reader = await (await here.reader(task.id)).saw("before ")
+
+    def broken(cursors: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replicas, "news_of", broken)
+        assert (await reader.end())[-1].name == "reconnect"
+    assert "a fault" in caplog.text
+    again = await (await here.reader(task.id)).saw("before ")
+    gate.set()
+    assert (await again.end())[-1].name == "complete"
+
+
+# Locks
+
+
+async def test_who_locks_many_rows_never_waits_for_who_waits_for_them(house: Make):
+    """A process that writes, and two that say that they read, the same tasks in any order."""
+    there = house(A, max_workers=100, queue_size=0)
+
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "x" * 30
+            await asyncio.sleep(0.005)
+
+    tasks = [there.open(endless) for _ in range(60)]
+    await there.saved()
+    ids = [task.id for task in tasks]
+
+    def touch(order: list[str]) -> None:
+        try:
+            for _ in range(25):
+                show_following(order)
+        finally:
+            connections.close_all()
+
+    await asyncio.gather(
+        asyncio.to_thread(touch, ids),
+        asyncio.to_thread(touch, ids[::-1]),
+        asyncio.to_thread(touch, sorted(ids)),
+    )
+    await there.saved()
+    assert there.recorder.failed_writes == 0
+
+
+# Statistics
+
+
+def test_numbers_of_several_processes_are_those_of_one_service():
+    def one(running: int, oldest: float, mean: float | None, draining: bool) -> dict[str, Any]:
+        return {
+            "pools": {
+                "p": {
+                    "running": running,
+                    "max_workers": 5,
+                    "oldest_wait_seconds": oldest,
+                    "mean_service_seconds": mean,
+                }
+            },
+            "draining": draining,
+        }
+
+    first, second = one(1, 0.0, None, True), one(2, 3.5, 4.0, False)
+    second["pools"]["only here"] = {"running": 7}
+    second["new"] = 1
+    told = summed([first, second])
+    assert told["pools"]["p"] == {
+        "running": 3,
+        "max_workers": 10,
+        "oldest_wait_seconds": 3.5,
+        "mean_service_seconds": 4.0,
+    }
+    assert told["pools"]["only here"] == {"running": 7}
+    assert (told["draining"], told["new"]) == (False, 1)
+    assert summed([first]) == first
+    assert (
+        summed([one(1, 0.0, 2.0, True), one(1, 0.0, 4.0, True)])["pools"]["p"]["mean_service_seconds"] == 3.0
+    )
+
+
+def test_each_process_shows_its_numbers_with_its_beat():
+    registry = Registry(A)
+    registry.tick(0.0, able=True)
+    assert Process.objects.get(pk=A).statistics is None
