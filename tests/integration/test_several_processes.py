@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -12,6 +14,7 @@ import pytest
 
 from tests.integration.conftest import assert_clean
 from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
+from tests.support.postgresql import Cluster
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
@@ -25,12 +28,39 @@ def text_of_tokens(count: int) -> str:
     return "".join(f"{k} " for k in range(count))
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Callable[[Path], dict[str, str]]:
+    """Makes the environment of servers that share a new database."""
+
+    def make(folder: Path, **overrides: str) -> dict[str, str]:
+        if request.param == "postgresql":
+            cluster: Cluster = request.getfixturevalue("postgresql")
+            return environment(folder, **LIMITS | overrides, DATABASE_URL=cluster.migrated())
+        env = environment(folder, **LIMITS | overrides)
+        migrate(env)
+        return env
+
+    return make
+
+
+Database = Callable[..., dict[str, str]]
+
+
+@contextmanager
+def side_by_side(folder: Path, env: dict[str, str]) -> Iterator[tuple[Server, Server]]:
+    """Two servers that start at the same time."""
+    houses = [started("serve", folder, env) for _ in range(2)]
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        for house in houses:
+            stack.push(house)
+        one, other = threads.map(lambda house: house.__enter__(), houses)
+        yield one, other
+
+
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+def pair(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
     folder = tmp_path_factory.mktemp("pair")
-    env = environment(folder, **LIMITS)
-    migrate(env)
-    with started("serve", folder, env) as one, started("serve", folder, env) as other:
+    with side_by_side(folder, database(folder)) as (one, other):
         yield one, other
         assert_clean(one)
         assert_clean(other)
@@ -88,7 +118,7 @@ async def test_a_reader_in_another_process_keeps_a_task_alive_and_its_leaving_st
 ):
     begun = await generate(here, until=5, options=PATIENT, on_disconnect=1)
     place = begun.response.headers["location"]
-    kept = await read_stream(there, "GET", f"{place}/events", until=400)
+    kept = await read_stream(there, "GET", f"{place}/events", until=40)
     assert "gap" not in {event.name for event in kept.events}
     assert len(kept.text) > len(begun.text), "it outlived its grace, because it was read"
 
@@ -152,10 +182,69 @@ async def test_statistics_are_those_of_both(here: httpx2.AsyncClient, there: htt
         await here.delete(each.response.headers["location"])
 
 
-async def test_a_waiting_task_goes_on_in_another_process_when_its_own_goes_down(tmp_path: Path):
+async def test_two_that_write_hard_never_fail_to_write(
+    pair: tuple[Server, Server], here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    """Beating, pruning, taking over and following meanwhile. SQLite has one writer at a time."""
+    options = {"tokens": 400, "interval": 0.001}
+    begun = [await http.post(LATER, json=brief(options=options)) for http in (here, there) * 12]
+    places = [f"/streams/{each.json()['task_id']}/events" for each in begun]
+    # Each is read where it does not run.
+    whole = await asyncio.gather(
+        *(read_stream(http, "GET", place) for http, place in zip((there, here) * 12, places, strict=True))
+    )
+    assert {each.text for each in whole} == {text_of_tokens(400)}
+    for server, http in zip(pair, (here, there), strict=True):
+        each = (await http.get("/stats")).json()["processes"]
+        records = [one["statistics"]["records"] for one in each]
+        assert [(one["failed_writes"], one["dropped"]) for one in records] == [(0, 0), (0, 0)]
+        assert "locked" not in server.log()
+        assert "could not" not in server.log()
+
+
+async def test_workers_of_one_port_are_one_service(tmp_path: Path, database: Database):
+    with started("uvicorn with two workers", tmp_path, database(tmp_path)) as server:
+
+        async def meet(method: str, path: str) -> httpx2.Response:
+            """By a connection of its own, so by any of the two."""
+            async with client(server.url) as http:
+                return await http.request(method, path)
+
+        async def both() -> bool:
+            return len((await meet("GET", "/stats")).json()["processes"]) == 2
+
+        assert await eventually(both, 20)
+        async with client(server.url) as http:
+            stopped = await generate(http, until=3, options=PATIENT)
+            read = await generate(http, until=3, options={"tokens": 120, "interval": 0.02})
+        place = read.response.headers["location"]
+        met: set[int] = set()
+        for _ in range(100):
+            # The first of them is the one that answers.
+            met.add((await meet("GET", "/stats")).json()["processes"][0]["pid"])
+            assert (await meet("GET", place)).status_code == 200
+            if len(met) == 2:
+                break
+        assert len(met) == 2
+
+        async def follow() -> str:
+            async with client(server.url) as http:
+                return (await read_stream(http, "GET", f"{place}/events")).text
+
+        assert set(await asyncio.gather(*(follow() for _ in range(12)))) == {text_of_tokens(120)}
+        place = stopped.response.headers["location"]
+        records = await asyncio.gather(*(meet("DELETE", place) for _ in range(6)))
+        assert {each.json()["state"] for each in records} == {"cancelled"}
+        assert server.stop() in (0, -signal.SIGTERM)
+        assert "Traceback" not in server.log()
+
+
+async def test_a_waiting_task_goes_on_in_another_process_when_its_own_goes_down(
+    tmp_path: Path,
+):
     env = environment(tmp_path, **LIMITS | {"SSE_DRAIN_GRACE": "0.5"})
     migrate(env)
-    with started("serve", tmp_path, env) as first:
+    with side_by_side(tmp_path, env) as (first, second):
         async with client(first.url) as http:
             places = [
                 (await http.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(2)
@@ -169,31 +258,30 @@ async def test_a_waiting_task_goes_on_in_another_process_when_its_own_goes_down(
                 return bool((await http.get("/stats")).json()["pools"]["agent_pool"]["waiting"] == 2)
 
             assert await eventually(queued)
-            with started("serve", tmp_path, env) as second:
-                assert first.stop() == 0
-                sent_away = await waiting
-                assert sent_away.events[-1].name == "reconnect"
-                task_id = sent_away.response.headers["x-stream-id"]
-                async with client(second.url) as other:
-                    again = await read_stream(other, "GET", f"/streams/{task_id}/events")
-                    assert again.end.name == "complete"
-                    assert again.text == text_of_tokens(30)
+            assert first.stop() == 0
+            sent_away = await waiting
+            assert sent_away.events[-1].name == "reconnect"
+            task_id = sent_away.response.headers["x-stream-id"]
+            async with client(second.url) as other:
+                again = await read_stream(other, "GET", f"/streams/{task_id}/events")
+                assert again.end.name == "complete"
+                assert again.text == text_of_tokens(30)
 
-                    async def done() -> bool:
-                        record = (await other.get(f"/streams/{unread['task_id']}")).json()
-                        return bool(record["state"] == "complete" and record["text"] == text_of_tokens(9))
+                async def done() -> bool:
+                    record = (await other.get(f"/streams/{unread['task_id']}")).json()
+                    return bool(record["state"] == "complete" and record["text"] == text_of_tokens(9))
 
-                    assert await eventually(done, 20)
-                    for place in places:
-                        record = (await other.get(f"/streams/{place}")).json()
-                        assert (record["state"], record["error"]["code"]) == ("error", "interrupted")
-                assert_clean(second)
+                assert await eventually(done, 20)
+                for place in places:
+                    record = (await other.get(f"/streams/{place}")).json()
+                    assert (record["state"], record["error"]["code"]) == ("error", "interrupted")
+            assert_clean(second)
 
 
 async def test_a_waiting_task_goes_on_after_its_process_was_killed(tmp_path: Path):
     env = environment(tmp_path, **LIMITS | {"AGENT_POOL_QUEUE_SIZE": "3"})
     migrate(env)
-    with started("serve", tmp_path, env) as first:
+    with side_by_side(tmp_path, env) as (first, second):
         async with client(first.url) as http:
             for _ in range(2):
                 await http.post(LATER, json=brief(options=PATIENT))
@@ -204,7 +292,6 @@ async def test_a_waiting_task_goes_on_after_its_process_was_killed(tmp_path: Pat
                 for _ in range(3)
             ]
         first.stop(signal.SIGKILL)
-    with started("serve", tmp_path, env) as second:
         async with client(second.url) as http:
             for task_id in waiting:
                 whole = await read_stream(http, "GET", f"/streams/{task_id}/events")

@@ -36,6 +36,10 @@ COMMANDS = {
         *("-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"),
         *("--ws-ping-interval", "1", "--ws-ping-timeout", "1"),
     ],
+    "uvicorn with two workers": [
+        *("-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"),
+        *("--workers", "2"),
+    ],
     "daphne": ["-m", "daphne", "-p", "{port}", "settings.asgi:application"],
     "runserver": ["manage.py", "runserver", "--noreload", "127.0.0.1:{port}"],
 }
