@@ -333,6 +333,7 @@ async def test_an_end_that_is_still_to_be_written_keeps_the_key():
     here.recorder._interval = 60
     first, _ = await _start(here, work)
     task = here.supervisor.get(first)
+    assert await here.recorder.flush().wait(PATIENCE)
     with mock.patch.object(here.recorder, "_wake_writer"):
         work.gate.set()
         await asyncio.wait([task.ended], timeout=PATIENCE)
