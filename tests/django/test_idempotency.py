@@ -16,7 +16,7 @@ from django.db import OperationalError, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from streaming import idempotency, producers, pruning
+from streaming import idempotency, producers
 from streaming.access import Caller
 from streaming.core.errors import KeyReused, StorageUnavailable, UpstreamTimeout
 from streaming.core.framing import SSE
@@ -26,6 +26,7 @@ from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 from streaming.runtime.task import TaskSpec
 from streaming.service import Service, close_service, service
+from streaming.storage import pruning
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import spec
 
