@@ -34,7 +34,7 @@ from .daphne import abort, paced, release
 from .drain import DRAIN
 from .problems import Problem
 from .refusals import refuse
-from .responses import EventStream
+from .responses import EventStream, Opened
 from .signals import starting
 from .threads import borrowed_thread
 
@@ -94,6 +94,7 @@ class StreamingHandler(ASGIHandler):
             return
         set_script_prefix(get_script_prefix(scope))
         response: HttpResponseBase | None = None
+        opened = scope[Opened.KEY] = Opened()
         try:
             async with _CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
@@ -107,6 +108,7 @@ class StreamingHandler(ASGIHandler):
             abort(send)
             logger.warning("stream %s: a reader that did not read was closed", response["X-Stream-Id"])
         finally:
+            opened.close()
             release(send)
             body_file.close()
             if response is None:

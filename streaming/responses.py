@@ -38,6 +38,30 @@ def _places(urlconf: str, script_prefix: str) -> str:
     return path.removesuffix("/events").replace("%7B%7D", "{}")
 
 
+class Opened:
+    """The streams that one request has opened. None outlives it: a synchronous middleware loses the response
+    of a view whose client has left meanwhile, and nobody would ever read or close that."""
+
+    KEY: Final = "streaming.opened"
+    """Where the handler puts it in the ASGI scope."""
+
+    def __init__(self) -> None:
+        self._followers: list[Follower] = []
+        self._over = False
+
+    def add(self, follower: Follower) -> None:
+        """A stream was opened, perhaps too late."""
+        self._followers.append(follower)
+        if self._over:
+            self.close()
+
+    def close(self) -> None:
+        """The request is over."""
+        self._over = True
+        for follower in self._followers:
+            follower.close_from_any_thread()
+
+
 class EventStream(StreamingHttpResponse):
     """A follower's bytes, with `X-Stream-Id`, `X-Stream-Route` and `Location`.
 
@@ -55,6 +79,9 @@ class EventStream(StreamingHttpResponse):
         if place := place_of(task.id):
             self["Location"] = place
         mark_connection(request, self)
+        opened = getattr(request, "scope", {}).get(Opened.KEY)
+        if opened is not None:
+            opened.add(follower)
 
     def close(self) -> None:
         """Let go of the follower and what else the response holds."""

@@ -17,6 +17,7 @@ from django.core.signals import request_finished, request_started
 from django.test import Client, override_settings
 
 from streaming.handler import StreamingHandler
+from streaming.responses import Opened
 from streaming.service import close_service, service
 from streaming.threads import ThreadLender
 
@@ -257,3 +258,22 @@ async def test_responses_leave_no_cycle():
     finally:
         gc.enable()
     assert alive <= 2
+
+
+class Closable:
+    """A follower that is closed or not."""
+
+    closed = False
+
+    def close_from_any_thread(self) -> None:
+        self.closed = True
+
+
+def test_no_stream_outlives_the_request_that_opened_it():
+    opened, in_time, too_late = Opened(), Closable(), Closable()
+    opened.add(in_time)  # type: ignore[arg-type]
+    assert not in_time.closed
+    opened.close()
+    assert in_time.closed
+    opened.add(too_late)
+    assert too_late.closed, "a synchronous middleware loses what comes after its reader has left"

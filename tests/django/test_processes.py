@@ -15,14 +15,15 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
 
-from streaming import pruning
+from streaming.cluster import processes, takeover
+from streaming.cluster.processes import PRUNING_INTERVAL, Registry, gone, machine
+from streaming.cluster.takeover import take_over
 from streaming.models import Process, Segment, StreamTask
-from streaming.processes import PRUNING_INTERVAL, Registry, gone, machine
-from streaming.records import DatabaseRecorder
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
-from streaming.takeover import take_over
+from streaming.storage import pruning
+from streaming.storage.records import DatabaseRecorder
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, Reader, ended, pool_limits, spec, stream_limits
 
@@ -195,3 +196,38 @@ def _in_thread(process_id: str, by: str) -> int:
         return take_over(process_id, by).ended
     finally:
         connections.close_all()
+
+
+def test_tasks_of_a_process_that_is_nowhere_get_their_end_after_five_seconds():
+    now = timezone.now()
+    common: dict[str, Any] = {"kind": "test", "pool": "agent_pool", "priority": 0, "created_at": now}
+    StreamTask.objects.create(id="1" * 32, process=OTHER, state="running", **common)
+    StreamTask.objects.create(id="2" * 32, process="", state="queued", arguments={}, **common)
+    registry = Registry(MINE)
+    for second in range(5):
+        registry.tick(second, able=True)
+    assert StreamTask.objects.get(pk="1" * 32).state == "running", "its process may only have begun"
+    registry.tick(5, able=True)
+    assert StreamTask.objects.get(pk="1" * 32).error_code == "interrupted"
+    assert StreamTask.objects.get(pk="2" * 32).state == "queued"
+
+
+@pytest.mark.skipif(not machine(), reason="this system does not tell its processes' home")
+def test_many_tasks_of_a_dead_process_do_not_keep_one_from_showing_life(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(takeover, "CHUNK", 2)
+    monkeypatch.setattr(processes, "TAKEOVER_SHARE", 0.0)
+    Process.objects.create(id=OTHER, machine=machine(), pid=os.getpid())
+    common: dict[str, Any] = {"kind": "test", "pool": "agent_pool", "priority": 0}
+    for number in range(5):
+        task_id = f"{number:032x}"
+        StreamTask.objects.create(
+            id=task_id, process=OTHER, state="running", created_at=timezone.now(), **common
+        )
+    registry = Registry(MINE)
+    for look in range(3):
+        registry.tick(look / 10, able=True)
+        assert OTHER in beats()
+    monkeypatch.setattr(processes, "TAKEOVER_SHARE", 60.0)
+    registry.tick(0.4, able=True)
+    assert OTHER not in beats()
+    assert StreamTask.objects.filter(error_code="interrupted").count() == 5

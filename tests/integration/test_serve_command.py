@@ -3,6 +3,7 @@ the same settings."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO
 
 import pytest
@@ -131,6 +133,38 @@ def test_a_signal_right_after_the_first_line_is_not_lost(env: dict[str, str], nu
         _output(process).close()
 
 
+def test_several_processes_share_the_port_and_one_that_dies_is_replaced(env: dict[str, str]):
+    process = _start((*SERVE, "--port", "0", "--workers", "2"), env)
+    try:
+        printed = _read_until(process, "curl")
+        assert "2 processes: pools, queues and limits count in each by itself" in printed
+        url = re.search(r"http://127\.0\.0\.1:\d+", printed)
+        assert url is not None
+        first = _pids(url[0], set())
+        os.kill(min(first), signal.SIGKILL)
+        second = _pids(url[0], {min(first)})
+        assert max(first) in second
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_LIMIT) == 0
+        assert "Traceback" not in _output(process).read().decode()
+    finally:
+        process.terminate()
+        process.wait(STOP_LIMIT)
+        _output(process).close()
+
+
+def _pids(url: str, dead: set[int]) -> set[int]:
+    """The two processes that serve there, once none of them is one of the dead."""
+    until = time.monotonic() + START_LIMIT
+    while time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/stats", timeout=5) as answer:  # noqa: S310
+            found = {each["pid"] for each in json.load(answer)["processes"]}
+            if len(found) == 2 and not found & dead:
+                return found
+        time.sleep(0.1)
+    raise AssertionError("there are no two processes")
+
+
 def test_what_it_refuses(env: dict[str, str]):
     """All of these end by themselves, so they run side by side."""
     with socket.socket() as taken, ThreadPoolExecutor(3) as pool:
@@ -141,6 +175,7 @@ def test_what_it_refuses(env: dict[str, str]):
         runs = {
             "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
             "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
+            "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
             "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
@@ -166,6 +201,7 @@ def test_what_it_refuses(env: dict[str, str]):
     assert f"cannot listen on 127.0.0.1:{port}" in seen["taken port"][1]
     assert "70000" in seen["impossible port"][1]
     assert "nowhere.invalid" in seen["unknown host"][1]
+    assert "expected at least 1" in seen["no workers"][1]
 
 
 def _start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:

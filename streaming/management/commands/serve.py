@@ -14,6 +14,7 @@ import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.urls import NoReverseMatch, reverse
+from uvicorn.supervisors import Multiprocess
 
 from streaming import conf
 from streaming.addresses import url_of
@@ -22,6 +23,9 @@ from streaming.websocket.protocol import MAX_MESSAGE
 
 GRACEFUL_TIMEOUT: Final = 2
 """Seconds for what is still open after the drain: requests that are no streams."""
+
+WORKER_PATIENCE: Final = 30
+"""Seconds without any sign of life after which one of several processes is replaced."""
 
 KERNEL_PATIENCE: Final = 2
 """Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
@@ -52,10 +56,19 @@ class Command(BaseCommand):
         parser.add_argument(
             "--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one"
         )
+        parser.add_argument(
+            "--workers",
+            type=int,
+            default=1,
+            help="Server processes that share the port and the database; default: 1",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Listen, say where, serve until told to stop."""
         _unbuffer()
+        workers = options["workers"]
+        if workers < 1:
+            raise CommandError(f"--workers is {workers}: expected at least 1")
         host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
         port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:
@@ -64,6 +77,13 @@ class Command(BaseCommand):
             # An impossible port is an OverflowError.
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"cannot listen on {host}:{port}: {reason}") from error
+        if workers == 1:
+            self._serve(listener)
+        else:
+            self._serve_in(workers, listener)
+        self.stdout.write("Stopped.")
+
+    def _serve(self, listener: socket.socket) -> None:
         config = _config()
         config.load()
         server = uvicorn.Server(config)
@@ -71,16 +91,29 @@ class Command(BaseCommand):
         # raises the signal again; by then the work is done.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        self._announce(listener, config)
+        self._announce(listener, config, 1)
         # What exists now lives as long as the process: the garbage collector need not look at it again.
         gc.freeze()
         server.run(sockets=[listener])
-        self.stdout.write("Stopped.")
 
-    def _announce(self, listener: socket.socket, config: uvicorn.Config) -> None:
+    def _serve_in(self, workers: int, listener: socket.socket) -> None:
+        """Each process loads the application by itself; one that dies is replaced."""
+        # What cannot be loaded is told once, and here.
+        loaded = _config()
+        loaded.load()
+        processes = Multiprocess(_config(workers), sockets=[listener])
+        self._announce(listener, loaded, workers)
+        processes.run()
+
+    def _announce(self, listener: socket.socket, config: uvicorn.Config, workers: int) -> None:
         host, port = listener.getsockname()[:2]
         url = url_of(host, port)
         self.stdout.write(f"Sluice serves at {url} (uvicorn, httptools, {config.loop} event loop).")
+        if workers > 1:
+            self.stdout.write(
+                f"  {workers} processes: pools, queues and limits count in each by itself, so together they "
+                f"run up to {workers} times as many tasks. /stats shows all and each."
+            )
         for title, name in PAGES.items():
             if path := _path_of(name):
                 self.stdout.write(f"  {title}: {url}{path}")
@@ -112,7 +145,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     return listener
 
 
-def _config() -> uvicorn.Config:
+def _config(workers: int = 1) -> uvicorn.Config:
     limits = conf.server()
     return uvicorn.Config(
         ":".join(getattr(settings, "ASGI_APPLICATION", APPLICATION).rsplit(".", 1)),
@@ -131,6 +164,8 @@ def _config() -> uvicorn.Config:
         server_header=False,
         access_log=False,
         log_config=None,
+        workers=workers,
+        timeout_worker_healthcheck=WORKER_PATIENCE,
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from django.utils import timezone
 
 from streaming.core.states import State
-
-from .models import Process, StreamTask
+from streaming.models import Process, StreamTask
+from streaming.storage.rows import NOBODY
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 
@@ -64,6 +64,14 @@ def show_following(task_ids: Iterable[str]) -> None:
     """Tell whoever runs the tasks that they have readers here."""
     for ids in _chunks(task_ids):
         StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE).update(followed_at=timezone.now())
+
+
+def orphaning() -> set[str]:
+    """Processes that still have tasks and are not among the processes: they went down in order, and could not
+    write all; or they have only begun."""
+    active = StreamTask.objects.filter(state__in=_ACTIVE).exclude(process=NOBODY)
+    known = Process.objects.values("pk")
+    return set(active.exclude(process__in=known).order_by().values_list("process", flat=True).distinct())
 
 
 def taken_from(process_id: str, task_ids: Iterable[str]) -> list[str]:

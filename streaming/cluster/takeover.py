@@ -7,6 +7,8 @@ the task's epoch, so that nobody who had it before writes of it any more.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,35 +23,45 @@ from streaming.core import sse
 from streaming.core.errors import Interrupted
 from streaming.core.events import Cancelled, Error, Timing, encode
 from streaming.core.states import State
+from streaming.messages import DjangoMessages
+from streaming.models import Segment, StreamTask
 from streaming.runtime.journals.base import LOST_IDS
-
-from .messages import DjangoMessages
-from .models import Segment, StreamTask
-from .rows import NOBODY, ending_columns
-from .stored import stored_events
-from .transcript import storable_text
+from streaming.storage.rows import NOBODY, ending_columns
+from streaming.storage.stored import stored_events
+from streaming.storage.transcript import storable_text
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 
 
+CHUNK: Final = 50
+"""Tasks in one transaction."""
+
+
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """How many tasks of a dead process got their end, and how many wait again."""
+    """How many tasks of a dead process got their end, and how many wait again; whether that were all."""
 
     ended: int
     waiting: int
+    all: bool
 
 
-def take_over(process_id: str, by: str) -> TakenOver:
-    """See to the tasks of the dead process `process_id` in the name of the process `by`."""
+def take_over(process_id: str, by: str, seconds: float = math.inf) -> TakenOver:
+    """See to the tasks of the dead process `process_id` in the name of the process `by`, for so long, so that
+    the caller can show life in between."""
     ended = waiting = 0
-    rows = StreamTask.objects.filter(process=process_id, state__in=_ACTIVE).defer("text")
-    for row in rows.iterator(chunk_size=200):
-        if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
-            waiting += claim(row, NOBODY)
-        else:
-            ended += end(row, by, _cancelled(row) or _interrupted(row))
-    return TakenOver(ended, waiting)
+    until = time.monotonic() + seconds
+    tasks = StreamTask.objects.filter(process=process_id, state__in=_ACTIVE).defer("text")
+    while rows := list(tasks[:CHUNK]):
+        if time.monotonic() >= until:
+            return TakenOver(ended, waiting, all=False)
+        with transaction.atomic():
+            for row in rows:
+                if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
+                    waiting += claim(row, NOBODY)
+                else:
+                    ended += end(row, by, _cancelled(row) or _interrupted(row))
+    return TakenOver(ended, waiting, all=True)
 
 
 def unclaimed(pool: str, limit: int) -> list[StreamTask]:

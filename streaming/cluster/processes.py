@@ -18,22 +18,22 @@ from typing import Any, Final, Protocol
 from django.db.models import F
 from django.utils import timezone
 
+from streaming import conf
 from streaming.core.liveness import Observer
+from streaming.models import Process, StreamTask
+from streaming.producers import is_registered
+from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
 
-from . import conf
-from .models import Process, StreamTask
-from .neighbours import Wish, Wishes, purged_of_late, show_following, taken_from
-from .producers import is_registered
-from .pruning import prune_refusals, prune_some, prune_some_keys
+from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
 from .takeover import claim, take_over, unclaimed
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 0.5
-"""Seconds between two looks."""
-
 BEAT: Final = 1.0
 """Seconds between two beats."""
+
+TAKEOVER_SHARE: Final = 0.5
+"""Seconds in a row for the tasks of a dead process; then it is time to show life again."""
 
 PRUNING_INTERVAL: Final = 3600.0
 """Seconds between two looks for what is older than `retention_days`."""
@@ -131,16 +131,20 @@ class Registry:
     def _look_at_others(self, now: float, *, able: bool) -> None:
         others = list(Process.objects.exclude(pk__in=_here).defer("statistics"))
         self._alone = not others
-        silent = self._observer.look({each.id: each.beat for each in others}, now, able=able)
+        beats = {each.id: each.beat for each in others}
+        silent = self._observer.look(dict.fromkeys(orphaning(), -1) | beats, now, able=able)
         for process_id in silent | set(gone(others)):
-            found = take_over(process_id, self.process_id)
+            found = take_over(process_id, self.process_id, TAKEOVER_SHARE)
+            if not found.all:
+                self._next_beat = now
             logger.warning(
                 "process %s is dead: %d of its tasks ended, %d wait again",
                 process_id,
                 found.ended,
                 found.waiting,
             )
-            Process.objects.filter(pk=process_id).delete()
+            if found.all:
+                Process.objects.filter(pk=process_id).delete()
 
     def _take_up(self, loop_side: LoopSide) -> None:
         """Claim tasks that wait for a process, as many as there is room for."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
 
@@ -25,28 +26,52 @@ from streaming.core.states import State
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise
-from .processes import TICK, Registry
 from .rows import NOBODY, row_values, taken_over, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
 
-RETRY_PAUSE: Final = 1.0
+TICK: Final = 0.5
+"""Seconds between two ticks of the housekeeper."""
+
+RETRY_PAUSE: Final = 0.5
 """Seconds before a failed write is tried again."""
+
+SOON: Final = 0.02
+"""Seconds within which a new task is written: a process that is killed right after shall be forgotten by none
+of its readers. Nobody waits for it, so what comes together is still written together."""
 
 
 _Refusals = Counter[tuple[datetime, str, str]]
 
 
+class Housekeeper(Protocol):
+    """What else is to be done in the writer's thread; see `cluster.processes.Registry`."""
+
+    process_id: str
+
+    def tick(self, now: float, *, able: bool) -> None:
+        """Called each `TICK` seconds. `now`: monotonic seconds; `able`: whether all writes since the last
+        call succeeded. May raise what the database raises."""
+        ...
+
+    def leave(self) -> None:
+        """The last call."""
+        ...
+
+
 class DatabaseRecorder:
-    """See `ports.Recorder`. `interval`: seconds that records may trail behind. `registry`: this process among
-    those that share the database. `on_lost`: called in the writer's thread with the id of a task that another
-    process has taken over; nothing more is written of it."""
+    """See `ports.Recorder`. `interval`: seconds that records may trail behind. `housekeeper`: speaks for this
+    process among those that share the database. `on_lost`: called in the writer's thread with the id of a
+    task that another process has taken over; nothing more is written of it."""
 
     def __init__(
-        self, interval: float, registry: Registry, on_lost: Callable[[str], object] = lambda task_id: None
+        self,
+        interval: float,
+        housekeeper: Housekeeper,
+        on_lost: Callable[[str], object] = lambda task_id: None,
     ) -> None:
         self._interval = interval
-        self._registry = registry
+        self._housekeeper = housekeeper
         self._on_lost = on_lost
         self._next_tick = 0.0
         self._able = True
@@ -55,7 +80,8 @@ class DatabaseRecorder:
         self._refusals: _Refusals = Counter()
         self._flushes: list[Promise] = []
         self._thread: threading.Thread | None = None
-        self._closing = self._urgent = self._writing = False
+        self._closing = self._writing = False
+        self._due = math.inf
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self._unread: dict[str, Task] = {}
@@ -69,15 +95,15 @@ class DatabaseRecorder:
     def accepted(self, task: Task) -> Promise:
         """Note a new task."""
         note = Note(task.epoch, values=self.row(task))
-        return self._note(task, note, urgent=task.state is State.QUEUED)
+        return self._note(task, note, within=0.0 if task.state is State.QUEUED else SOON)
 
     def started(self, task: Task) -> Promise:
         """Note that a waiting task runs."""
-        return self._note(task, Note(task.epoch, values=self.row(task)), urgent=True)
+        return self._note(task, Note(task.epoch, values=self.row(task)), within=0.0)
 
     def given_up(self, task: Task) -> None:
         """Note that a waiting task is anybody's."""
-        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}), urgent=True)
+        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}), within=0.0)
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -96,14 +122,14 @@ class DatabaseRecorder:
         batch = _new_events(task)
         batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
         note = Note(task.epoch, values=self.row(task), text=journal.read(0, journal.last_id), batches=[batch])
-        return self._note(task, note, urgent=True)
+        return self._note(task, note, within=0.0)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
         """Count a refusal, and log refusals at most once a second with their number."""
         minute = datetime.now(UTC).replace(second=0, microsecond=0)
         with self._lock:
             self._refusals[minute, snapshot.pool, reason] += 1
-            self._wake_writer(urgent=False)
+            self._wake_writer(within=self._interval)
         self._unlogged[f"{snapshot.pool} {reason}"] += 1
         now = time.monotonic()
         if now >= self._loud_until:
@@ -121,7 +147,7 @@ class DatabaseRecorder:
                 promise.resolve(True)
             else:
                 self._flushes.append(promise)
-                self._wake_writer(urgent=True)
+                self._wake_writer(within=0.0)
         return promise
 
     @property
@@ -140,24 +166,24 @@ class DatabaseRecorder:
     @property
     def process_id(self) -> str:
         """This process among those that share the database."""
-        return self._registry.process_id
+        return self._housekeeper.process_id
 
     def start(self) -> None:
         """Show life from now on, not only from the first task on."""
         with self._lock:
-            self._wake_writer(urgent=False)
+            self._wake_writer(within=self._interval)
 
     def row(self, task: Task) -> dict[str, Any]:
         """The columns of the task's row, as this process would write it now."""
-        return row_values(task) | {"process": self._registry.process_id}
+        return row_values(task) | {"process": self._housekeeper.process_id}
 
-    def _note(self, task: Task, note: Note, *, urgent: bool) -> Promise:
+    def _note(self, task: Task, note: Note, *, within: float) -> Promise:
         promise = Promise(asyncio.get_running_loop())
         note.promises.append(promise)
         with self._lock:
             self._notes.add(task.id, note)
             self._drop_beyond_bounds()
-            self._wake_writer(urgent=urgent)
+            self._wake_writer(within=within)
         return promise
 
     def _collect(self) -> None:
@@ -172,19 +198,19 @@ class DatabaseRecorder:
             for task in tasks.values():
                 self._notes.add(task.id, Note(task.epoch, batches=[_new_events(task)]))
             self._drop_beyond_bounds()
-            self._wake_writer(urgent=True)
+            self._wake_writer(within=0.0)
 
     def _drop_beyond_bounds(self) -> None:
         notes, events = self._notes.drop_beyond_bounds()
         self.dropped += notes
         self.dropped_events += events
 
-    def _wake_writer(self, *, urgent: bool) -> None:
+    def _wake_writer(self, *, within: float) -> None:
+        """Have written what there is in so many seconds at the latest."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_for_ever, name="sluice-records", daemon=True)
             self._thread.start()
-        if urgent:
-            self._urgent = True
+        self._due = min(self._due, time.monotonic() + within)
         self._lock.notify_all()
 
     # In the writer's thread
@@ -218,7 +244,7 @@ class DatabaseRecorder:
     def _tick(self) -> None:
         able, self._able = self._able, True
         try:
-            self._registry.tick(time.monotonic(), able=able)
+            self._housekeeper.tick(time.monotonic(), able=able)
         except (DatabaseError, InterfaceError) as error:
             self._able = False
             logger.warning("could not show life: %s", error)
@@ -227,15 +253,17 @@ class DatabaseRecorder:
 
     def _leave(self) -> None:
         try:
-            self._registry.leave()
+            self._housekeeper.leave()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("could not say good-bye: %s", error)
 
     def _collect_for_a_moment(self) -> bool:
-        """Wait until somebody is in a hurry or the interval is over; whether there is work."""
+        """Wait until something is due, for the interval at most; whether there is work."""
+        end = time.monotonic() + self._interval
         with self._lock:
-            self._lock.wait_for(lambda: self._urgent or self._closing, timeout=self._interval)
-            self._urgent = False
+            while not self._closing and (left := min(self._due, end) - time.monotonic()) > 0:
+                self._lock.wait(left)
+            self._due = math.inf
             self._writing = bool(self._notes or self._refusals or self._flushes)
             return self._writing
 
@@ -284,7 +312,7 @@ class DatabaseRecorder:
 
     def _write_ours(self, notes: Mapping[str, Note]) -> set[str]:
         """Write all but what others have taken over, which is returned."""
-        lost = taken_over(notes, self._registry.process_id)
+        lost = taken_over(notes, self._housekeeper.process_id)
         write_notes({task_id: note for task_id, note in notes.items() if task_id not in lost})
         return lost
 

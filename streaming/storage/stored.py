@@ -19,14 +19,17 @@ from streaming.core import events, sse
 from streaming.core.events import Timing
 from streaming.core.routing import Decision, Reason, Route, Snapshot
 from streaming.core.states import State
+from streaming.models import Segment, StreamTask
+from streaming.retry import spec_again
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.ledger import Ticket
 from streaming.runtime.task import Counts, Task, TaskSpec
 
-from .models import Segment, StreamTask
-from .retry import spec_again
-
 END_OF_FRAME: Final = b"\n\n"
+
+COME_BACK: Final = 10.0
+"""Seconds of grace at least for a task that another process let wait: its reader lost that process, and did
+not leave by wish."""
 
 CHUNK: Final = 100
 """Tasks in one statement: below every database's limits."""
@@ -127,7 +130,7 @@ def waiting_task(
     """The waiting task behind `row`, of a registered producer, as one that this process can run; `replica`
     is it already, if it has readers here."""
     task = replica or stored_task(row, journal, ended)
-    task.spec = spec_again(row, grace=math.inf if row.grace is None else row.grace)
+    task.spec = spec_again(row, grace=math.inf if row.grace is None else max(row.grace, COME_BACK))
     task.ticket.owner = task.spec.share_key
     task.state, task.epoch = State.QUEUED, row.epoch
     return task
