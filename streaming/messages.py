@@ -21,6 +21,9 @@ STATUS: Final = {
     "processing": gettext_noop("Still at work after {elapsed} s."),
 }
 
+QUEUED_SOMEWHERE: Final = gettext_noop("Waiting in the queue.")
+"""Where this process does not know the place: another one's queue, or none yet."""
+
 ERRORS: Final = {
     "producer_failed": gettext_noop("The generation failed."),
     "interrupted": gettext_noop("The server stopped before the generation was finished. Please try again."),
@@ -42,8 +45,9 @@ class DjangoMessages:
 
     def status(self, task: Task, status: str, position: int | None, eta: float | None, language: str) -> str:
         """One line about where the task stands."""
-        return _translated(STATUS[status], language).format(
-            position=position or 1,
+        text = STATUS[status] if position is not None or status != "queued" else QUEUED_SOMEWHERE
+        return _translated(text, language).format(
+            position=position,
             eta=round(eta or 0),
             elapsed=round(time.monotonic() - task.created),
         )

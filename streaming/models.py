@@ -96,6 +96,11 @@ class StreamTask(models.Model):
             models.Index(fields=("state", "-created_at"), name="streaming_task_state"),
             models.Index(fields=("process", "state"), name="streaming_task_process"),
             models.Index(
+                fields=("purged_at",),
+                condition=models.Q(purged_at__isnull=False),
+                name="streaming_task_purged",
+            ),
+            models.Index(
                 fields=("fingerprint", "-finished_at"),
                 condition=~models.Q(fingerprint=""),
                 name="streaming_task_fingerprint",

@@ -30,4 +30,8 @@ class Migration(migrations.Migration):
             name='grace',
             field=models.FloatField(blank=True, help_text='How long it outlives its last reader; empty: it goes on.', null=True, verbose_name='grace, s'),
         ),
+        migrations.AddIndex(
+            model_name='streamtask',
+            index=models.Index(condition=models.Q(('purged_at__isnull', False)), fields=['purged_at'], name='streaming_task_purged'),
+        ),
     ]

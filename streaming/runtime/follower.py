@@ -145,6 +145,10 @@ class Follower:
             self._opened = True
             pieces.append(framing.retry(self._host.limits.retry))
         journal = self.task.journal
+        if self._dismissed and self._cursor + 1 < journal.first_id:
+            # What is missing here is where the reader is sent to.
+            self.done = True
+            return b"".join(pieces + self._send_away(sent_at))
         if self._cursor + 1 < journal.first_id:
             self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
             self._cursor = journal.first_id - 1
@@ -175,7 +179,7 @@ class Follower:
         if journal.closed and self._cursor >= journal.last_id:
             self.done = True
         elif self._dismissed:
-            pieces += send_away(framing, self._host.limits.jittered_retry(), self._cursor, sent_at)
+            pieces += self._send_away(sent_at)
             self.done = True
         if pieces:
             self._last_bytes = now
@@ -260,6 +264,10 @@ class Follower:
     def closed(self) -> bool:
         """Whether nobody reads here any more."""
         return self._closed
+
+    def _send_away(self, sent_at: float | None) -> list[bytes]:
+        retry = self._host.limits.jittered_retry()
+        return send_away(self._options.framing, retry, self._cursor, sent_at)
 
     def _next_events(self, sent_at: float | None) -> tuple[int, bytes]:
         """How many durable events are next, and their bytes, which may be none where all of them are void."""

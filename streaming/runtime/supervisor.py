@@ -526,6 +526,9 @@ class Supervisor:
         if task.final is None:
             outcome = Interrupted() if fault is None else ProducerFailed()
             self._spawn_end(task, task.ending if task.ending is not None else outcome)
+        if self.find(task.id) is None:
+            # It was abandoned.
+            task.journal.trim(task.journal.last_id + 1)
 
     def _spawn_end(self, task: Task, outcome: Outcome) -> None:
         ending = self.loop.create_task(self.end(task, outcome), name=f"end {task.id}")

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from streaming.cluster.elsewhere import Elsewhere
+from streaming.cluster.processes import Registry
+from streaming.cluster.takeover import take_over
 from streaming.core.events import TERMINAL_NAMES, Event
 from streaming.core.states import State
-from streaming.elsewhere import Elsewhere
 from streaming.models import StreamTask
-from streaming.processes import Registry
-from streaming.records import DatabaseRecorder
 from streaming.runtime.journals.base import Journal
 from streaming.runtime.journals.memory import MemoryJournals
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
-from streaming.stored import news_of
-from streaming.takeover import take_over
+from streaming.storage.records import DatabaseRecorder
+from streaming.storage.stored import news_of
 from tests.support.journal_contract import *  # noqa: F403 (tests of every store)
 from tests.support.journal_contract import END, task_of
 from tests.unit.runtime.fakes import FakeMessages, pool_limits, stream_limits

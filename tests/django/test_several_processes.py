@@ -18,24 +18,24 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, connections
 from django.utils import timezone
 
-from streaming import processes, replicas
+from streaming.cluster import processes, replicas
+from streaming.cluster.elsewhere import Elsewhere
+from streaming.cluster.loop_side import LoopSide
+from streaming.cluster.neighbours import Wishes, ask_to_cancel, show_following
+from streaming.cluster.processes import Registry
+from streaming.cluster.replicas import Replicas
+from streaming.cluster.statistics import summed
+from streaming.cluster.takeover import claim, take_over, unclaimed
 from streaming.core.errors import EventsPruned
 from streaming.core.events import Content
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
-from streaming.elsewhere import Elsewhere
-from streaming.loop_side import LoopSide
 from streaming.models import Process, Segment, StreamTask
-from streaming.neighbours import Wishes, ask_to_cancel, show_following
-from streaming.processes import Registry
 from streaming.producers import producer
-from streaming.records import DatabaseRecorder
-from streaming.replicas import Replicas
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
-from streaming.statistics import summed
-from streaming.takeover import claim, take_over, unclaimed
+from streaming.storage.records import DatabaseRecorder
 from tests.unit.runtime.fakes import (
     FakeMessages,
     Reader,

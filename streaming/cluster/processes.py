@@ -18,19 +18,16 @@ from typing import Any, Final, Protocol
 from django.db.models import F
 from django.utils import timezone
 
+from streaming import conf
 from streaming.core.liveness import Observer
+from streaming.models import Process, StreamTask
+from streaming.producers import is_registered
+from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
 
-from . import conf
-from .models import Process, StreamTask
 from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
-from .producers import is_registered
-from .pruning import prune_refusals, prune_some, prune_some_keys
 from .takeover import claim, take_over, unclaimed
 
 logger = logging.getLogger(__name__)
-
-TICK: Final = 0.5
-"""Seconds between two looks."""
 
 BEAT: Final = 1.0
 """Seconds between two beats."""
@@ -102,7 +99,8 @@ class Registry:
     def tick(self, now: float, *, able: bool) -> None:
         """Show life, look at the others, do what they ask, and see to the tasks of the dead. `now`: monotonic
         seconds; `able`: whether the writes since the last tick succeeded. Raises what the database raises."""
-        if now >= self._next_beat:
+        beats = now >= self._next_beat
+        if beats:
             self._next_beat = now + BEAT
             self._beat()
             self._look_at_others(now, able=able)
@@ -111,7 +109,8 @@ class Registry:
             if self._loop_side is not None:
                 self._take_up(self._loop_side)
                 show_following(self._loop_side.followed())
-        if self._loop_side is not None and not self._alone:
+        # Who is alone is still asked by who runs no tasks: an admin under WSGI, a command.
+        if self._loop_side is not None and (beats or not self._alone):
             self._loop_side.asked(self._wishes.look())
             self._loop_side.purged(purged_of_late())
 

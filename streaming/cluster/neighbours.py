@@ -14,9 +14,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from streaming.core.states import State
-
-from .models import Process, StreamTask
-from .rows import NOBODY, lock
+from streaming.models import Process, StreamTask
+from streaming.storage.rows import NOBODY, lock
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 

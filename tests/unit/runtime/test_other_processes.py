@@ -1,0 +1,222 @@
+"""What a supervisor does with tasks of other processes, and leaves to them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from streaming.core.errors import CursorAhead
+from streaming.core.framing import SSE
+from streaming.core.routing import Decision, Reason, Route, Snapshot
+from streaming.core.states import State
+from streaming.runtime.follower import FollowOptions
+from streaming.runtime.journals.base import LOST_IDS
+from streaming.runtime.ledger import Ticket
+from streaming.runtime.supervisor import ELSEWHERE_PATIENCE, Supervisor
+from streaming.runtime.task import Task
+
+from .fakes import Reader, ended, house, now, occupant, pool_limits, pool_numbers, spec, text_of, virtual_time
+
+PLAIN_DATA: dict[str, Any] = {"arguments": {"say": "anything"}}
+GRACE = 30.0
+
+
+async def short():
+    yield "a"
+    await asyncio.sleep(1)
+    yield "b"
+
+
+async def silence():
+    await asyncio.sleep(100_000)
+    yield "never"
+
+
+def foreign(supervisor: Supervisor, source: Any = short, **changes: Any) -> Task:
+    """A task that waits, and that another process had admitted ten seconds ago."""
+    load = Snapshot(
+        pool="agent_pool",
+        running=1,
+        waiting=0,
+        max_workers=1,
+        queue_size=9,
+        owner_active=0,
+        per_owner=9,
+        oldest_wait_seconds=0.0,
+    )
+    ticket = Ticket("owner", Decision(Route.QUEUED, Reason.WORKERS_BUSY), load, now())
+    ticket.withdraw()
+    return Task(
+        id="f" * 32,
+        spec=spec(source, **PLAIN_DATA | changes),
+        journal=supervisor.new_journal(),
+        ticket=ticket,
+        created=now() - 10,
+        created_at=datetime.now(UTC),
+        ended=asyncio.get_running_loop().create_future(),
+        epoch=2,
+    )
+
+
+@virtual_time
+async def test_a_task_that_is_taken_up_runs_here_and_its_readers_stay():
+    async with house() as supervisor:
+        task = foreign(supervisor)
+        supervisor.show(task)
+        reader = Reader(supervisor, task)
+        await reader.until(lambda reader: reader.events)
+        assert supervisor.take_up(task)
+        assert supervisor.runs(task)
+        assert text_of(await reader.end()) == "ab"
+        assert pool_numbers(supervisor)["running"] == 0
+
+
+@virtual_time
+async def test_a_task_that_is_taken_up_waits_where_its_arrival_puts_it():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        younger = supervisor.open(spec(short, share_key="somebody else"))
+        task = foreign(supervisor)
+        assert supervisor.take_up(task)
+        reader = Reader(supervisor, task)
+        assert task.state is State.QUEUED
+        assert supervisor.place_of(younger)[0] is not None
+        gate.set()
+        assert text_of(await reader.end()) == "ab"
+        await ended(younger)
+
+
+@virtual_time
+async def test_without_room_nothing_is_taken_up():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1, queue_size=1)) as supervisor:
+        supervisor.open(spec(source))
+        waiting = supervisor.open(spec(short))
+        task = foreign(supervisor)
+        assert supervisor.pools["agent_pool"].ledger.room() == 0
+        assert not supervisor.take_up(task)
+        assert not supervisor.runs(task)
+        assert pool_numbers(supervisor)["waiting"] == 1
+        gate.set()
+        await ended(waiting)
+
+
+@virtual_time
+async def test_the_owners_limit_does_not_refuse_what_was_accepted():
+    async with house(pool=pool_limits(per_owner=1)) as supervisor:
+        supervisor.open(spec(silence, share_key="owner"))
+        assert supervisor.take_up(foreign(supervisor, share_key="owner"))
+
+
+@virtual_time
+async def test_the_grace_of_a_task_that_is_taken_up_begins_anew():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        task = foreign(supervisor, grace=GRACE)
+        assert supervisor.take_up(task)
+        await asyncio.sleep(GRACE - 1)
+        assert not task.state.terminal
+        await asyncio.sleep(2)
+        assert task.state is State.CANCELLED
+        gate.set()
+
+
+@virtual_time
+async def test_going_down_leaves_waiting_plain_data_to_others_and_sends_its_readers_there():
+    source, _ = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        running = supervisor.open(spec(source))
+        plain = supervisor.open(spec(short, **PLAIN_DATA))
+        iterator = supervisor.open(spec(short))
+        readers = [Reader(supervisor, task) for task in (plain, iterator)]
+        await supervisor.drain(0.1)
+        first, second = [(await reader.end())[-1] for reader in readers]
+        assert (first.name, first.data["after"]) == ("reconnect", 0)
+        assert (second.name, second.data["code"]) == ("error", "interrupted")
+        assert plain.final is None
+        assert running.state is State.ERROR
+        recorder: Any = supervisor._recorder
+        assert recorder.calls.count(("given up", plain.id)) == 1
+
+
+@virtual_time
+async def test_who_waits_for_a_whole_answer_cannot_come_back_and_is_told():
+    source, _ = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        task = supervisor.open(spec(short, **PLAIN_DATA))
+        supervisor.attend(task)
+        await supervisor.drain(0.1)
+        assert task.state is State.ERROR
+
+
+@virtual_time
+async def test_a_reader_in_another_process_keeps_a_task_until_its_grace_is_over():
+    async with house() as supervisor:
+        task = supervisor.open(spec(silence, grace=GRACE))
+        reader = Reader(supervisor, task)
+        await reader.until(lambda reader: reader.events)
+        await reader.leave()
+        for _ in range(100):
+            supervisor.followed_elsewhere(task.id)
+            await asyncio.sleep(1)
+        assert not task.state.terminal
+        await asyncio.sleep(GRACE)
+        assert not task.state.terminal, "the grace begins when the other reader has left"
+        await asyncio.sleep(ELSEWHERE_PATIENCE + 2)
+        assert task.state is State.CANCELLED
+
+
+@virtual_time
+async def test_a_reader_in_another_process_brings_a_waiting_task_back_into_line():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        task = supervisor.open(spec(short, grace=GRACE))
+        reader = Reader(supervisor, task)
+        await reader.until(lambda reader: reader.events)
+        await reader.leave()
+        assert pool_numbers(supervisor)["away"] == 1
+        supervisor.followed_elsewhere(task.id)
+        assert pool_numbers(supervisor)["away"] == 0
+        gate.set()
+        await ended(task)
+
+
+@virtual_time
+async def test_who_reads_what_is_gone_from_here_is_sent_away_and_misses_nothing():
+    async with house() as supervisor:
+        task = foreign(supervisor)
+        supervisor.show(task)
+        for word in ("a", "b", "c"):
+            task.journal.append_content(word, None)
+        follower = supervisor.follow(task, FollowOptions(framing=SSE, after=1, resumed=True))
+        supervisor.hide(task)
+        last = follower.take()
+        assert b"event: reconnect" in last
+        assert b'"after":1' in last
+        assert b"gap" not in last
+        assert follower.done
+        follower.close()
+
+
+@virtual_time
+async def test_a_cursor_may_be_ahead_of_what_has_arrived_here_but_not_of_everything():
+    async with house() as supervisor:
+        task = foreign(supervisor)
+        supervisor.show(task)
+        task.journal.append_content("a", None)
+        reader = Reader(supervisor, task, after=2, resumed=True)
+        await asyncio.sleep(1)
+        for word in ("b", "c"):
+            task.journal.append_content(word, None)
+        await reader.saw("c")
+        assert text_of(reader.events) == "c"
+        with pytest.raises(CursorAhead):
+            supervisor.follow(task, FollowOptions(framing=SSE, after=2 * LOST_IDS))
+        await reader.leave()
