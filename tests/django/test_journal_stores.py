@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connections
 
 from streaming.cluster.elsewhere import Elsewhere
@@ -30,6 +31,8 @@ from tests.support.journal_contract import END, task_of
 from tests.unit.runtime.fakes import FakeMessages, pool_limits, stream_limits
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+T = TypeVar("T")
 
 NEVER = 3_600.0
 """Seconds between two writes: only `settle` writes."""
@@ -79,7 +82,7 @@ class Written:
         if event.name in TERMINAL_NAMES:
             task.finished_at = datetime.now(UTC)
             task.receipt = task.timing(0.0)
-            task.final = event  # type: ignore[assignment]
+            task.final = event
             self._recorder.ended(task)
             task.state = State(event.name)
         return task.journal.append(event)
@@ -121,8 +124,10 @@ class Written:
 
     async def _close(self) -> None:
         self.supervisor.close()
+        # That of the thread in which rows are looked up.
+        await sync_to_async(connections.close_all)()
 
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         return self._runner.run(function(*arguments))
 
 

@@ -36,6 +36,7 @@ from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
 from streaming.storage.records import DatabaseRecorder
+from streaming.storage.stored import news_of
 from tests.unit.runtime.fakes import (
     FakeMessages,
     Reader,
@@ -119,6 +120,10 @@ class House:
 
     async def reader(self, task_id: str, **options: Any) -> Reader:
         return Reader(self.supervisor, await self.found(task_id), **options)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return self.supervisor.statistics()
 
     @property
     def ledger(self) -> Any:
@@ -357,11 +362,11 @@ async def test_the_grace_of_a_task_that_was_taken_up_begins_anew(house: Make):
 async def test_a_reader_of_a_waiting_task_stays_when_its_own_process_takes_it_up(house: Make):
     one, here = await arow(process=""), house(B)
     reader = await here.reader(one.id)
-    assert here.supervisor.statistics()["tasks"]["foreign"] == 1
+    assert here.numbers["tasks"]["foreign"] == 1
     await here.look(0.0)
     events = await reader.end()
     assert (text_of(events), events[-1].name) == ("one two", "complete")
-    assert here.supervisor.statistics()["tasks"]["foreign"] == 0
+    assert here.numbers["tasks"]["foreign"] == 0
 
 
 # Revived
@@ -401,7 +406,7 @@ async def test_who_was_held_for_dead_stops_at_its_next_sign_of_life(house: Make)
     await there.look(8.0)
     assert (await reader.end())[-1].name == "reconnect"
     assert there.supervisor.active() == []
-    assert there.ledger.running == 0 or await eventually(lambda: there.ledger.running == 0) is None
+    await eventually(lambda: there.ledger.running == 0)
     # Whom it sent away finds the end.
     assert (await (await there.reader(task.id, after=1)).end())[-1].data["code"] == "interrupted"
 
@@ -503,7 +508,7 @@ async def test_a_task_is_followed_while_another_process_runs_it(house: Make):
     readers = [await here.reader(task.id) for _ in range(3)]
     for each in readers:
         await each.saw("before ")
-    assert here.supervisor.statistics()["tasks"]["foreign"] == 1, "one replica for all of them"
+    assert here.numbers["tasks"]["foreign"] == 1, "one replica for all of them"
     gate.set()
     for each in readers:
         events = await each.end()
@@ -555,7 +560,7 @@ async def test_what_goes_while_it_is_opened_is_gone(house: Make, monkeypatch: py
         await StreamTask.objects.aupdate(state="complete")
     with pytest.raises(EventsPruned):
         await here.elsewhere.task(looked_up)
-    assert here.supervisor.statistics()["tasks"]["in_memory"] == 0
+    assert here.numbers["tasks"]["in_memory"] == 0
 
 
 @pytest.mark.parametrize("gone", ["row", "end"])
@@ -583,7 +588,7 @@ async def test_a_database_that_is_away_for_a_moment_delays_readers_only(
     task = there.open(held(gate))
     await there.saved()
     reader = await (await here.reader(task.id)).saw("before ")
-    read, failures = replicas.news_of, iter(range(3))
+    read, failures = news_of, iter(range(3))
 
     def failing(cursors: Any) -> Any:
         if next(failures, None) is not None:

@@ -97,7 +97,7 @@ def task_of(journal: Journal, ticket: Ticket, loop: asyncio.AbstractEventLoop) -
 
 def ids(frames: list[bytes]) -> list[int]:
     """Of each frame."""
-    return [sse.event_id(frame) for frame in frames]
+    return [sse.event_id(frame) or 0 for frame in frames]
 
 
 def written(store: Store, *events: Event) -> Journal:
