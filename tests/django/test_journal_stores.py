@@ -17,7 +17,7 @@ from django.db import connections
 from streaming.cluster.elsewhere import Elsewhere
 from streaming.cluster.processes import Registry
 from streaming.cluster.takeover import take_over
-from streaming.core.events import TERMINAL_NAMES, Event
+from streaming.core.events import Cancelled, Complete, Error, Event
 from streaming.core.states import State
 from streaming.models import StreamTask
 from streaming.runtime.journals.base import Journal
@@ -79,7 +79,7 @@ class Written:
 
     async def _append(self, event: Event) -> int:
         task = self._task
-        if event.name in TERMINAL_NAMES:
+        if isinstance(event, Complete | Error | Cancelled):
             task.finished_at = datetime.now(UTC)
             task.receipt = task.timing(0.0)
             task.final = event
