@@ -15,8 +15,8 @@ from streaming.core.states import State
 from streaming.runtime.task import Task
 
 from .models import StreamTask
-from .stored import stored_events
-from .transcript import main_text
+from .storage.stored import stored_events
+from .storage.transcript import main_text
 
 LONG_TEXT: Final = 262_144
 """Bytes of events above which a text is put together in a thread: decoding would hold the event loop."""

@@ -31,9 +31,9 @@ from .access import Caller
 from .descriptions import RETRYABLE
 from .digests import digest
 from .models import IdempotencyKey, StreamTask
-from .records import DatabaseRecorder
 from .reuse import Reuse
-from .rows import write_tasks
+from .storage.records import DatabaseRecorder
+from .storage.rows import write_tasks
 
 logger = logging.getLogger(__name__)
 

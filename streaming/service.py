@@ -33,20 +33,20 @@ from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
 from .access import Caller
+from .cluster.elsewhere import CANCEL_WAIT, Elsewhere
+from .cluster.loop_side import LoopSide
+from .cluster.neighbours import others_than
+from .cluster.processes import Registry
+from .cluster.replicas import Replicas
+from .cluster.statistics import summed
 from .descriptions import describe, describe_row, text_of
-from .elsewhere import CANCEL_WAIT, Elsewhere
 from .idempotency import CallKey, KeyedTasks
-from .loop_side import LoopSide
 from .messages import DjangoMessages
 from .models import IdempotencyKey, Segment, StreamTask
-from .neighbours import others_than
-from .processes import Registry
-from .records import DatabaseRecorder
 from .rendering import RenderedTexts
-from .replicas import Replicas
 from .retry import retry_spec
 from .reuse import Reuse
-from .statistics import summed
+from .storage.records import DatabaseRecorder
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 

@@ -11,8 +11,8 @@ from django.utils.translation import gettext as _
 from streaming.core import sse
 from streaming.core.states import State
 from streaming.models import StreamTask
-from streaming.stored import newest_events
-from streaming.transcript import main_text
+from streaming.storage.stored import newest_events
+from streaming.storage.transcript import main_text
 
 from . import words
 from .process import Memory

@@ -15,12 +15,12 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
+from streaming.cluster.neighbours import ask_to_cancel
 from streaming.models import StreamTask
-from streaming.neighbours import ask_to_cancel
 from streaming.retry import NotRetryable, obstacle_to_retry
-from streaming.rows import row_values
 from streaming.runtime.task import CancelReason, Task
 from streaming.service import service
+from streaming.storage.rows import row_values
 
 
 class NoStreamsHere(Exception):

@@ -16,7 +16,7 @@ from django.db import OperationalError, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from streaming import idempotency, producers, pruning
+from streaming import idempotency, producers
 from streaming.access import Caller
 from streaming.core.errors import KeyReused, StorageUnavailable, UpstreamTimeout
 from streaming.core.framing import SSE
@@ -26,6 +26,7 @@ from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 from streaming.runtime.task import TaskSpec
 from streaming.service import Service, close_service, service
+from streaming.storage import pruning
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import spec
 
@@ -333,6 +334,7 @@ async def test_an_end_that_is_still_to_be_written_keeps_the_key():
     here.recorder._interval = 60
     first, _ = await _start(here, work)
     task = here.supervisor.get(first)
+    assert await here.recorder.flush().wait(PATIENCE)
     with mock.patch.object(here.recorder, "_wake_writer"):
         work.gate.set()
         await asyncio.wait([task.ended], timeout=PATIENCE)

@@ -15,14 +15,15 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils import timezone
 
-from streaming import processes, pruning, takeover
+from streaming.cluster import processes, takeover
+from streaming.cluster.processes import PRUNING_INTERVAL, Registry, gone, machine
+from streaming.cluster.takeover import take_over
 from streaming.models import Process, Segment, StreamTask
-from streaming.processes import PRUNING_INTERVAL, Registry, gone, machine
-from streaming.records import DatabaseRecorder
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
-from streaming.takeover import take_over
+from streaming.storage import pruning
+from streaming.storage.records import DatabaseRecorder
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, Reader, ended, pool_limits, spec, stream_limits
 

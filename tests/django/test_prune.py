@@ -12,9 +12,9 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.utils import timezone
 
-from streaming import pruning
 from streaming.models import Refusal, Segment, StreamTask
-from streaming.pruning import prune
+from streaming.storage import pruning
+from streaming.storage.pruning import prune
 
 pytestmark = pytest.mark.django_db
 

@@ -14,15 +14,15 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connections
 
-from streaming import notes, records, rows
+from streaming.cluster.processes import Registry
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
 from streaming.models import Refusal, Segment, StreamTask
-from streaming.processes import Registry
-from streaming.records import DatabaseRecorder
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
-from streaming.stored import split_frames
+from streaming.storage import notes, records, rows
+from streaming.storage.records import DatabaseRecorder
+from streaming.storage.stored import split_frames
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, ended, pool_limits, spec, stream_limits
 
@@ -298,7 +298,7 @@ async def test_the_record_of_a_deleted_owner_does_not_block_the_others(
     await house.written()
     assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
     assert house.recorder.dropped == 1
-    (line,) = [record for record in caplog.records if record.name == "streaming.records"]
+    (line,) = [record for record in caplog.records if record.name == "streaming.storage.records"]
     assert task.id in line.getMessage()
     assert (line.levelname, line.exc_info) == ("WARNING", None), "no traceback: nothing is wrong"
     assert "\n" not in line.getMessage()
@@ -333,8 +333,8 @@ async def test_refusals_are_logged_at_most_once_a_second_with_their_number(
 ):
     now = [1_000.0]
     with (
-        mock.patch("streaming.records.time.monotonic", side_effect=lambda: now[0]),
-        caplog.at_level(logging.WARNING, "streaming.records"),
+        mock.patch("streaming.storage.records.time.monotonic", side_effect=lambda: now[0]),
+        caplog.at_level(logging.WARNING, "streaming.storage.records"),
     ):
         for _ in range(50):
             house.recorder.refused(_snapshot(), "queue_full")

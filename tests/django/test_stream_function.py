@@ -11,10 +11,10 @@ import pytest
 from django.db import OperationalError
 from django.test import override_settings
 
-from streaming import records, rows
 from streaming import service as service_module
 from streaming.models import StreamTask
 from streaming.service import close_service, service
+from streaming.storage import records, rows
 
 from .asgi_calls import Call
 

@@ -40,7 +40,7 @@ THIRD_PARTY = {
     "runtime": {"msgspec", "redis", "celery"},
 }
 # Behind the public API: an app that needs one of these needs a better API.
-PRIVATE = ("streaming.runtime", "streaming.models", "streaming.records")
+PRIVATE = ("streaming.runtime", "streaming.models", "streaming.storage", "streaming.cluster")
 
 
 def inside(name: str, *packages: str) -> bool:
@@ -149,7 +149,7 @@ def test_the_modules_are_found():
         ("streaming.runtime.x", "import httpx2"),
         ("streaming.runtime.x", "from asgiref.sync import sync_to_async"),
         ("streaming.runtime.x", "from streaming import conf"),
-        ("streaming.runtime.x", "from streaming.records import save"),
+        ("streaming.runtime.x", "from streaming.storage.records import save"),
         ("streaming.runtime.x", "from ..models import StreamTask"),
         ("streaming.runtime.journals.x", "from ... import models"),
         ("streaming.views", "import contentgen"),
@@ -160,8 +160,8 @@ def test_the_modules_are_found():
         ("contentgen.views", "import streaming.runtime.ledger"),
         ("contentgen.views", "from streaming import models"),
         ("contentgen.views", "from streaming.models import StreamTask"),
-        ("contentgen.providers.x", "from streaming.records import save"),
-        ("notebooks.views", "from streaming import records"),
+        ("contentgen.providers.x", "from streaming.storage.records import save"),
+        ("notebooks.views", "from streaming import storage"),
     ],
 )
 def test_a_planted_import_in_the_wrong_direction_is_caught(module, source):

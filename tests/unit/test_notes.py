@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import notes
-from streaming.notes import Batch, Note, Notes
+from streaming.storage import notes
+from streaming.storage.notes import Batch, Note, Notes
 
 
 def batch(first_id: int, *frames: bytes) -> Batch:

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from streaming import conf
-from streaming.pruning import Pruned, prunable, prune, prune_some_keys
+from streaming.storage.pruning import Pruned, prunable, prune, prune_some_keys
 
 
 class Command(BaseCommand):

@@ -13,9 +13,8 @@ from typing import Any, Final
 from django.utils import timezone
 
 from streaming.core.states import State
-
-from .models import Process, StreamTask
-from .rows import NOBODY
+from streaming.models import Process, StreamTask
+from streaming.storage.rows import NOBODY
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 

@@ -12,14 +12,14 @@ from asgiref.sync import sync_to_async
 from streaming.core.errors import EventsPruned, TaskNotFound
 from streaming.core.schedule import PollSchedule
 from streaming.core.states import State
+from streaming.models import Process, StreamTask
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
+from streaming.storage.records import DatabaseRecorder
+from streaming.storage.stored import stored_events, stored_task
 
-from .models import Process, StreamTask
 from .neighbours import ask_to_cancel
-from .records import DatabaseRecorder
 from .replicas import Replicas
-from .stored import stored_events, stored_task
 from .takeover import cancel_unclaimed
 
 UNWRITTEN: Final = 1.0

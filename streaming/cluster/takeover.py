@@ -23,13 +23,12 @@ from streaming.core import sse
 from streaming.core.errors import Interrupted
 from streaming.core.events import Cancelled, Error, Timing, encode
 from streaming.core.states import State
+from streaming.messages import DjangoMessages
+from streaming.models import Segment, StreamTask
 from streaming.runtime.journals.base import LOST_IDS
-
-from .messages import DjangoMessages
-from .models import Segment, StreamTask
-from .rows import NOBODY, ending_columns
-from .stored import stored_events
-from .transcript import storable_text
+from streaming.storage.rows import NOBODY, ending_columns
+from streaming.storage.stored import stored_events
+from streaming.storage.transcript import storable_text
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 

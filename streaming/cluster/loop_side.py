@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from streaming.models import StreamTask
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason
+from streaming.storage.stored import waiting_task
 
-from .models import StreamTask
 from .neighbours import Wish
 from .replicas import Replicas
-from .stored import waiting_task
 
 
 class LoopSide:

@@ -19,13 +19,13 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from streaming.core.schedule import PollSchedule
 from streaming.core.states import State
+from streaming.models import StreamTask
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
+from streaming.storage.stored import News, news_of, settle, stored_task
 
-from .models import StreamTask
 from .neighbours import show_following
-from .stored import News, news_of, settle, stored_task
 
 logger = logging.getLogger(__name__)
 

@@ -18,19 +18,16 @@ from typing import Any, Final, Protocol
 from django.db.models import F
 from django.utils import timezone
 
+from streaming import conf
 from streaming.core.liveness import Observer
+from streaming.models import Process, StreamTask
+from streaming.producers import is_registered
+from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
 
-from . import conf
-from .models import Process, StreamTask
 from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
-from .producers import is_registered
-from .pruning import prune_refusals, prune_some, prune_some_keys
 from .takeover import claim, take_over, unclaimed
 
 logger = logging.getLogger(__name__)
-
-TICK: Final = 0.5
-"""Seconds between two looks."""
 
 BEAT: Final = 1.0
 """Seconds between two beats."""

@@ -10,8 +10,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from streaming.core.states import State
-
-from .models import IdempotencyKey, Refusal, Segment, StreamTask
+from streaming.models import IdempotencyKey, Refusal, Segment, StreamTask
 
 CHUNK: Final = 500
 """Tasks deleted in one transaction: short enough that no writer waits for long."""

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
 
@@ -26,10 +26,12 @@ from streaming.core.states import State
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise
-from .processes import TICK, Registry
 from .rows import NOBODY, row_values, taken_over, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
+
+TICK: Final = 0.5
+"""Seconds between two ticks of the housekeeper."""
 
 RETRY_PAUSE: Final = 0.5
 """Seconds before a failed write is tried again."""
@@ -42,16 +44,34 @@ of its readers. Nobody waits for it, so what comes together is still written tog
 _Refusals = Counter[tuple[datetime, str, str]]
 
 
+class Housekeeper(Protocol):
+    """What else is to be done in the writer's thread; see `cluster.processes.Registry`."""
+
+    process_id: str
+
+    def tick(self, now: float, *, able: bool) -> None:
+        """Called each `TICK` seconds. `now`: monotonic seconds; `able`: whether all writes since the last
+        call succeeded. May raise what the database raises."""
+        ...
+
+    def leave(self) -> None:
+        """The last call."""
+        ...
+
+
 class DatabaseRecorder:
-    """See `ports.Recorder`. `interval`: seconds that records may trail behind. `registry`: this process among
-    those that share the database. `on_lost`: called in the writer's thread with the id of a task that another
-    process has taken over; nothing more is written of it."""
+    """See `ports.Recorder`. `interval`: seconds that records may trail behind. `housekeeper`: speaks for this
+    process among those that share the database. `on_lost`: called in the writer's thread with the id of a
+    task that another process has taken over; nothing more is written of it."""
 
     def __init__(
-        self, interval: float, registry: Registry, on_lost: Callable[[str], object] = lambda task_id: None
+        self,
+        interval: float,
+        housekeeper: Housekeeper,
+        on_lost: Callable[[str], object] = lambda task_id: None,
     ) -> None:
         self._interval = interval
-        self._registry = registry
+        self._housekeeper = housekeeper
         self._on_lost = on_lost
         self._next_tick = 0.0
         self._able = True
@@ -146,7 +166,7 @@ class DatabaseRecorder:
     @property
     def process_id(self) -> str:
         """This process among those that share the database."""
-        return self._registry.process_id
+        return self._housekeeper.process_id
 
     def start(self) -> None:
         """Show life from now on, not only from the first task on."""
@@ -155,7 +175,7 @@ class DatabaseRecorder:
 
     def row(self, task: Task) -> dict[str, Any]:
         """The columns of the task's row, as this process would write it now."""
-        return row_values(task) | {"process": self._registry.process_id}
+        return row_values(task) | {"process": self._housekeeper.process_id}
 
     def _note(self, task: Task, note: Note, *, within: float) -> Promise:
         promise = Promise(asyncio.get_running_loop())
@@ -224,7 +244,7 @@ class DatabaseRecorder:
     def _tick(self) -> None:
         able, self._able = self._able, True
         try:
-            self._registry.tick(time.monotonic(), able=able)
+            self._housekeeper.tick(time.monotonic(), able=able)
         except (DatabaseError, InterfaceError) as error:
             self._able = False
             logger.warning("could not show life: %s", error)
@@ -233,7 +253,7 @@ class DatabaseRecorder:
 
     def _leave(self) -> None:
         try:
-            self._registry.leave()
+            self._housekeeper.leave()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("could not say good-bye: %s", error)
 
@@ -292,7 +312,7 @@ class DatabaseRecorder:
 
     def _write_ours(self, notes: Mapping[str, Note]) -> set[str]:
         """Write all but what others have taken over, which is returned."""
-        lost = taken_over(notes, self._registry.process_id)
+        lost = taken_over(notes, self._housekeeper.process_id)
         write_notes({task_id: note for task_id, note in notes.items() if task_id not in lost})
         return lost
 

@@ -11,9 +11,9 @@ import msgspec
 from django.db.models import F
 
 from streaming.core.events import Cancelled, Complete, Error, Terminal
+from streaming.models import Refusal, Segment, StreamTask
 from streaming.runtime.task import Task
 
-from .models import Refusal, Segment, StreamTask
 from .notes import Batch, Note
 from .transcript import storable_text
 

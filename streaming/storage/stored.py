@@ -19,12 +19,11 @@ from streaming.core import events, sse
 from streaming.core.events import Timing
 from streaming.core.routing import Decision, Reason, Route, Snapshot
 from streaming.core.states import State
+from streaming.models import Segment, StreamTask
+from streaming.retry import spec_again
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.ledger import Ticket
 from streaming.runtime.task import Counts, Task, TaskSpec
-
-from .models import Segment, StreamTask
-from .retry import spec_again
 
 END_OF_FRAME: Final = b"\n\n"
 
