@@ -213,7 +213,7 @@ async def test_what_waited_at_the_shutdown_goes_on_an_hour_later(tmp_path: Path,
         await asyncio.gather(*reading)
         for reader in waiting:
             assert reader.violations == []
-            assert reader.text == "".join(f"{k} " for k in range(20))
+            assert reader.text == "".join(f"{k} " for k in range(20)), reader
             assert reader.end is not None
             assert reader.end.name == "complete"
         records: list[dict[str, Any]] = [await ask(port, f"/streams/{pk}") for pk in running]
