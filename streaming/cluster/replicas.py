@@ -63,7 +63,11 @@ class Replicas:
 
     async def open(self, row: StreamTask) -> Task:
         """The task behind `row`, with the events that the database has of it, and from now on the new ones as
-        long as somebody reads. It may have ended by now. Raises what the database raises."""
+        long as somebody reads. It may have ended by now, or run here. Raises what the database raises."""
+        here = self._supervisor.find(row.id)
+        if here is not None and self._supervisor.runs(here):
+            # Taken up by this process since the row was read.
+            return here
         now = time.monotonic()
         watched = self._watched.get(row.id)
         if watched is not None:
