@@ -54,7 +54,7 @@ class Losses:
 
     ends: Counter[str] = field(default_factory=Counter)
     went_on: int = 0
-    """Streams of which nothing had been seen when the process was killed, and which the next one completed."""
+    """Streams of which nothing had been seen when the process was killed, and the next one completed."""
     lost_ms: list[float] = field(default_factory=list)
     lost_characters: list[int] = field(default_factory=list)
     gaps: int = 0

@@ -91,7 +91,9 @@ async def test_readers_on_both_sides_see_the_same_end(
         assert {pk: len(ends) for pk, ends in ends_of(other).items()} == dict.fromkeys(ids, 1)
         assert "Traceback" not in owner.log() + other.log(), (owner.log() + other.log())[-3000:]
         lost = [len(one.text) - len(two.text) for one, two in zip(near, far, strict=True)]
-        figures("an owner is " + fate, streams=len(ids), ends_each=1, ahead_of_the_others_characters=max(lost))
+        figures(
+            "an owner is " + fate, streams=len(ids), ends_each=1, ahead_of_the_others_characters=max(lost)
+        )
 
 
 async def _runs(port: int, wanted: int) -> bool:
@@ -143,13 +145,15 @@ async def test_a_database_that_crashes_ends_no_stream(
         records = (await ask(server.port, "/stats"))["records"]
         assert (records["dropped"], records["dropped_events"]) == (0, 0)
         assert "is dead" not in server.log() + other.log()
-        figures("PostgreSQL crashes", times=rounds, streams=rounds * 21, followed_elsewhere=rounds * 5, lost=0)
+        figures(
+            "PostgreSQL crashes", times=rounds, streams=rounds * 21, followed_elsewhere=rounds * 5, lost=0
+        )
 
 
 async def test_a_cancel_at_the_moment_of_a_crash_is_kept_or_was_not_promised(
     tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
-    """DELETE while the process is killed: who was told `cancelled` finds that again; the others find one end."""
+    """DELETE while the process is killed: who was told `cancelled` finds that again, the others one end."""
     env = house(tmp_path)
     ends: Counter[str] = Counter()
     told = 0
@@ -172,7 +176,7 @@ async def test_a_cancel_at_the_moment_of_a_crash_is_kept_or_was_not_promised(
             kept = await asyncio.gather(*cancelling)
         async with serving("serve", tmp_path, env) as second:
             for task_id, was_told in zip(ids, kept, strict=True):
-                reader = Persistent(lambda: second.port, task_id)  # noqa: B023 (awaited here)
+                reader = Persistent(lambda: second.port, task_id)
                 await reader.follow()
                 assert reader.end is not None
                 ends[reader.end.name] += 1
@@ -190,17 +194,13 @@ async def test_what_waited_at_the_shutdown_goes_on_an_hour_later(tmp_path: Path,
     late = tmp_path / "late"
     late.mkdir()
     (late / "sitecustomize.py").write_text(AN_HOUR_LATER)
-    env = house(
-        tmp_path, AGENT_POOL_MAX_WORKERS="2", AGENT_POOL_QUEUE_TIMEOUT="30", SSE_DRAIN_GRACE="0.3"
-    )
+    env = house(tmp_path, AGENT_POOL_MAX_WORKERS="2", AGENT_POOL_QUEUE_TIMEOUT="30", SSE_DRAIN_GRACE="0.3")
     port = free_port()
     options = {"tokens": 20, "interval": 0.01}
     waiting: list[Persistent] = []
     async with serving("serve", tmp_path, env, port=port) as first:
         running = [await start(port, user_id=f"runs {k}", options=ENDLESS) for k in range(2)]
-        waiting = [
-            (Persistent if k % 2 else PersistentSocket)(lambda: port, pause=0.05) for k in range(6)
-        ]
+        waiting = [(Persistent if k % 2 else PersistentSocket)(lambda: port, pause=0.05) for k in range(6)]
         reading = [
             asyncio.create_task(reader.generate(user_id=f"waits {k}", options=options))
             for k, reader in enumerate(waiting)
