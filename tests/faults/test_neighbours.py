@@ -49,7 +49,7 @@ def ends_of(server: Server) -> dict[str, list[bytes]]:
     return found
 
 
-@pytest.mark.parametrize("fate", ["stopped", "killed"])
+@pytest.mark.parametrize("fate", [pytest.param("stopped", marks=pytest.mark.long), "killed"])
 async def test_readers_on_both_sides_see_the_same_end(
     fate: str, tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:
@@ -150,6 +150,7 @@ async def test_a_database_that_crashes_ends_no_stream(
         )
 
 
+@pytest.mark.long
 async def test_a_cancel_at_the_moment_of_a_crash_is_kept_or_was_not_promised(
     tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -246,6 +247,7 @@ datetime.datetime = Later
 
 
 @pytest.mark.load
+@pytest.mark.long
 async def test_a_herd_of_readers_of_another_process_is_served(
     tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:
