@@ -11,10 +11,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -30,6 +30,9 @@ from streaming.storage.stored import News, news_of, settle, stored_task
 from .neighbours import show_following
 
 logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 IDLE: Final = 2.0
 """Seconds that a replica stays without readers, who may come back."""
@@ -63,8 +66,12 @@ class Replicas:
 
     async def open(self, row: StreamTask) -> Task:
         """The task behind `row`, with the events that the database has of it, and from now on the new ones as
-        long as somebody reads. It may have ended by now. Raises `EventsPruned` if it is gone by now, or has
-        ended without its end, and what the database raises."""
+        long as somebody reads. It may have ended by now, or run here. Raises `EventsPruned` if it is gone by
+        now, or has ended without its end, and what the database raises."""
+        here = self._supervisor.find(row.id)
+        if here is not None and self._supervisor.runs(here):
+            # Taken up by this process since the row was read.
+            return here
         now = time.monotonic()
         watched = self._watched.get(row.id)
         if watched is not None:
@@ -79,7 +86,7 @@ class Replicas:
         self._supervisor.show(task)
         try:
             # Its owner shall know of the reader at once, and the reader see what there is at once.
-            await loop.run_in_executor(self._thread, show_following, [row.id])
+            await self._in_thread(show_following, [row.id])
             await self._refresh([watched])
         except BaseException:
             self._drop(watched)
@@ -108,7 +115,9 @@ class Replicas:
             self._feeder.cancel()
             with suppress(asyncio.CancelledError):
                 await self._feeder
-        self._thread.submit(connections.close_all)
+        with suppress(RuntimeError):
+            # It may have been closed before.
+            self._thread.submit(connections.close_all)
         self._thread.shutdown(wait=False)
 
     async def _feed(self) -> None:
@@ -154,14 +163,25 @@ class Replicas:
                 await self._stirred.wait()
 
     async def _refresh(self, due: Iterable[_Watched]) -> None:
-        loop = asyncio.get_running_loop()
         cursors = {watched.task.id: watched.task.journal.last_id for watched in due}
-        found = await loop.run_in_executor(self._thread, news_of, cursors)
+        found = await self._in_thread(news_of, cursors)
         now = time.monotonic()
         for watched in due:
             # Meanwhile it may have become a task of our own.
             if self._watched.get(watched.task.id) is watched:
                 self._take_in(watched, found.get(watched.task.id), now)
+
+    async def _in_thread(self, visit: Callable[[A], R], argument: A) -> R:
+        """Visit the database. A connection that broke is closed: no request does that in this thread."""
+
+        def visit_and_tidy() -> R:
+            try:
+                return visit(argument)
+            except (DatabaseError, InterfaceError):
+                connections.close_all()
+                raise
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, visit_and_tidy)
 
     def _take_in(self, watched: _Watched, news: News | None, now: float) -> None:
         task = watched.task

@@ -20,6 +20,7 @@ from streaming.handler import StreamingHandler
 from streaming.responses import Opened
 from streaming.service import close_service, service
 from streaming.threads import ThreadLender
+from tests.support.client import eventually
 
 from .asgi_calls import Call
 
@@ -222,8 +223,11 @@ async def test_lifespan_is_answered():
         sent.append(message["type"])
 
     running = asyncio.create_task(StreamingHandler()({"type": "lifespan"}, incoming.get, send))
-    await asyncio.sleep(0.01)
-    assert sent == ["lifespan.startup.complete"]
+
+    async def has_started() -> bool:
+        return sent == ["lifespan.startup.complete"]
+
+    assert await eventually(has_started)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

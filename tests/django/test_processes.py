@@ -6,24 +6,29 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import OperationalError, connections
 from django.utils import timezone
 
 from streaming.cluster import processes, takeover
 from streaming.cluster.processes import PRUNING_INTERVAL, Registry, gone, machine
+from streaming.cluster.replicas import Replicas
 from streaming.cluster.takeover import take_over
+from streaming.core.schedule import PollSchedule
 from streaming.models import Process, Segment, StreamTask
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
 from streaming.storage import pruning
 from streaming.storage.records import DatabaseRecorder
+from streaming.storage.rows import NOBODY
+from streaming.storage.stored import news_of
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import FakeMessages, Reader, ended, pool_limits, spec, stream_limits
 
@@ -231,3 +236,50 @@ def test_many_tasks_of_a_dead_process_do_not_keep_one_from_showing_life(monkeypa
     registry.tick(0.4, able=True)
     assert OTHER not in beats()
     assert StreamTask.objects.filter(error_code="interrupted").count() == 5
+
+
+# Readers of tasks elsewhere
+
+
+@pytest.fixture
+async def replicas(house: House) -> AsyncIterator[Replicas]:
+    made = Replicas(house.supervisor, PollSchedule(0.01, ((None, 1),)))
+    yield made
+    await made.close()
+
+
+async def test_a_reader_who_comes_while_the_task_is_taken_up_follows_what_runs_here(
+    house: House, replicas: Replicas
+):
+    goes_on = asyncio.Event()
+    task = house.open(lambda: held_up_after("here", goes_on))
+    assert await house.recorder.flush().wait(20)
+    # As it was read just before: of nobody, and waiting.
+    row = await StreamTask.objects.aget(pk=task.id)
+    row.process, row.state = NOBODY, "queued"
+    assert await replicas.open(row) is task
+    house.supervisor.abandon(task.id)
+
+
+async def test_a_reader_survives_a_connection_to_the_database_that_broke(
+    house: House, replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = House(OTHER)
+    running = elsewhere.open(lambda: held_up_after("there", asyncio.Event()))
+    assert await elsewhere.recorder.flush().wait(20)
+    await asyncio.to_thread(elsewhere.recorder.close, 20.0)
+    task = await replicas.open(await StreamTask.objects.aget(pk=running.id))
+    closed = threading.Event()
+    broken = iter([True])
+
+    def news(cursors: dict[str, int]) -> Any:
+        if next(broken, False):
+            raise OperationalError("the connection is lost")
+        return news_of(cursors)
+
+    monkeypatch.setattr("streaming.cluster.replicas.news_of", news)
+    monkeypatch.setattr("streaming.cluster.replicas.connections.close_all", closed.set)
+    house.supervisor.attend(task)
+    assert await asyncio.to_thread(closed.wait, 20)
+    house.supervisor.leave(task)
+    elsewhere.supervisor.close()

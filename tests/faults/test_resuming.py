@@ -14,7 +14,7 @@ from tests.faults.conftest import KINDS, Figures, Scale
 from tests.support.client import client, read_stream
 from tests.support.servers import environment, migrate, serving
 from tests.support.toxics import End, cut_after, proxy
-from tests.support.wire import Persistent, ask, percentile, start, until
+from tests.support.wire import Persistent, PersistentSocket, ask, percentile, start, until
 
 pytestmark = pytest.mark.server
 
@@ -26,21 +26,29 @@ TEXT = "".join(f"{k} " for k in range(TOKENS))
 async def test_streams_that_are_cut_again_and_again_lose_and_repeat_nothing(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
-    """R6. Each connection ends after a random number of bytes, until the stream has had its 1 to 20 cuts."""
+    """R6. Each connection ends after a random number of bytes, until the stream has had its 1 to 20 cuts.
+    Each fifth reads by WebSocket. Each fifth starts its stream by reading it, with an `Idempotency-Key`: its
+    connections are cut from the first byte of the answer's header on."""
     streams = scale(40, 1_000)
     env = environment(tmp_path, AGENT_POOL_MAX_WORKERS="60", AGENT_POOL_PER_OWNER="100")
     migrate(env)
+    # Headers take some 500 bytes: many are cut in there.
     cutting = cut_after(lambda dice: dice.randint(1, 1_500), End.RESET, End.FIN, End.HALF)
     async with serving(kind, tmp_path, env) as server, proxy(server.port, cutting, dice) as line:
         turn = asyncio.Semaphore(20)
 
         async def one(number: int) -> Persistent:
             cuts = dice.randint(1, 20)
-            reader = Persistent(lambda: line.port if reader.cuts < cuts else server.port)
+            kind_of_reader = PersistentSocket if number % 5 == 0 else Persistent
+            reader = kind_of_reader(lambda: line.port if reader.cuts < cuts else server.port)
             async with turn:
                 options = {"tokens": TOKENS, "interval": dice.choice([0, 0.002, 0.01])}
-                reader.task_id = await start(server.port, user_id=f"cut {number}", options=options)
-                await reader.follow()
+                if number % 5 == 1:
+                    reader.key = f"key-{number}"
+                    await reader.generate(user_id=f"cut {number}", options=options)
+                else:
+                    reader.task_id = await start(server.port, user_id=f"cut {number}", options=options)
+                    await reader.follow()
             return reader
 
         begin = time.monotonic()
@@ -52,10 +60,14 @@ async def test_streams_that_are_cut_again_and_again_lose_and_repeat_nothing(
             assert reader.text == TEXT
             assert reader.end is not None
             assert reader.end.name == "complete"
+        tasks = (await ask(server.port, "/stats"))["ends"]
+        assert tasks == {"complete": streams}, "a call that is repeated is one task"
         gaps = [gap for reader in readers for gap in reader.resume_gaps]
         figures(
             "R6",
             streams=streams,
+            by_websocket=sum(isinstance(reader, PersistentSocket) for reader in readers),
+            by_a_repeated_call=sum(bool(reader.key) for reader in readers),
             cuts=sum(reader.cuts for reader in readers),
             most_in_one=max(reader.cuts for reader in readers),
             lost=0,

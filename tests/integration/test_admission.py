@@ -29,7 +29,7 @@ from tests.support.client import (
     read_events,
     read_stream,
 )
-from tests.support.servers import Server, environment, migrate, started
+from tests.support.servers import Server, running
 
 pytestmark = pytest.mark.server
 
@@ -68,28 +68,23 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
-    folder = tmp_path_factory.mktemp("admission")
-    small = environment(
-        folder,
-        AGENT_POOL_MAX_WORKERS=str(WORKERS),
-        AGENT_POOL_QUEUE_SIZE=str(PLACES),
-        AGENT_POOL_PER_OWNER="3",
-    )
-    impatient = environment(
-        folder,
-        AGENT_POOL_MAX_WORKERS="4",
-        AGENT_POOL_QUEUE_TIMEOUT=str(QUEUE_TIMEOUT),
-        AGENT_POOL_RUN_TIMEOUT=str(RUN_TIMEOUT),
-    )
-    migrate(small)
+    small = {
+        "AGENT_POOL_MAX_WORKERS": str(WORKERS),
+        "AGENT_POOL_QUEUE_SIZE": str(PLACES),
+        "AGENT_POOL_PER_OWNER": "3",
+    }
+    impatient = {
+        "AGENT_POOL_MAX_WORKERS": "4",
+        "AGENT_POOL_QUEUE_TIMEOUT": str(QUEUE_TIMEOUT),
+        "AGENT_POOL_RUN_TIMEOUT": str(RUN_TIMEOUT),
+    }
     with ExitStack() as stack:
-        yield {
-            kind: Pair(
-                stack.enter_context(started(kind, folder, small)),
-                stack.enter_context(started(kind, folder, impatient)),
-            )
-            for kind in KINDS
-        }
+
+        def alone(kind: str, limits: dict[str, str]) -> Server:
+            """With a database of its own: servers that share one show their numbers together."""
+            return stack.enter_context(running(kind, tmp_path_factory.mktemp("admission"), **limits))
+
+        yield {kind: Pair(alone(kind, small), alone(kind, impatient)) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,17 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from tests.support.client import STREAM, Reading, brief, client, eventually, read_stream, row
+from tests.support.client import (
+    STREAM,
+    Reading,
+    Received,
+    brief,
+    check_replay,
+    client,
+    eventually,
+    read_stream,
+    row,
+)
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
@@ -30,8 +40,8 @@ def key(value: str | None = None) -> dict[str, str]:
     return {"Idempotency-Key": value or str(uuid4())}
 
 
-def durable(reading: Reading) -> list[tuple[str, dict[str, Any]]]:
-    return [(event.id, event.data) for event in reading.events if event.name in ("content", "complete")]
+def durable(reading: Reading) -> list[Received]:
+    return [event for event in reading.events if event.name in ("content", "complete")]
 
 
 def count(server: Server, user: str) -> int:
@@ -55,7 +65,7 @@ async def test_a_repeated_call_replays_the_same_stream(http: httpx2.AsyncClient,
     first = await stream(http, name, user_id=user)
     again = await stream(http, name, user_id=user)
     assert first.text == TEXT
-    assert durable(again) == durable(first)
+    check_replay(durable(again), durable(first), 0)
     assert "idempotent-replayed" not in first.response.headers
     assert again.response.headers["idempotent-replayed"] == "true"
     for header in ("x-stream-id", "x-stream-route", "location", "content-type"):
@@ -68,7 +78,7 @@ async def test_a_call_that_was_cut_goes_on_with_the_same_task(http: httpx2.Async
     options = {"tokens": 60, "interval": 0.01}
     cut = await stream(http, name, until=4, options=options)
     rest = await stream(http, name | {"Last-Event-ID": str(cut.ids[-1])}, options=options)
-    assert rest.ids[0] == cut.ids[-1] + 1
+    assert rest.ids[0] > cut.ids[-1]
     assert cut.text + rest.text == "".join(f"{k} " for k in range(60))
 
 
@@ -258,9 +268,9 @@ async def test_after_a_restart_the_key_still_stands_for_its_task(kind: str, tmp_
     with started(kind, tmp_path, env) as second:
         async with client(second.url) as http:
             again = await stream(http, stream_key)
-            assert durable(again) == durable(read)
+            check_replay(durable(again), durable(read), 0)
             rest = await stream(http, stream_key | {"Last-Event-ID": "3"})
-            assert durable(rest) == durable(read)[3:]
+            check_replay(durable(rest), durable(read), 3)
             assert (
                 await http.post(WHOLE, json=brief(options=QUICK), headers=whole_key)
             ).json() == whole.json()

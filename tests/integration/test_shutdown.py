@@ -177,7 +177,7 @@ def _terminal(reading: Reading) -> list[str]:
 # --- The readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["asynchronous", "blocking", "queued"])
+@pytest.mark.parametrize("name", ["asynchronous", "blocking"])
 def test_each_reader_gets_exactly_one_end(story: Story, name: str):
     """That the body ended cleanly the client has checked: a cut chunked body raises there."""
     reading = story.streams[name]
@@ -208,9 +208,10 @@ def test_running_streams_get_the_whole_grace_and_not_much_more(story: Story):
         assert GRACE - 0.2 < story.ends[name] < GRACE + 5
 
 
-def test_who_waits_is_told_at_once(story: Story):
+def test_who_waits_is_sent_away_at_once_to_find_the_task_in_another_process(story: Story):
     assert story.ends["queued"] < GRACE
-    assert [event.name for event in story.streams["queued"].events if event.name != "status"] == ["error"]
+    told = [event for event in story.streams["queued"].events if event.name != "status"]
+    assert [(event.name, event.data["after"]) for event in told] == [("reconnect", 0)]
 
 
 def test_a_whole_answer_is_503_and_to_be_tried_again(story: Story):

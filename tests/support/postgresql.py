@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -53,11 +53,29 @@ def find_programs() -> Path | None:
 class Cluster:
     """A running PostgreSQL."""
 
-    process: subprocess.Popen[bytes]
+    launch: Callable[[], subprocess.Popen[bytes]]
     port: int
     output: Path
+    process: subprocess.Popen[bytes] = field(init=False)
     _numbers: Iterator[int] = field(default_factory=count)
     _template: str = ""
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. Raises `RuntimeError`."""
+        self.process = self.launch()
+        _wait_until_it_answers(self)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT sends away whoever is connected, SIGQUIT is a crash."""
+        self.process.send_signal(number)
+        try:
+            self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(STOP_LIMIT)
 
     def url(self, name: str) -> str:
         """DATABASE_URL of the database `name`."""
@@ -115,27 +133,23 @@ def _running(programs: Path, folder: Path) -> Iterator[Cluster]:
     )
     port = free_port()
     settings = [f"--{name}={value}" for name, value in (OPTIONS | {"port": str(port)}).items()]
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *settings],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=environment,
-            **who,
-        )
+
+    def launch() -> subprocess.Popen[bytes]:
+        with output.open("ab") as log:
+            return subprocess.Popen(
+                [programs / "postgres", "-D", data, *settings],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=environment,
+                **who,
+            )
+
+    made = Cluster(launch, port, output)
     try:
-        made = Cluster(process, port, output)
-        _wait_until_it_answers(made)
         yield made
     finally:
-        # "Fast": whoever is connected is sent away.
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGQUIT)
-            process.wait(STOP_LIMIT)
+        made.stop()
 
 
 def _who(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Readers by the thousand: HTTP on bare connections, and a reader who comes back after every cut."""
+"""Readers by the thousand: HTTP on bare connections, and readers who come back after every cut."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httptools
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from streaming.core.sse import Decoder
 from tests.support.client import STREAM, Received, brief
@@ -157,6 +159,8 @@ class Persistent:
     unreachable: int = 0
     pause: float = 0.0
     """Seconds of waiting after a cut."""
+    key: str = ""
+    """The `Idempotency-Key` of its call; without one, a call whose answer is lost becomes another task."""
     _cut_at: float | None = None
 
     @property
@@ -178,6 +182,8 @@ class Persistent:
 
     async def _once(self, method: str, path: str, body: Any) -> None:
         headers = {"Last_Event_ID": str(self.after)} if self.after else {}
+        if self.key and method == "POST":
+            headers["Idempotency_Key"] = self.key
         try:
             async with request(self.address(), method, path, body, **headers) as answer:
                 self.task_id = self.task_id or answer.headers.get("x-stream-id", "")
@@ -189,17 +195,23 @@ class Persistent:
             self.unreachable += 1
             await asyncio.sleep(0.05)
         except OSError:
-            self.cuts += 1
-            self._cut_at = time.monotonic()
-            if self.pause:
-                await asyncio.sleep(self.pause)
+            await self._was_cut()
+
+    async def _was_cut(self) -> None:
+        self.cuts += 1
+        self._cut_at = time.monotonic()
+        if self.pause:
+            await asyncio.sleep(self.pause)
 
     async def _refused(self, answer: Exchange) -> None:
-        self.refusals[answer.status] += 1
-        if answer.status not in (429, 503):
-            raise Refused(answer.status, (await answer.json())["code"])
-        if "retry-after" not in answer.headers:
-            self.silent_refusals += 1
+        code = "" if answer.status in (429, 503) else (await answer.json())["code"]
+        await self._was_refused(answer.status, code, told_when="retry-after" in answer.headers)
+
+    async def _was_refused(self, status: int, code: str, *, told_when: bool) -> None:
+        self.refusals[status] += 1
+        if status not in (429, 503):
+            raise Refused(status, code)
+        self.silent_refusals += not told_when
         await asyncio.sleep(random.uniform(0.2, 0.6))
 
     async def read(self, answer: Exchange) -> None:
@@ -213,10 +225,13 @@ class Persistent:
                 self._note(received)
             self.retry = decoder.retry
         if away:
-            self.sent_away += 1
-            await asyncio.sleep((self.retry or 0) / 1000 * 0.1)
+            await self._went_away()
         elif self.end is None:
             raise ConnectionResetError("the body ended in order, the stream did not")
+
+    async def _went_away(self) -> None:
+        self.sent_away += 1
+        await asyncio.sleep((self.retry or 0) / 1000 * 0.1)
 
     def _note(self, event: Received) -> None:
         if self._cut_at is not None:
@@ -238,6 +253,59 @@ class Persistent:
         self.seen.append((number, event.at, text))
         if event.name in TERMINAL:
             self.end = event
+
+
+class PersistentSocket(Persistent):
+    """The same over WebSockets: started on one socket, resumed on others."""
+
+    async def _once(self, method: str, path: str, body: Any) -> None:
+        try:
+            if method == "POST":
+                async with self._connected("/ws/generate/") as socket:
+                    await socket.send(json.dumps({"type": "start", "request_id": "one", "brief": body}))
+                    await self._take(socket)
+            else:
+                async with self._connected(f"/ws/streams/{self.task_id}/?after={self.after}") as socket:
+                    await self._take(socket)
+        except ConnectionRefusedError:
+            self.unreachable += 1
+            await asyncio.sleep(0.05)
+        except InvalidStatus as refusal:
+            answer = refusal.response
+            code = json.loads(answer.body or b"{}").get("code", "")
+            await self._was_refused(answer.status_code, code, told_when="Retry-After" in answer.headers)
+        except (OSError, EOFError, InvalidHandshake, ConnectionClosed):
+            await self._was_cut()
+
+    @asynccontextmanager
+    async def _connected(self, path: str) -> AsyncIterator[ClientConnection]:
+        url = f"ws://127.0.0.1:{self.address()}{path}"
+        socket = await connect(url, proxy=None, compression=None, max_size=None, open_timeout=PATIENCE)
+        try:
+            yield socket
+        finally:
+            # No farewell: who leaves may have been cut off.
+            socket.transport.abort()
+
+    async def _take(self, socket: ClientConnection) -> None:
+        """The messages of one stream, to its end or to that of the socket. Raises `ConnectionClosed`."""
+        while self.end is None:
+            async with asyncio.timeout(PATIENCE):
+                values = json.loads(await socket.recv())
+            name, at = values.pop("type"), time.monotonic()
+            self.task_id = self.task_id or values.get("task_id", "")
+            if name == "problem":
+                told_when = "retry_after" in values
+                await self._was_refused(values["status"], values["code"], told_when=told_when)
+                return
+            if name == "reconnect":
+                self.retry = values["retry"]
+                await self._went_away()
+                return
+            if name == "ended":
+                self.violations.append(f"nothing behind {self.after}, which is not the end")
+                raise Refused(200, "ended")
+            self._note(Received(name, values, str(values.pop("id", "")), at))
 
 
 def percentile(values: list[float], share: float) -> float:

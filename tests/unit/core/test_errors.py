@@ -32,6 +32,7 @@ REFUSALS = {
     "not_found": False,
     "too_many_followers": True,
     "not_finished": True,
+    "idempotency_key_reused": False,
 }
 # Bases that only group; what they say about themselves is said by the named class.
 SHARE_A_CODE = {"ProducerFailed": "GenerationError", "CursorError": "StreamError"}
