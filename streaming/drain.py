@@ -55,8 +55,9 @@ class Drain:
         self._signals += 1
         if self._signals > 1:
             if number == signal.SIGINT:
-                # Somebody at a terminal is in a hurry.
-                self._hand_on(number, frame)
+                # Somebody at a terminal is in a hurry. Servers have not seen the first one and would wait.
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
             return
         assert self._loop is not None
         if self._loop.is_closed() or not self._loop.is_running():
@@ -83,7 +84,12 @@ class Drain:
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous.get(number, signal.SIG_DFL)
-        if callable(previous):
+        server: Any = getattr(previous, "__self__", None)
+        if hasattr(server, "should_exit"):
+            # uvicorn's switch for programs. Its handler would raise the signal again at the end, and a
+            # process that went down in order would seem to have been killed.
+            server.should_exit = True
+        elif callable(previous):
             previous(number, frame)
         elif previous is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

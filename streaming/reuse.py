@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, InterfaceError
+from django.db.models import Q
 from django.utils import timezone
 
 from streaming.core.errors import EventsPruned
@@ -113,14 +114,10 @@ class Reuse:
 
     async def _find_stored(self, wanted: str) -> None:
         oldest = timezone.now() - timedelta(seconds=conf.reuse().ttl)
-        rows = StreamTask.objects.filter(
-            fingerprint=wanted,
-            state=State.COMPLETE.value,
-            finish_reason="stop",
-            finished_at__gte=oldest,
-            purged_at=None,
-        )
-        row = await rows.order_by("-finished_at").afirst()
+        ended = Q(state=State.COMPLETE.value, finish_reason="stop", finished_at__gte=oldest, purged_at=None)
+        running = Q(state__in=(State.QUEUED.value, State.RUNNING.value), finished_at=None)
+        rows = StreamTask.objects.filter(ended | running, fingerprint=wanted)
+        row = await rows.order_by("-created_at").afirst()
         if row is None:
             return
         task = self._supervisor.find(row.id)

@@ -74,7 +74,7 @@ class Service:
         )
         schedule = conf.poll_schedule()
         self._replicas = Replicas(self.supervisor, schedule)
-        self._elsewhere = Elsewhere(self.supervisor, self.recorder, self._replicas, schedule)
+        self._elsewhere = Elsewhere(self.supervisor, self.recorder, registry, self._replicas, schedule)
         registry.speak_for(LoopSide(self.supervisor, self._replicas, self.statistics))
         self._reuse = Reuse(self.supervisor, self._elsewhere.task)
         self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
@@ -181,6 +181,9 @@ class Service:
         try:
             found = self.supervisor.get(task_id)
             owner = found.spec.owner
+            if found.state.terminal and await self._elsewhere.was_purged(task_id):
+                self.supervisor.forget(found)
+                raise TaskNotFound(task_id)
         except TaskNotFound:
             found = await self._elsewhere.row(task_id)
             owner = None if found.owner_id is None else str(found.owner_id)

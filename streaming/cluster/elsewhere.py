@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from asgiref.sync import sync_to_async
+from django.db import DatabaseError, InterfaceError
 
 from streaming.core.errors import EventsPruned, TaskNotFound
 from streaming.core.schedule import PollSchedule
@@ -19,6 +20,7 @@ from streaming.storage.records import DatabaseRecorder
 from streaming.storage.stored import stored_events, stored_task
 
 from .neighbours import ask_to_cancel
+from .processes import Registry
 from .replicas import Replicas
 from .takeover import cancel_unclaimed
 
@@ -33,9 +35,15 @@ class Elsewhere:
     """See the module. Belongs to the event loop of its supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, recorder: DatabaseRecorder, replicas: Replicas, schedule: PollSchedule
+        self,
+        supervisor: Supervisor,
+        recorder: DatabaseRecorder,
+        registry: Registry,
+        replicas: Replicas,
+        schedule: PollSchedule,
     ) -> None:
         self._supervisor = supervisor
+        self._registry = registry
         self._recorder = recorder
         self._replicas = replicas
         self._schedule = schedule
@@ -75,6 +83,16 @@ class Elsewhere:
         while waited < CANCEL_WAIT and await active.aexists():
             await asyncio.sleep(self._schedule.pause(waited))
             waited = time.monotonic() - began
+
+    async def was_purged(self, task_id: str) -> bool:
+        """Whether another process has deleted text and events of the task. While the database is away nobody
+        knows, and it was not."""
+        if self._registry.alone:
+            return False
+        try:
+            return await StreamTask.objects.filter(pk=task_id, purged_at__isnull=False).aexists()
+        except (DatabaseError, InterfaceError):
+            return False
 
     async def _others_live(self) -> bool:
         return await Process.objects.exclude(pk=self._recorder.process_id).aexists()

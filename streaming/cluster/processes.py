@@ -80,11 +80,12 @@ class LoopSide(Protocol):
 
 
 class Registry:
-    """This process among the others. `process_id`: 32 hex digits, new for each start."""
+    """This process among the others. `process_id`: 32 hex digits, new for each start. `alone`: whether no
+    other lived a second ago."""
 
     def __init__(self, process_id: str) -> None:
         self.process_id = process_id
-        self._alone = True
+        self.alone = True
         self._loop_side: LoopSide | None = None
         self._wishes = Wishes(process_id)
         self._observer = Observer()
@@ -96,9 +97,10 @@ class Registry:
         """The event loop whose tasks these are; to be called before the first tick."""
         self._loop_side = loop_side
 
-    def tick(self, now: float, *, able: bool) -> None:
-        """Show life, look at the others, do what they ask, and see to the tasks of the dead. `now`: monotonic
-        seconds; `able`: whether the writes since the last tick succeeded. Raises what the database raises."""
+    def tick(self, now: float, *, able: bool) -> bool:
+        """Show life, look at the others, do what they ask, and see to the tasks of the dead; whether there is
+        more to do at once. `now`: monotonic seconds; `able`: whether the writes since the last tick
+        succeeded. Raises what the database raises."""
         beats = now >= self._next_beat
         if beats:
             self._next_beat = now + BEAT
@@ -110,9 +112,10 @@ class Registry:
                 self._take_up(self._loop_side)
                 show_following(self._loop_side.followed())
         # Who is alone is still asked by who runs no tasks: an admin under WSGI, a command.
-        if self._loop_side is not None and (beats or not self._alone):
+        if self._loop_side is not None and (beats or not self.alone):
             self._loop_side.asked(self._wishes.look())
             self._loop_side.purged(purged_of_late())
+        return self._next_beat <= now
 
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
@@ -132,7 +135,7 @@ class Registry:
 
     def _look_at_others(self, now: float, *, able: bool) -> None:
         others = list(Process.objects.exclude(pk__in=_here).defer("statistics"))
-        self._alone = not others
+        self.alone = not others
         beats = {each.id: each.beat for each in others}
         silent = self._observer.look(dict.fromkeys(orphaning(), -1) | beats, now, able=able)
         for process_id in silent | set(gone(others)):

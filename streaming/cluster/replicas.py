@@ -20,7 +20,6 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from streaming.core.errors import EventsPruned
 from streaming.core.schedule import PollSchedule
-from streaming.core.states import State
 from streaming.models import StreamTask
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.supervisor import Supervisor
@@ -190,14 +189,14 @@ class Replicas:
             return
         for first_id, frames in news.segments:
             watched.journal.adopt(first_id, frames)
-        state = State(news.row.state)
-        if state.terminal:
+        if news.row is not None:
             self._end(watched, news.row)
             return
+        state = news.state
         if news.segments or state is not task.state:
             watched.stirred = now
         if state is not task.state:
-            task.state, task.started_at = state, news.row.started_at
+            task.state, task.started_at = state, news.started_at
             for follower in list(task.followers):
                 follower.update(now)
         watched.due = now + self._schedule.pause(now - watched.stirred)

@@ -16,7 +16,6 @@ from typing import Final
 
 import msgspec
 from django.db import transaction
-from django.db.models import Max
 from django.utils import timezone
 
 from streaming.core import sse
@@ -31,7 +30,6 @@ from streaming.storage.stored import stored_events
 from streaming.storage.transcript import storable_text
 
 _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
-
 
 CHUNK: Final = 50
 """Tasks in one transaction."""
@@ -109,8 +107,9 @@ def _interrupted(row: StreamTask) -> Error:
 
 
 def _write_end(row: StreamTask, terminal: Cancelled | Error) -> None:
-    frames = [frame for _, batch in stored_events(row.pk) for frame in batch]
-    survived = Segment.objects.filter(task_id=row.pk).aggregate(last_id=Max("last_id"))["last_id"] or 0
+    segments = list(stored_events(row.pk))
+    frames = [frame for _, batch in segments for frame in batch]
+    survived = segments[-1][0] + len(segments[-1][1]) - 1 if segments else 0
     end_id = survived + LOST_IDS
     frame = sse.frame(end_id, terminal.name, encode(terminal))
     Segment.objects.create(task_id=row.pk, first_id=end_id, last_id=end_id, frames=frame)

@@ -54,7 +54,7 @@ CANCEL_PATIENCE: Final = 0.5
 STUCK_AFTER: Final = 1.0
 """Seconds after the end of its task at which a producer that still holds its permit counts as stuck."""
 
-ELSEWHERE_PATIENCE: Final = 3.0
+ELSEWHERE_PATIENCE: Final = 2.5
 """Seconds after which another process that has told of its readers (each second) has none any more."""
 
 COMMIT_PATIENCE: Final = 0.25
@@ -279,7 +279,7 @@ class Supervisor:
     def leave(self, task: Task) -> None:
         """Undo `attend`."""
         task.waiters -= 1
-        self._if_unattended(task)
+        self._reader_gone(task)
 
     def followed_elsewhere(self, task_id: str) -> None:
         """Another process has a reader of the task, which keeps it as one of our own would."""
@@ -301,7 +301,7 @@ class Supervisor:
         self.followers.discard(follower)
         if not self.followers and self._last_reader_left is not None and not self._last_reader_left.done():
             self._last_reader_left.set_result(None)
-        self._if_unattended(follower.task)
+        self._reader_gone(follower.task)
 
     def place_of(self, task: Task) -> tuple[int | None, float | None]:
         """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
@@ -579,13 +579,19 @@ class Supervisor:
             if isinstance(follower, Follower):
                 follower.dismiss()
 
-    def _if_unattended(self, task: Task) -> None:
+    def _reader_gone(self, task: Task) -> None:
+        task.left_at = time.monotonic()
+        self._if_unattended(task)
+
+    def _if_unattended(self, task: Task, since: float | None = None) -> None:
+        """Begin the grace of a task that nobody reads. `since`: when the last reader in another process left,
+        None for now."""
         if task.attended or task.final is not None or task.ending is not None or not self.runs(task):
             return
         if task.spec.grace <= 0:
             self._stop(task, CancelReason.DISCONNECT)
         elif task.spec.grace < math.inf:
-            task.unattended_since = time.monotonic()
+            task.unattended_since = max(task.left_at, time.monotonic() if since is None else since)
             self._waiting.step_aside(task)
 
     def _attended(self, task: Task) -> None:
@@ -618,7 +624,7 @@ class Supervisor:
         last = task.followed_elsewhere_at
         if last is not None and now - last > ELSEWHERE_PATIENCE:
             task.followed_elsewhere_at = None
-            self._if_unattended(task)
+            self._if_unattended(task, since=last)
 
     def _serve_deadline(self, task: Task, now: float) -> None:
         if task.unattended_since is not None and now >= task.unattended_since + task.spec.grace:

@@ -92,6 +92,7 @@ class Task:
     `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
     `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
+    `left_at`: when a reader last left here.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Task:
     recorded_id: int = 0
     epoch: int = 1
     followed_elsewhere_at: float | None = None
+    left_at: float = 0.0
     read: bool = False
 
     @property

@@ -49,9 +49,9 @@ class Housekeeper(Protocol):
 
     process_id: str
 
-    def tick(self, now: float, *, able: bool) -> None:
-        """Called each `TICK` seconds. `now`: monotonic seconds; `able`: whether all writes since the last
-        call succeeded. May raise what the database raises."""
+    def tick(self, now: float, *, able: bool) -> bool:
+        """Called each `TICK` seconds, and at once after it has returned true. `now`: monotonic seconds;
+        `able`: whether all writes since the last call succeeded. May raise what the database raises."""
         ...
 
     def leave(self) -> None:
@@ -243,13 +243,14 @@ class DatabaseRecorder:
 
     def _tick(self) -> None:
         able, self._able = self._able, True
+        more = False
         try:
-            self._housekeeper.tick(time.monotonic(), able=able)
+            more = self._housekeeper.tick(time.monotonic(), able=able)
         except (DatabaseError, InterfaceError) as error:
             self._able = False
             logger.warning("could not show life: %s", error)
             connection.close()
-        self._next_tick = time.monotonic() + TICK
+        self._next_tick = time.monotonic() + (0.0 if more else TICK)
 
     def _leave(self) -> None:
         try:

@@ -6,7 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import reduce
 from operator import or_
 from typing import Any, Final
@@ -65,9 +66,12 @@ def split_frames(joined: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What the database has of a task behind a cursor: its row, and events as `stored_events` gives them."""
+    """What the database has of a task behind a cursor: its state, its row once it has ended, and events as
+    `stored_events` gives them, the end among them only together with the row."""
 
-    row: StreamTask
+    state: State
+    started_at: datetime | None
+    row: StreamTask | None
     segments: list[tuple[int, list[bytes]]]
 
 
@@ -77,14 +81,22 @@ def news_of(cursors: Mapping[str, int]) -> dict[str, News]:
     ids = list(cursors)
     for start in range(0, len(ids), CHUNK):
         some = ids[start : start + CHUNK]
-        # Rows first: what ended by then has all its events in the database.
-        rows = StreamTask.objects.defer("text", "arguments").in_bulk(some)
-        found |= {pk: News(row, []) for pk, row in rows.items()}
+        # Rows first: what has ended by then has all its events in the database.
+        states = StreamTask.objects.filter(pk__in=some).values_list("pk", "state", "started_at")
+        for pk, state, started_at in states:
+            found[pk] = News(State(state), started_at, None, [])
+        ended = [pk for pk in some if pk in found and found[pk].state.terminal]
+        rows = StreamTask.objects.defer("text", "arguments").in_bulk(ended) if ended else {}
+        found |= {pk: replace(found[pk], row=row) for pk, row in rows.items()}
         behind = (Q(task_id=pk, last_id__gt=cursors[pk]) for pk in some)
         for segment in Segment.objects.filter(reduce(or_, behind)).order_by("task_id", "first_id"):
-            if segment.task_id in found:
-                news = _behind(segment, cursors[segment.task_id])
-                found[segment.task_id].segments.append(news)
+            news = found.get(segment.task_id)
+            if news is not None:
+                first_id, frames = _behind(segment, cursors[segment.task_id])
+                if news.row is None and sse.name(frames[-1]) in events.TERMINAL_NAMES:
+                    # It ended between the two looks: next time.
+                    frames = frames[:-1]
+                news.segments.append((first_id, frames))
     return found
 
 

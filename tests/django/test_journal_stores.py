@@ -41,8 +41,8 @@ NEVER = 3_600.0
 class _Silent(Registry):
     """A process that neither shows life nor looks at others."""
 
-    def tick(self, now: float, *, able: bool) -> None:
-        pass
+    def tick(self, now: float, *, able: bool) -> bool:
+        return False
 
     def leave(self) -> None:
         pass
@@ -108,7 +108,7 @@ class Written:
         other = Supervisor(
             {"agent_pool": pool_limits()}, stream_limits(), self._recorder, FakeMessages(), lambda: None
         )
-        elsewhere = Elsewhere(other, self._recorder, *([None] * 2))  # type: ignore[arg-type]
+        elsewhere = Elsewhere(other, self._recorder, *([None] * 3))  # type: ignore[arg-type]
         found = await elsewhere.task(row)
         assert found.state.value == row.state
         other.close()

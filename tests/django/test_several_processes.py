@@ -66,8 +66,8 @@ async def _words(arguments: dict[str, Any]) -> AsyncIterator[str]:
 class ByHand(Registry):
     """Its looks are made by the test."""
 
-    def tick(self, now: float, *, able: bool) -> None:
-        pass
+    def tick(self, now: float, *, able: bool) -> bool:
+        return False
 
     def look(self, now: float, able: bool) -> None:
         processes._here.clear()
@@ -98,7 +98,7 @@ class House:
             connections.close_all,
         )
         self.replicas = Replicas(self.supervisor, QUICK)
-        self.elsewhere = Elsewhere(self.supervisor, self.recorder, self.replicas, QUICK)
+        self.elsewhere = Elsewhere(self.supervisor, self.recorder, self.registry, self.replicas, QUICK)
         self.registry.speak_for(LoopSide(self.supervisor, self.replicas, self.supervisor.statistics))
 
     def open(self, open_source: Callable[[], Any], **changes: Any) -> Task:

@@ -17,8 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.client import STREAM, Reading, brief, client, generate, read_stream
-from tests.support.servers import STOP_LIMIT, Server, environment, migrate, started
+from tests.support.client import STREAM, Reading, brief, client, eventually, generate, read_stream
+from tests.support.servers import STOP_LIMIT, Server, environment, migrate, running, started
 
 pytestmark = pytest.mark.server
 
@@ -26,7 +26,7 @@ KINDS = ("serve", "daphne", "uvicorn")
 GRACE = 2.0
 
 # Daphne and `serve` end by themselves; uvicorn raises the signal again when it is done.
-EXIT_CODES = {"serve": 0, "daphne": 0, "uvicorn": -signal.SIGTERM}
+EXIT_CODES = {"serve": 0, "daphne": 0, "uvicorn": 0}
 
 
 @dataclass
@@ -266,3 +266,24 @@ def test_a_stuck_producer_does_not_keep_the_process_alive(stuck: Story):
     assert stuck.gone < 10
     assert "do not end" in stuck.log
     assert "Traceback" not in stuck.log, stuck.log[-3000:]
+
+
+# --- Somebody is in a hurry ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["serve", "uvicorn", "daphne"])
+async def test_a_second_ctrl_c_ends_at_once(kind: str, tmp_path: Path):
+    with running(kind, tmp_path, SSE_DRAIN_GRACE="300") as server:
+        async with client(server.url) as http:
+            reading = asyncio.create_task(generate(http, options={"tokens": 10_000, "interval": 0.05}))
+            await _until(http, running=1)
+            server.process.send_signal(signal.SIGINT)
+
+            async def drains() -> bool:
+                return (await http.post(STREAM, json=brief())).status_code == 503
+
+            assert await eventually(drains)
+            server.process.send_signal(signal.SIGINT)
+            await asyncio.to_thread(server.process.wait, STOP_LIMIT)
+            with pytest.raises(httpx2.TransportError):
+                await reading
