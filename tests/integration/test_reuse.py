@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.integration.conftest import assert_clean, idle
-from tests.support.client import STREAM, Reading, brief, client, read_stream, row
+from tests.support.client import STREAM, Reading, brief, client, eventually, read_stream, row
 from tests.support.servers import Server, environment, migrate, running, started
 
 pytestmark = pytest.mark.server
@@ -189,3 +189,22 @@ async def test_owners_share_with_themselves_and_over_a_restart(tmp_path: Path) -
             again = await stream(http, asked)
             assert again.end.data["cached"] is True
             assert chunks(again) == chunks(written)
+
+
+async def test_what_another_process_is_writing_is_not_written_again(tmp_path: Path) -> None:
+    env = environment(tmp_path, CACHE_SCOPE="all", **LIMITS)
+    migrate(env)
+    with started("serve", tmp_path, env) as one, started("serve", tmp_path, env) as other:
+        async with client(one.url) as here, client(other.url) as there:
+            asked = work(options={"tokens": 40, "interval": 0.05})
+            first = asyncio.create_task(stream(here, asked))
+
+            async def runs() -> bool:
+                return bool((await here.get("/stats")).json()["pools"]["agent_pool"]["running"] == 1)
+
+            assert await eventually(runs)
+            copy = await stream(there, asked)
+            assert copy.end.data["cached"] is True
+            assert copy.text == (await first).text == TEXT
+            assert copy.response.headers["x-stream-id"] != (await first).response.headers["x-stream-id"]
+        assert_clean(other)
