@@ -96,7 +96,8 @@ def news_of(cursors: Mapping[str, int]) -> dict[str, News]:
                 if news.row is None and sse.name(frames[-1]) in events.TERMINAL_NAMES:
                     # It ended between the two looks: next time.
                     frames = frames[:-1]
-                news.segments.append((first_id, frames))
+                if frames:
+                    news.segments.append((first_id, frames))
     return found
 
 

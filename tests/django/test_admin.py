@@ -153,7 +153,7 @@ def test_what_models_and_strangers_wrote_is_text(boss: Client):
     assert "<script>alert" not in text
     assert "<img src=x" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
-    prose = re.search(r'<pre class="stream-text stream-prose" dir="auto">([^<]*)</pre>', text)
+    prose = re.search(r'<pre class="stream-text stream-prose" dir="auto" tabindex="0">([^<]*)</pre>', text)
     assert prose is not None, "in its own direction"
     listed = boss.get(LIST).content.decode()
     assert "<script>alert" not in listed

@@ -20,6 +20,8 @@ def test_processes_and_journals_on_postgresql(postgresql: Cluster):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            # Connections of the tests' own threads are closed when those are collected, whenever that is.
+            *("-W", "default::ResourceWarning"),
             *(f"tests/django/{name}" for name in MODULES),
         ],
         cwd=ROOT,

@@ -152,7 +152,7 @@ async def test_the_page_of_a_running_task_is_of_this_moment(server: Server, boss
     await has_text(boss, task_id)
     page = await boss.page(task_id)
     assert "running" in page
-    assert re.search(r'<pre class="stream-text stream-prose" dir="auto">&lt;script&gt;', page)
+    assert re.search(r'<pre class="stream-text stream-prose" dir="auto" tabindex="0">&lt;script&gt;', page)
     assert "<script>alert" not in page
     assert row(server, "id", task_id)["content_length"] == 0, "no number of these is in the record yet"  # type: ignore[index]
     assert f"{LIST}{task_id}/cancel/" in page

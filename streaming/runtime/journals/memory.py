@@ -95,6 +95,8 @@ class MemoryJournal:
         The hole that a crash leaves is kept as such; behind any other only what follows it is kept (readers
         see the gap). The limit is the writer's affair.
         """
+        if not frames:
+            return
         if first_id >= self.last_id + LOST_IDS:
             self._hole = first_id - self.last_id - 1
         elif first_id > self.last_id + 1:

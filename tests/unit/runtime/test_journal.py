@@ -294,6 +294,13 @@ def test_an_adopted_journal_reads_like_the_original(journal):
             assert copied.read(after, 99) == frames[after:]
 
 
+def test_adopting_nothing_changes_nothing():
+    journal = MemoryJournals(1_000_000).create()
+    journal.adopt(LOST_IDS + 1, [])
+    assert (journal.first_id, journal.last_id, journal.dense_id) == (1, 0, 0)
+    assert not journal.closed
+
+
 def test_what_is_adopted_twice_is_there_once(journal):
     fill(journal, 6)
     frames = journal.read(0, 99)
