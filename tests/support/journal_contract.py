@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streaming.core import sse
+from streaming.core.errors import CursorAhead
 from streaming.core.events import Cancelled, Content, Error, Event, Output, Restart, decode
 from streaming.core.framing import SSE
 from streaming.core.states import State
@@ -203,6 +204,8 @@ _ends = st.sampled_from(["end", "crash"])
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(history=_histories, ending=_ends, ahead=st.integers(1, LOST_IDS + 9))
+@example(history=[], ending="end", ahead=LOST_IDS)
+@example(history=[], ending="end", ahead=LOST_IDS + 1)
 def test_any_history_is_read_exactly_once(
     make_store: MakeStore, history: list[Step], ending: str, ahead: int
 ) -> None:
@@ -265,7 +268,12 @@ def _check_history(
         lost = survived + min(ahead, LOST_IDS - 1)
         _check_lost(runner.run(_all(journal, lost)), lost, journal)
     elif store.live:
-        _check_lost(runner.run(_all(journal, journal.last_id + ahead)), journal.last_id + ahead, journal)
+        newer = journal.last_id + ahead
+        if ahead > LOST_IDS:
+            with pytest.raises(CursorAhead):
+                runner.run(_all(journal, newer))
+        else:
+            _check_lost(runner.run(_all(journal, newer)), newer, journal)
     if early is not None:
         _check_early(runner.run(early.rest()), events)
 
