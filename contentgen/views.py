@@ -6,13 +6,14 @@ import msgspec
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from streaming import start, start_and_wait, start_in_background
+from streaming import hot_route, start, start_and_wait, start_in_background
 from streaming.requests import endpoint, json_object
 
 from .producers import CONTENT, options_of
 from .validation import parse
 
 
+@hot_route
 @endpoint("POST")
 async def generate_stream(request: HttpRequest) -> HttpResponseBase:
     """`POST /content/generate/stream/async`: brief → event stream."""

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streaming.core.errors import GenerationError
     from streaming.core.events import Content, Finish, Output, Restart, Result
+    from streaming.hot_door import hot_route
     from streaming.producers import producer
     from streaming.shortcuts import start, start_and_wait, start_in_background, stream
 
 _HOMES = {
+    "hot_route": "streaming.hot_door",
     "stream": "streaming.shortcuts",
     "start": "streaming.shortcuts",
     "start_and_wait": "streaming.shortcuts",
@@ -39,6 +41,7 @@ __all__ = [
     "Output",
     "Restart",
     "Result",
+    "hot_route",
     "producer",
     "start",
     "start_and_wait",

@@ -65,14 +65,16 @@ class Opened:
 class EventStream(StreamingHttpResponse):
     """A follower's bytes, with `X-Stream-Id`, `X-Stream-Route` and `Location`.
 
-    The content is an asynchronous iterator (never a sync one: Django would collect it first). `close`
-    lets go of the follower, from whichever thread the handler calls it.
+    The content is an asynchronous iterator (never a sync one: Django would collect it first), for handlers
+    that know no followers, and for middleware that wraps it. `close` lets go of the follower, from whichever
+    thread the handler calls it.
     """
 
     def __init__(self, request: HttpRequest, follower: Follower, content_type: str) -> None:
         super().__init__(follow(follower), content_type=content_type, headers=STREAM_HEADERS)
         task = follower.task
         self.follower = follower
+        self.wrapped = False
         self["X-Stream-Id"] = task.id
         self["X-Stream-Route"] = task.route
         self["Content-Language"] = task.spec.language
@@ -82,6 +84,16 @@ class EventStream(StreamingHttpResponse):
         opened = getattr(request, "scope", {}).get(Opened.KEY)
         if opened is not None:
             opened.add(follower)
+
+    @property
+    def streaming_content(self) -> Any:
+        """The bytes as an asynchronous iterator; who sets another one has `wrapped` the stream."""
+        return super().streaming_content
+
+    @streaming_content.setter
+    def streaming_content(self, value: Any) -> None:
+        self.wrapped = True
+        StreamingHttpResponse.streaming_content.fset(self, value)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Let go of the follower and what else the response holds."""

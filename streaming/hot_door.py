@@ -1,0 +1,235 @@
+"""The hot door: from the server to a view that streams, past whatever would do nothing for it.
+
+Django's handler runs every middleware, resolves the URL and announces the request; for a call of a program
+to a view that looks after itself all of that changes nothing but a few headers, which are the same each
+time. So the first such call goes through the ordinary door and is watched: its path, its view and what the
+middleware added to its head are noted. From then on its like come in here: the same view gets the same kind
+of request, and its response has the same head.
+
+This door stays shut, and everything goes through the ordinary one, where a middleware of the project would
+be left out, for callers with cookies or from pages (a browser's session and CORS are the middleware's
+affair), and where somebody listens to `request_started` or `request_finished`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import IO, Any, Final, Protocol, cast
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core import signals
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import get_script_prefix
+from django.core.handlers.exception import response_for_exception
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix
+from django.utils import translation
+
+from .bodies import Scope, read_body
+from .problems import Problem
+from .responses import EventStream
+from .sending import Receive, Send, send_iterated, send_stream
+from .signals import only_djangos_receivers
+from .threads import borrowed_thread
+
+logger = logging.getLogger(__name__)
+
+View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+_KEY: Final = "streaming.hot_door"
+"""Where the ordinary door puts what it watches for in the ASGI scope."""
+
+_OTHER_CALLERS: Final = frozenset({b"cookie", b"origin"})
+
+_MAX_ROUTES: Final = 64
+
+_LEFT_OUT: Final = frozenset(
+    {
+        "corsheaders.middleware.CorsMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.clickjacking.XFrameOptionsMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.middleware.gzip.GZipMiddleware",
+        "django.middleware.locale.LocaleMiddleware",
+        "django.middleware.security.SecurityMiddleware",
+        "servestatic.middleware.ServeStaticMiddleware",
+        "streaming.middleware.AuthenticationMiddleware",
+        "streaming.middleware.CommonMiddleware",
+        "streaming.middleware.CsrfViewMiddleware",
+        "streaming.middleware.LocaleMiddleware",
+        "streaming.middleware.MessageMiddleware",
+        "streaming.middleware.SecurityMiddleware",
+        "streaming.middleware.SessionMiddleware",
+        "streaming.middleware.XFrameOptionsMiddleware",
+        "whitenoise.middleware.WhiteNoiseMiddleware",
+    }
+)
+"""Middleware that does nothing for a POST without cookies and `Origin` but add headers, always the same (or
+redirect to TLS, which depends on the scheme alone)."""
+
+_LOCALE: Final = frozenset(
+    {"django.middleware.locale.LocaleMiddleware", "streaming.middleware.LocaleMiddleware"}
+)
+
+
+def hot_route(view: View) -> View:
+    """Let calls of programs to the view come in through the hot door.
+
+    For an asynchronous view at a path without parameters that answers with a stream, or refuses, and looks
+    after itself: it identifies its callers (as `stream` and `start` do, by host, key, session and CSRF token)
+    and needs nothing of the project's middleware. It must not wait long before it answers: who leaves is
+    noticed only then.
+    """
+
+    @wraps(view)
+    async def watched(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = await view(request, *args, **kwargs)
+        watch: _Watch | None = getattr(request, "scope", {}).get(_KEY)
+        if watch is not None and not args and not kwargs:
+            watch.view, watch.given = view, dict(response.items())
+        return response
+
+    watched.csrf_exempt = True  # type: ignore[attr-defined]
+    return watched
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the ordinary door sees of a call: its view, and the head of the view's response."""
+
+    view: View | None = None
+    given: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HotRoute:
+    """A view, and what the project's middleware adds to the head of its response."""
+
+    view: View
+    added: tuple[tuple[str, str], ...]
+
+
+class OrdinaryDoor(Protocol):
+    """What the hot door leaves to the handler."""
+
+    def create_request(self, scope: Any, body_file: Any) -> tuple[Any, Any]:
+        """The request, or the response to one that is none."""
+        ...
+
+    async def refuse(self, problem: Problem, scope: Scope, receive: Any, send: Any) -> None:
+        """Answer a call whose body is not taken."""
+        ...
+
+    async def send_response(self, response: Any, send: Any) -> None:
+        """Send what is no stream of ours."""
+        ...
+
+
+class HotDoor:
+    """See the module."""
+
+    def __init__(self, ordinary: OrdinaryDoor) -> None:
+        self._ordinary = ordinary
+        self._routes: dict[tuple[str, ...], HotRoute] = {}
+        self._listeners = (-1, -1)
+        self._speaks = bool(_LOCALE.intersection(settings.MIDDLEWARE))
+        self._shut = bool(
+            set(settings.MIDDLEWARE) - _LEFT_OUT or settings.PREPEND_WWW or settings.DISALLOWED_USER_AGENTS
+        )
+        proxy = settings.SECURE_PROXY_SSL_HEADER
+        self._proxy = (
+            None if proxy is None else proxy[0].removeprefix("HTTP_").replace("_", "-").lower().encode()
+        )
+
+    def route(self, scope: Scope) -> HotRoute | None:
+        """The route of a call that may come in here."""
+        if self._shut or scope["method"] != "POST":
+            return None
+        key = self._key(scope)
+        found = None if key is None else self._routes.get(key)
+        if found is None:
+            if key is not None and len(self._routes) < _MAX_ROUTES:
+                scope[_KEY] = _Watch()
+            return None
+        return found if self._listeners == _listeners() else None
+
+    def learn(self, scope: Scope, response: EventStream) -> None:
+        """`response`, which a hot view gave, has passed the middleware."""
+        watch: _Watch | None = scope.get(_KEY)
+        if watch is None or watch.view is None or response.wrapped or response.cookies:
+            return
+        head = dict(response.items())
+        added = tuple((name, value) for name, value in head.items() if name not in watch.given)
+        if len(head) != len(watch.given) + len(added) or not head.items() >= watch.given.items():
+            return
+        if all(map(only_djangos_receivers, (signals.request_started, signals.request_finished))):
+            key = self._key(scope)
+            assert key is not None
+            self._listeners = _listeners()
+            self._routes[key] = HotRoute(watch.view, added)
+
+    async def handle(self, route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its body to the end of its response."""
+        try:
+            body_file = await read_body(scope, receive)
+        except RequestAborted:
+            return
+        except Problem as problem:
+            await self._ordinary.refuse(problem, scope, receive, send)
+            return
+        set_script_prefix(get_script_prefix(scope))
+        async with borrowed_thread():
+            response = await self._respond(route, scope, body_file)
+        for name, value in route.added:
+            response.headers.setdefault(name, value)
+        if isinstance(response, EventStream) and not response.wrapped:
+            await send_stream(response, receive, send)
+            return
+        try:
+            await send_iterated(response, send, self._ordinary.send_response)
+        finally:
+            if response.streaming:
+                await sync_to_async(response.close)()
+
+    async def _respond(self, route: HotRoute, scope: Scope, body_file: IO[bytes]) -> HttpResponseBase:
+        request, error_response = self._ordinary.create_request(scope, body_file)
+        if request is None:
+            return cast("HttpResponseBase", error_response)
+        if self._speaks and "HTTP_ACCEPT_LANGUAGE" in request.META:
+            translation.activate(translation.get_language_from_request(request))
+        try:
+            response = await route.view(request)
+        except Exception as error:
+            response = await sync_to_async(response_for_exception)(request, error)
+        if isinstance(response, HttpResponse):
+            response.headers.setdefault("Content-Length", str(len(response.content)))
+            if self._speaks:
+                response.headers.setdefault("Content-Language", translation.get_language() or "")
+        return response
+
+    def _key(self, scope: Scope) -> tuple[str, ...] | None:
+        """What decides about the view, and about what the middleware adds; None for other callers."""
+        proxied = b""
+        for name, value in scope["headers"]:
+            if name in _OTHER_CALLERS:
+                return None
+            if name == self._proxy:
+                proxied = value
+        return (
+            scope["path"],
+            scope.get("root_path", ""),
+            scope.get("scheme", "http"),
+            proxied.decode("latin1"),
+        )
+
+
+def _listeners() -> tuple[int, int]:
+    return len(signals.request_started.receivers), len(signals.request_finished.receivers)

@@ -1,0 +1,137 @@
+"""A stream over ASGI: from its follower to the server's `send`, nothing in between.
+
+One write for whatever is ready, one Future while nothing is; who leaves is noticed by one task, which
+begins when there is first nothing to send. Public ASGI only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from django.http.response import HttpResponseBase
+
+from streaming.runtime.follower import MAX_BURST, Follower
+
+from .daphne import abort, paced, release
+from .responses import STREAM_HEADERS, EventStream
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Pair = tuple[bytes, bytes]
+
+PIECE: Final = 65_536
+"""Bytes of a write that are handed to the server at once."""
+
+_END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
+
+_ENCODED: Final[dict[tuple[str, str], Pair]] = {
+    (name, value): (name.encode("ascii"), value.encode("latin1")) for name, value in STREAM_HEADERS.items()
+}
+
+
+def head(response: HttpResponseBase) -> Message:
+    """`http.response.start` for `response`."""
+    pairs = [_ENCODED.get(item) or _encoded(*item) for item in response.items()]
+    pairs += [
+        (b"Set-Cookie", cookie.output(header="").encode("ascii").strip())
+        for cookie in response.cookies.values()
+    ]
+    return {"type": "http.response.start", "status": response.status_code, "headers": pairs}
+
+
+def _encoded(name: str, value: str) -> Pair:
+    return name.encode("ascii"), value.encode("latin1")
+
+
+async def send_stream(response: EventStream, receive: Receive, send: Send) -> None:
+    """Send the whole response; returns at its end, or when its reader has left or was closed as too slow.
+
+    The request's body must have been received. Lets go of the follower always.
+    """
+    follower = response.follower
+    send = paced(send)
+    watcher: asyncio.Task[None] | None = None
+    try:
+        # A producer that is ready has its first part in the same write as the head.
+        await asyncio.sleep(0)
+        await send(head(response))
+        burst = 0
+        while not follower.closed:
+            chunk = follower.take()
+            if chunk or follower.done:
+                await _write(chunk, follower, send)
+            if follower.done:
+                return
+            burst += follower.passed
+            if burst >= MAX_BURST:
+                burst = 0
+                await asyncio.sleep(0)
+            if watcher is None:
+                watcher = asyncio.create_task(_close_when_gone(follower, receive))
+            await follower.wait()
+        await send(_END)
+    except asyncio.CancelledError:
+        if not _closed_as_slow(follower, send):
+            raise
+    except Exception:
+        # No terminal event was sent: the reader comes back.
+        logger.exception("stream %s: the reader's bytes failed", follower.task.id)
+        await send(_END)
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+        follower.close()
+        release(send)
+
+
+async def send_iterated(
+    response: HttpResponseBase, send: Send, send_response: Callable[[Any, Send], Awaitable[None]]
+) -> None:
+    """Send any other response by Django's `send_response`, or a stream whose bytes a middleware of the
+    project changes."""
+    if not isinstance(response, EventStream):
+        await send_response(response, send)
+        return
+    send = paced(send)
+    try:
+        await send_response(response, send)
+    except asyncio.CancelledError:
+        if not _closed_as_slow(response.follower, send):
+            raise
+    finally:
+        release(send)
+
+
+async def _write(chunk: bytes, follower: Follower, send: Send) -> None:
+    """One write, in pieces where it is large, so that the server can say when it has enough."""
+    reader = asyncio.current_task()
+    assert reader is not None
+    follower.sending(reader.cancel)
+    while len(chunk) > PIECE:
+        await send({"type": "http.response.body", "body": chunk[:PIECE], "more_body": True})
+        chunk = chunk[PIECE:]
+    await send({"type": "http.response.body", "body": chunk, "more_body": not follower.done})
+    follower.sent()
+
+
+async def _close_when_gone(follower: Follower, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    follower.close()
+
+
+def _closed_as_slow(follower: Follower, send: Send) -> bool:
+    """Whether this task was cancelled because its reader blocked for too long, and for nothing else; then
+    the connection is closed: servers do so by themselves when a response does not end, but for Daphne."""
+    task = asyncio.current_task()
+    if not follower.slow or task is None or task.uncancel() > 0:
+        return False
+    abort(send)
+    logger.warning("stream %s: a reader that did not read was closed", follower.task.id)
+    return True
