@@ -188,11 +188,11 @@ class HotDoor:
         set_script_prefix(get_script_prefix(scope))
         async with borrowed_thread():
             response = await self._respond(route, scope, body_file)
+        if isinstance(response, EventStream) and not response.wrapped:
+            await send_stream(response, receive, send, route.added)
+            return
         for name, value in route.added:
             response.headers.setdefault(name, value)
-        if isinstance(response, EventStream) and not response.wrapped:
-            await send_stream(response, receive, send)
-            return
         try:
             await send_iterated(response, send, self._ordinary.send_response)
         finally:

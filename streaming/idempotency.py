@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -137,7 +138,7 @@ class KeyedTasks:
             return replace(admitted, open_source=once_committed)
 
         task = self._reuse.open(spec, gated)
-        row = StreamTask(id=task.id, **self._recorder.row(task))
+        row = {"id": task.id, **self._recorder.row(task)}
         won = False
         try:
             won = await asyncio.to_thread(_write, row, call, known)
@@ -186,20 +187,20 @@ def _expired(known: IdempotencyKey) -> bool:
     return known.created_at <= timezone.now() - timedelta(seconds=conf.sse().idempotency_ttl)
 
 
-def _write(row: StreamTask, call: CallKey, known: IdempotencyKey | None) -> bool:
+def _write(row: Mapping[str, Any], call: CallKey, known: IdempotencyKey | None) -> bool:
     """Record and key in one transaction; False, and neither, if another call was faster. `known`: what the
     key stands for no more. In a thread of the pool, whose connection is closed again."""
     try:
         with transaction.atomic():
             write_tasks([row])
-            _take(row.id, call, known)
+            _take(row["id"], call, known)
     except (_Lost, IntegrityError):
         return False
     except (DatabaseError, InterfaceError):
         # The commit may have come through and only its answer be lost.
         connection.close()
         with suppress(DatabaseError, InterfaceError):
-            StreamTask.objects.filter(pk=row.id).delete()
+            StreamTask.objects.filter(pk=row["id"]).delete()
         raise
     finally:
         connection.close()

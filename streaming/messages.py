@@ -65,10 +65,13 @@ def language_of(request: HttpRequest, fallback: str | None) -> str:
 
 def accepted_language(request: HttpRequest) -> str:
     """The first language of `Accept-Language` that we speak, empty if there is none."""
-    for code, _ in parse_accept_lang_header(request.headers.get("accept-language", "")):
-        if (known := supported(code)) is not None:
-            return known
-    return ""
+    return _first_spoken(request.META.get("HTTP_ACCEPT_LANGUAGE", ""))
+
+
+@lru_cache(maxsize=256)
+def _first_spoken(header: str) -> str:
+    known = (supported(code) for code, _ in parse_accept_lang_header(header))
+    return next((code for code in known if code is not None), "")
 
 
 def supported(code: str) -> str | None:
@@ -82,8 +85,13 @@ def supported(code: str) -> str | None:
 def language_context(language: str) -> contextvars.Context:
     """Context variables with the language only, for a producer to run in: with a request's it would run in
     the request's thread."""
+    return _language_context(language or settings.LANGUAGE_CODE).copy()
+
+
+@lru_cache(maxsize=64)
+def _language_context(language: str) -> contextvars.Context:
     context = contextvars.Context()
-    context.run(translation.activate, language or settings.LANGUAGE_CODE)
+    context.run(translation.activate, language)
     return context
 
 

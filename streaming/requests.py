@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, Concatenate, Final, ParamSpec, cast
 from urllib.parse import parse_qsl
 
@@ -129,13 +129,13 @@ def _require_json(request: HttpRequest) -> None:
             _("Send application/json in UTF-8."),
             headers={"Accept": "application/json"},
         )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if request.META.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         raise Problem(415, "unsupported_media_type", _("Compressed bodies are not accepted."))
 
 
 def framing(request: HttpRequest) -> Framing:
     """The stream format that the client prefers (RFC 9110, 12.5.1). Raises `Problem` 406."""
-    chosen = _preferred(request, *FRAMINGS)
+    chosen = _preferred(request.META.get("HTTP_ACCEPT", ""), *FRAMINGS)
     if chosen is None:
         raise Problem(406, "not_acceptable", _("A stream is text/event-stream or application/x-ndjson."))
     return FRAMINGS[chosen]
@@ -143,17 +143,18 @@ def framing(request: HttpRequest) -> Framing:
 
 def require_json_accepted(request: HttpRequest) -> None:
     """Raises `Problem` 406 when the client does not take JSON."""
-    if _preferred(request, "application/json") is None:
+    if _preferred(request.META.get("HTTP_ACCEPT", ""), "application/json") is None:
         raise Problem(406, "not_acceptable", _("The answer is application/json."))
 
 
-def _preferred(request: HttpRequest, *types: str) -> str | None:
-    """Which of `types` the client likes best, the first one in doubt; None if it takes none of them.
+@lru_cache(maxsize=256)
+def _preferred(accept: str, *types: str) -> str | None:
+    """Which of `types` a client with that `Accept` likes best, the first one in doubt; None if it takes none.
 
     An empty `Accept` is as good as none. The most specific range that matches decides about a type, and
     quality 0 excludes it. `charset=utf-8`, which all of ours are, narrows nothing.
     """
-    header = request.headers.get("accept", "").strip() or "*/*"
+    header = accept.strip() or "*/*"
     ranges = [MediaType(each) for each in header.split(",") if each.strip()]
 
     def quality(wanted: str) -> float:
@@ -178,7 +179,7 @@ def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:
     """How the client wants its events: `Accept`, `Last-Event-ID` or `?after=` (only where it resumes),
     `?timing=1`, `?heartbeat=event`. Raises `Problem` 400, 406 and `BadCursor`."""
     values = query(request)
-    after = cursor.choose(request.headers.get("last-event-id"), values.get("after")) if resumed else 0
+    after = cursor.choose(request.META.get("HTTP_LAST_EVENT_ID"), values.get("after")) if resumed else 0
     return FollowOptions(
         framing=framing(request),
         after=after,
@@ -192,7 +193,7 @@ def follow_options(request: HttpRequest, *, resumed: bool) -> FollowOptions:
 def idempotency_key(request: HttpRequest) -> str | None:
     """The `Idempotency-Key`, None without one. Raises `Problem` 400 unless it is 1 to 255 visible
     characters of ASCII."""
-    key: str | None = request.headers.get("idempotency-key")
+    key: str | None = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is not None and _KEY.fullmatch(key) is None:
         raise Problem(400, "bad_idempotency_key", _("A key is 1 to 255 visible ASCII characters."))
     return key
@@ -202,7 +203,7 @@ def keyed_options(request: HttpRequest) -> FollowOptions:
     """`follow_options` for a call with an `Idempotency-Key`: with `Last-Event-ID` it goes on with the task
     that the key stands for. Raises `Problem` 400, 406 and `BadCursor`."""
     options = follow_options(request, resumed=False)
-    header = request.headers.get("last-event-id")
+    header = request.META.get("HTTP_LAST_EVENT_ID")
     return replace(options, after=cursor.choose(header, None), resumed=bool(header))
 
 
@@ -213,7 +214,7 @@ def socket_options(
     `Last-Event-ID` or `?after=`. Raises `Problem` 400 and `BadCursor`."""
     values = query(request)
     if after is None:
-        after = cursor.choose(request.headers.get("last-event-id"), values.get("after"))
+        after = cursor.choose(request.META.get("HTTP_LAST_EVENT_ID"), values.get("after"))
     return FollowOptions(
         framing=framing,
         after=after,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase, ResponseHeaders
 from django.urls import NoReverseMatch, get_script_prefix, get_urlconf, reverse
 
 from streaming.core.framing import Framing
@@ -22,6 +24,16 @@ STREAM_HEADERS: Final = {
     # Django's GZipMiddleware passes what has an encoding; of a stream it would make one file per event
     "Content-Encoding": "identity",
 }
+
+
+def _encoded(header: tuple[str, str]) -> tuple[bytes, bytes]:
+    return header[0].encode("ascii"), header[1].encode("latin1")
+
+
+_ENCODED: Final = [*map(_encoded, STREAM_HEADERS.items())]
+
+_KEEP_ALIVE: Final = ("Connection", "keep-alive")
+"""A hop-by-hop header, so only where HTTP/1.1 is spoken to us."""
 
 
 def place_of(task_id: str) -> str:
@@ -66,24 +78,55 @@ class EventStream(StreamingHttpResponse):
     """A follower's bytes, with `X-Stream-Id`, `X-Stream-Route` and `Location`.
 
     The content is an asynchronous iterator (never a sync one: Django would collect it first), for handlers
-    that know no followers, and for middleware that wraps it. `close` lets go of the follower, from whichever
-    thread the handler calls it.
+    that know no followers, and for middleware that wraps it. Its headers are made when somebody asks for
+    them. `close` lets go of the follower, from whichever thread the handler calls it.
     """
 
     def __init__(self, request: HttpRequest, follower: Follower, content_type: str) -> None:
-        super().__init__(follow(follower), content_type=content_type, headers=STREAM_HEADERS)
+        self._own: list[tuple[str, str]] = []
+        super().__init__(follow(follower), content_type=content_type)
         task = follower.task
         self.follower = follower
         self.wrapped = False
-        self["X-Stream-Id"] = task.id
-        self["X-Stream-Route"] = task.route
-        self["Content-Language"] = task.spec.language
+        scope = getattr(request, "scope", {})
+        own = [
+            ("X-Stream-Id", task.id),
+            ("X-Stream-Route", task.route),
+            ("Content-Language", task.spec.language),
+        ]
         if place := place_of(task.id):
-            self["Location"] = place
-        mark_connection(request, self)
-        opened = getattr(request, "scope", {}).get(Opened.KEY)
+            own.append(("Location", place))
+        if scope.get("http_version") == "1.1":
+            own.append(_KEEP_ALIVE)
+        self._own = own
+        opened = scope.get(Opened.KEY)
         if opened is not None:
             opened.add(follower)
+
+    @property
+    def headers(self) -> ResponseHeaders:
+        """All headers, as on any response."""
+        headers = self._headers
+        if self._own:
+            for name, value in (*STREAM_HEADERS.items(), *self._own):
+                headers[name] = value
+            self._own = []
+        return headers
+
+    @headers.setter
+    def headers(self, headers: ResponseHeaders) -> None:
+        self._headers = headers
+
+    def head(self, added: Sequence[tuple[str, str]] = ()) -> list[tuple[bytes, bytes]]:
+        """The headers as a server wants them, with those `added` that are not among them."""
+        if not self._own or self.cookies:
+            for name, value in added:
+                self.headers.setdefault(name, value)
+            return encoded_headers(self)
+        pairs = [*map(_encoded, self._own)]
+        pairs += _ENCODED
+        pairs += [(b"Content-Type", self._headers["Content-Type"].encode("latin1")), *map(_encoded, added)]
+        return pairs
 
     @property
     def streaming_content(self) -> Any:
@@ -101,6 +144,12 @@ class EventStream(StreamingHttpResponse):
         super().close()
 
 
+def encoded_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
+    """Any response's headers and cookies as a server wants them."""
+    cookies = [("Set-Cookie", cookie.output(header="").strip()) for cookie in response.cookies.values()]
+    return [*map(_encoded, response.items()), *map(_encoded, cookies)]
+
+
 def nothing_more() -> HttpResponse:
     """204 for a reader who has the terminal event: it stops a native `EventSource`."""
     response = HttpResponse(status=204)
@@ -113,11 +162,7 @@ def sent_away(request: HttpRequest, framing: Framing, retry: float, after: int) 
     after which it would give up for good."""
     content = b"".join(send_away(framing, retry, after))
     response = HttpResponse(content, content_type=framing.content_type, headers=STREAM_HEADERS)
-    mark_connection(request, response)
-    return response
-
-
-def mark_connection(request: HttpRequest, response: Any) -> None:
-    """`Connection: keep-alive`, a hop-by-hop header, only where HTTP/1.1 is spoken to us."""
     if getattr(request, "scope", {}).get("http_version") == "1.1":
-        response["Connection"] = "keep-alive"
+        name, value = _KEEP_ALIVE
+        response[name] = value
+    return response

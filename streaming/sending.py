@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from django.http.response import HttpResponseBase
@@ -16,41 +16,25 @@ from django.http.response import HttpResponseBase
 from streaming.runtime.follower import MAX_BURST, Follower
 
 from .daphne import abort, paced, release
-from .responses import STREAM_HEADERS, EventStream
+from .responses import EventStream
 
 logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Pair = tuple[bytes, bytes]
 
 PIECE: Final = 65_536
 """Bytes of a write that are handed to the server at once."""
 
 _END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": False}
 
-_ENCODED: Final[dict[tuple[str, str], Pair]] = {
-    (name, value): (name.encode("ascii"), value.encode("latin1")) for name, value in STREAM_HEADERS.items()
-}
 
-
-def head(response: HttpResponseBase) -> Message:
-    """`http.response.start` for `response`."""
-    pairs = [_ENCODED.get(item) or _encoded(*item) for item in response.items()]
-    pairs += [
-        (b"Set-Cookie", cookie.output(header="").encode("ascii").strip())
-        for cookie in response.cookies.values()
-    ]
-    return {"type": "http.response.start", "status": response.status_code, "headers": pairs}
-
-
-def _encoded(name: str, value: str) -> Pair:
-    return name.encode("ascii"), value.encode("latin1")
-
-
-async def send_stream(response: EventStream, receive: Receive, send: Send) -> None:
-    """Send the whole response; returns at its end, or when its reader has left or was closed as too slow.
+async def send_stream(
+    response: EventStream, receive: Receive, send: Send, added: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Send the whole response, its head with what is `added` to it; returns at its end, or when its reader
+    has left or was closed as too slow.
 
     The request's body must have been received. Lets go of the follower always.
     """
@@ -60,7 +44,9 @@ async def send_stream(response: EventStream, receive: Receive, send: Send) -> No
     try:
         # A producer that is ready has its first part in the same write as the head.
         await asyncio.sleep(0)
-        await send(head(response))
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.head(added)}
+        )
         burst = 0
         while not follower.closed:
             chunk = follower.take()

@@ -325,6 +325,7 @@ class Service:
         """
         await self.supervisor.drain(grace)
         await self._replicas.close()
+        self.recorder.flush()
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         self.supervisor.close()
         return self.supervisor.lingering

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from .ports import Commit, Messages, Recorder
 from .pump import Pump
 from .retention import Retention
 from .task import CancelReason, Outcome, Task, TaskSpec
+from .task_ids import TaskIds
 from .waiting import WaitingLines
 from .wheel import TimerWheel
 
@@ -88,6 +88,7 @@ class Supervisor:
         self._messages = messages
         self._waiting = WaitingLines(self.pools)
         self._retention = Retention(limits, self.counters)
+        self._ids = TaskIds()
         self._active: dict[str, Task] = {}
         self._foreign: dict[str, Task] = {}
         self._lingering: set[Task] = set()
@@ -103,7 +104,7 @@ class Supervisor:
         Raises `PoolRefused`, and `KeyError` for a pool that the settings do not name.
         """
         pool = self.pools[spec.pool]
-        task_id = secrets.token_hex(16)
+        task_id = self._ids.new()
         try:
             if spec.source is not None:
                 ticket = pool.ledger.pass_by(spec.share_key)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,28 +18,53 @@ this process lose nothing by that."""
 
 
 class Promise:
-    """Durability of what was noted. See `ports.Commit`."""
+    """Durability of what was noted. See `ports.Commit`. Belongs to one event loop."""
+
+    __slots__ = ("_kept", "_waiters", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._kept: asyncio.Future[bool] = loop.create_future()
+        self.loop = loop
+        self._kept: bool | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def wait(self, seconds: float) -> bool:
         """Whether it was kept within `seconds`; False at once if it cannot be kept any more."""
-        await asyncio.wait([self._kept], timeout=seconds)
-        return self._kept.done() and self._kept.result()
+        if self._kept is None:
+            waiter = self.loop.create_future()
+            self._waiters.append(waiter)
+            timer = self.loop.call_later(seconds, _wake, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+        return self._kept is True
 
-    def resolve(self, kept: bool) -> None:
-        """Called in any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._resolve, kept)
-        except RuntimeError:
-            # The loop is closed, so nobody waits any more.
-            return
+    def settle(self, kept: bool) -> None:
+        """It was kept, or cannot be any more. Called on its loop; what comes second counts no more."""
+        if self._kept is None:
+            self._kept = kept
+            for waiter in self._waiters:
+                _wake(waiter)
+            self._waiters.clear()
 
-    def _resolve(self, kept: bool) -> None:
-        if not self._kept.done():
-            self._kept.set_result(kept)
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def settle_soon(promises: Sequence[Promise], *, kept: bool) -> None:
+    """Settle promises of one loop, from any thread: one visit to the loop for all of them."""
+    if not promises:
+        return
+    # The loop may be closed, and then nobody waits any more.
+    with suppress(RuntimeError):
+        promises[0].loop.call_soon_threadsafe(_settle, promises, kept)
+
+
+def _settle(promises: Sequence[Promise], kept: bool) -> None:
+    for promise in promises:
+        promise.settle(kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +107,7 @@ class Note:
         counts no more, also where it is said late."""
         if older.epoch != self.epoch:
             late, kept = (older, self) if older.epoch < self.epoch else (self, older)
-            late.resolve(False)
+            late.break_promises()
             return kept
         return Note(
             epoch=self.epoch,
@@ -90,10 +117,9 @@ class Note:
             promises=older.promises + self.promises,
         )
 
-    def resolve(self, kept: bool) -> None:
-        """Tell all who wait."""
-        for promise in self.promises:
-            promise.resolve(kept)
+    def break_promises(self) -> None:
+        """It will not be written: tell all who wait. Called in any thread."""
+        settle_soon(self.promises, kept=False)
 
 
 class Notes(OrderedDict[str, Note]):
@@ -122,7 +148,7 @@ class Notes(OrderedDict[str, Note]):
         while len(self) > MAX_NOTES:
             _, oldest = self.popitem(last=False)
             self.size -= oldest.size
-            oldest.resolve(False)
+            oldest.break_promises()
             notes += 1
         for note in self.values():
             if self.size <= MAX_BYTES:

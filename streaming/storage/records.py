@@ -25,7 +25,7 @@ from streaming.core.routing import Snapshot
 from streaming.core.states import State
 from streaming.runtime.task import Task
 
-from .notes import Batch, Note, Notes, Promise
+from .notes import Batch, Note, Notes, Promise, settle_soon
 from .rows import NOBODY, row_values, taken_over, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ class DatabaseRecorder:
         self._due = math.inf
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
+        self._fresh: dict[str, tuple[Task, Promise]] = {}
         self._unread: dict[str, Task] = {}
+        self._admissions: asyncio.TimerHandle | None = None
         self._collector: asyncio.TimerHandle | None = None
         self.failed_writes = 0
         self.dropped = 0
@@ -93,17 +95,22 @@ class DatabaseRecorder:
     # On the loop
 
     def accepted(self, task: Task) -> Promise:
-        """Note a new task."""
-        note = Note(task.epoch, values=self.row(task))
-        return self._note(task, note, within=0.0 if task.state is State.QUEUED else SOON)
+        """Note a new task; one that runs already in a moment, with what it has become by then."""
+        if task.state is State.QUEUED:
+            return self._note(task, Note(task.epoch, values=self.row(task)))
+        promise = Promise(asyncio.get_running_loop())
+        self._fresh[task.id] = task, promise
+        if self._admissions is None:
+            self._admissions = asyncio.get_running_loop().call_later(SOON, self._collect_admissions)
+        return promise
 
     def started(self, task: Task) -> Promise:
         """Note that a waiting task runs."""
-        return self._note(task, Note(task.epoch, values=self.row(task)), within=0.0)
+        return self._note(task, Note(task.epoch, values=self.row(task)))
 
     def given_up(self, task: Task) -> None:
         """Note that a waiting task is anybody's."""
-        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}), within=0.0)
+        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}))
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -122,7 +129,7 @@ class DatabaseRecorder:
         batch = _new_events(task)
         batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
         note = Note(task.epoch, values=self.row(task), text=journal.read(0, journal.last_id), batches=[batch])
-        return self._note(task, note, within=0.0)
+        return self._note(task, note)
 
     def refused(self, snapshot: Snapshot, reason: str) -> None:
         """Count a refusal, and log refusals at most once a second with their number."""
@@ -141,10 +148,11 @@ class DatabaseRecorder:
     def flush(self) -> Promise:
         """Durability of everything noted so far, at once."""
         promise = Promise(asyncio.get_running_loop())
+        self._collect_admissions()
         self._collect()
         with self._lock:
             if not self._notes and not self._refusals and not self._writing:
-                promise.resolve(True)
+                promise.settle(True)
             else:
                 self._flushes.append(promise)
                 self._wake_writer(within=0.0)
@@ -153,7 +161,7 @@ class DatabaseRecorder:
     @property
     def pending(self) -> int:
         """Records that are not durable yet."""
-        return len(self._notes)
+        return len(self._notes) + len(self._fresh)
 
     def close(self, seconds: float) -> None:
         """Write what is left, for at most `seconds`; blocks."""
@@ -177,14 +185,32 @@ class DatabaseRecorder:
         """The columns of the task's row, as this process would write it now."""
         return row_values(task) | {"process": self._housekeeper.process_id}
 
-    def _note(self, task: Task, note: Note, *, within: float) -> Promise:
+    def _note(self, task: Task, note: Note) -> Promise:
+        """Have the note written at once; the task's admission is in it, if that was not written yet."""
         promise = Promise(asyncio.get_running_loop())
         note.promises.append(promise)
+        admission = self._fresh.pop(task.id, None)
+        if admission is not None:
+            note.promises.append(admission[1])
         with self._lock:
             self._notes.add(task.id, note)
             self._drop_beyond_bounds()
-            self._wake_writer(within=within)
+            self._wake_writer(within=0.0)
         return promise
+
+    def _collect_admissions(self) -> None:
+        """Note the tasks that were admitted since the last time."""
+        if self._admissions is not None:
+            self._admissions.cancel()
+            self._admissions = None
+        if not self._fresh:
+            return
+        fresh, self._fresh = self._fresh, {}
+        with self._lock:
+            for task, promise in fresh.values():
+                self._notes.add(task.id, Note(task.epoch, values=self.row(task), promises=[promise]))
+            self._drop_beyond_bounds()
+            self._wake_writer(within=0.0)
 
     def _collect(self) -> None:
         """Note the events that came since the last time. They have waited their interval: no further one."""
@@ -210,8 +236,10 @@ class DatabaseRecorder:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_for_ever, name="sluice-records", daemon=True)
             self._thread.start()
-        self._due = min(self._due, time.monotonic() + within)
-        self._lock.notify_all()
+        due = time.monotonic() + within
+        if due < self._due:
+            self._due = due
+            self._lock.notify_all()
 
     # In the writer's thread
 
@@ -284,10 +312,14 @@ class DatabaseRecorder:
             if not self._closing:
                 time.sleep(RETRY_PAUSE)
             return False
-        for task_id, note in notes.items():
-            note.resolve(task_id not in unwritable)
-        for flush in flushes:
-            flush.resolve(True)
+        kept = [
+            promise
+            for task_id, note in notes.items()
+            if task_id not in unwritable
+            for promise in note.promises
+        ]
+        settle_soon([*kept, *flushes], kept=True)
+        settle_soon([promise for task_id in unwritable for promise in notes[task_id].promises], kept=False)
         return True
 
     def _write(self, notes: Notes, refusals: _Refusals) -> set[str]:
