@@ -494,7 +494,7 @@ class Supervisor:
         """As long as the copy runs, its source has a reader. After it, one that never had a reader of its own
         goes on as before."""
         source.waiters += 1
-        source.unattended_since = None
+        self._attended(source)
 
         def ended(_: asyncio.Future[None]) -> None:
             source.waiters -= 1

@@ -172,6 +172,22 @@ async def test_a_source_in_its_grace_is_kept_by_a_copy():
 
 
 @virtual_time
+async def test_a_copy_brings_a_source_that_stepped_aside_back_into_line():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        waiting = supervisor.open(spec(source, grace=50.0))
+        supervisor.attend(waiting)
+        supervisor.leave(waiting)
+        assert pool_numbers(supervisor)["away"] == 1
+        follower = copy(supervisor, waiting)
+        assert pool_numbers(supervisor)["away"] == 0
+        gate.set()
+        await asyncio.sleep(1)
+        assert end_of(follower).name == "complete"
+
+
+@virtual_time
 async def test_a_source_s_fault_is_the_copy_s_with_words_of_its_own():
     async def source():
         yield "a"
