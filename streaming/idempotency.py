@@ -102,7 +102,7 @@ class KeyedTasks:
         raise StorageUnavailable(call.key)
 
     async def _is_free(self, row: StreamTask) -> bool:
-        task = self._supervisor.find(row.id)
+        task = self._supervisor.tasks.find(row.id)
         if task is not None:
             return may_start_again(task)
         if State(row.state).terminal or row.process != self._recorder.process_id:
@@ -157,8 +157,8 @@ class KeyedTasks:
     def _nobody_waits(self, begun: asyncio.Task[Task | None]) -> None:
         task = None if begun.cancelled() or begun.exception() is not None else begun.result()
         if task is not None:
-            self._supervisor.attend(task)
-            self._supervisor.leave(task)
+            self._supervisor.attendance.attend(task)
+            self._supervisor.attendance.leave(task)
 
 
 def may_start_again(task: Task) -> bool:

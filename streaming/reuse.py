@@ -99,7 +99,7 @@ class Reuse:
     def _source(self, spec: TaskSpec) -> Task | None:
         """What is in memory and will do for `spec`."""
         task = self._newest.get(spec.fingerprint)
-        if task is None or self._supervisor.find(task.id) is not task or task.journal.first_id > 1:
+        if task is None or self._supervisor.tasks.find(task.id) is not task or task.journal.first_id > 1:
             return None
         if task.final is not None:
             return task if _still_good(task) else None
@@ -120,7 +120,7 @@ class Reuse:
         row = await rows.order_by("-created_at").afirst()
         if row is None:
             return
-        task = self._supervisor.find(row.id)
+        task = self._supervisor.tasks.find(row.id)
         try:
             self._newest[wanted] = task or await self._load(row)
         except EventsPruned:

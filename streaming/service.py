@@ -118,7 +118,7 @@ class Service:
         if not durable:
             self.supervisor.cancel(task, CancelReason.ADMIN)
             raise StorageUnavailable(task.id)
-        self.supervisor.answered_unread(task)
+        self.supervisor.attendance.answered_unread(task)
         return task
 
     async def complete(self, spec: TaskSpec) -> tuple[Task, str]:
@@ -177,15 +177,14 @@ class Service:
         """The task in memory, or its record. Raises `TaskNotFound` for absent and foreign ids alike."""
         if _TASK_ID.fullmatch(task_id) is None:
             raise TaskNotFound(task_id)
-        found: Task | StreamTask
-        try:
-            found = self.supervisor.get(task_id)
+        task = self.supervisor.tasks.find(task_id)
+        if task is not None and task.state.terminal and await self._elsewhere.was_purged(task_id):
+            self.supervisor.tasks.forget(task)
+            task = None
+        found = await self._elsewhere.row(task_id) if task is None else task
+        if isinstance(found, Task):
             owner = found.spec.owner
-            if found.state.terminal and await self._elsewhere.was_purged(task_id):
-                self.supervisor.forget(found)
-                raise TaskNotFound(task_id)
-        except TaskNotFound:
-            found = await self._elsewhere.row(task_id)
+        else:
             owner = None if found.owner_id is None else str(found.owner_id)
         if not caller.may_read(owner):
             raise TaskNotFound(task_id)
@@ -223,7 +222,7 @@ class Service:
     async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
         """End a task now and return its record; an ended task stays as it is. Raises `TaskNotFound`."""
         found = await self.find(task_id, caller)
-        if isinstance(found, Task) and self.supervisor.runs(found):
+        if isinstance(found, Task) and self.supervisor.tasks.runs(found):
             self.supervisor.cancel(found, CancelReason.CLIENT)
             await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
         elif not State(found.state).terminal:
@@ -235,7 +234,7 @@ class Service:
         """End tasks, whoever owns them and whichever process runs them; the ids of those that this
         ended. On return the records show it (the wait for them is bounded)."""
         ids = set(task_ids)
-        tasks = [task for task_id in ids if (task := self._own(task_id)) is not None]
+        tasks = [task for task_id in ids if (task := self.supervisor.tasks.own(task_id)) is not None]
         for task in tasks:
             self.supervisor.cancel(task, CancelReason.ADMIN)
         active = StreamTask.objects.filter(pk__in=ids, finished_at=None).values_list("pk", flat=True)
@@ -267,7 +266,7 @@ class Service:
             raise StorageUnavailable(task_id)
         found = await self.find(task_id, caller)
         if isinstance(found, Task):
-            self.supervisor.forget(found)
+            self.supervisor.tasks.forget(found)
         self._rendered.forget(task_id)
         await Segment.objects.filter(task_id=task_id).adelete()
         await IdempotencyKey.objects.filter(task_id=task_id).adelete()
@@ -331,16 +330,11 @@ class Service:
         return self.supervisor.lingering
 
     async def _end_of(self, task: Task) -> None:
-        self.supervisor.attend(task)
+        self.supervisor.attendance.attend(task)
         try:
             await asyncio.shield(task.ended)
         finally:
-            self.supervisor.leave(task)
-
-    def _own(self, task_id: str) -> Task | None:
-        """The task, if it runs or waits in this process."""
-        task = self.supervisor.find(task_id)
-        return task if task is not None and self.supervisor.runs(task) else None
+            self.supervisor.attendance.leave(task)
 
 
 _services: dict[asyncio.AbstractEventLoop, Service] = {}

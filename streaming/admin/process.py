@@ -70,8 +70,8 @@ def retry(request: HttpRequest, row: StreamTask) -> Task:
 
 async def _in_memory(task_id: str) -> Memory | None:
     supervisor = service().supervisor
-    task = supervisor.find(task_id)
-    if task is None or not (supervisor.runs(task) or task.state.terminal):
+    task = supervisor.tasks.find(task_id)
+    if task is None or not (supervisor.tasks.runs(task) or task.state.terminal):
         return None
     journal = task.journal
     return Memory(

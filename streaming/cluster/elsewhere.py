@@ -107,14 +107,14 @@ class Elsewhere:
 
     async def _load(self, row: StreamTask) -> Task:
         segments = await sync_to_async(lambda: list(stored_events(row.id)))()
-        journal = self._supervisor.new_journal()
+        journal = self._supervisor.tasks.new_journal()
         for first_id, frames in segments:
             journal.adopt(first_id, frames)
         if not journal.closed:
-            journal.trim(journal.last_id + 1)
+            journal.clear()
             raise EventsPruned(row.id)
         ended = asyncio.get_running_loop().create_future()
         ended.set_result(None)
         task = stored_task(row, journal, ended)
-        self._supervisor.keep(task)
+        self._supervisor.tasks.keep(task)
         return task

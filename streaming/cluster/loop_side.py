@@ -1,4 +1,4 @@
-"""What the writer's thread asks of the event loop, and tells it; see `processes.LoopSide`."""
+"""What the writer's thread asks of the event loop, and tells it; see `processes.RegistryHost`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoopSide:
         self._statistics: dict[str, Any] | None = None
 
     def active(self) -> list[str]:
-        return self._supervisor.active()
+        return list(self._supervisor.tasks.active)
 
     def followed(self) -> list[str]:
         return self._replicas.followed()
@@ -64,22 +64,22 @@ class LoopSide:
         self._statistics = self._make_statistics()
 
     def _do(self, wish: Wish) -> None:
-        task = self._supervisor.find(wish.task_id)
-        if task is None or not self._supervisor.runs(task):
+        task = self._supervisor.tasks.own(wish.task_id)
+        if task is None:
             return
         if wish.cancel:
             self._supervisor.cancel(task, CancelReason(wish.cancel))
         elif wish.followed:
-            self._supervisor.followed_elsewhere(wish.task_id)
+            self._supervisor.attendance.followed_elsewhere(task)
 
     def _forget(self, task_id: str) -> None:
-        task = self._supervisor.find(task_id)
+        task = self._supervisor.tasks.find(task_id)
         if task is not None and task.state.terminal:
-            self._supervisor.forget(task)
+            self._supervisor.tasks.forget(task)
 
     def _take_up(self, row: StreamTask) -> None:
         """If there is no room any more, or the process goes down, it waits for a process again."""
         replica = self._replicas.released(row.id)
-        task = waiting_task(row, self._supervisor.new_journal(), self._loop.create_future(), replica)
+        task = waiting_task(row, self._supervisor.tasks.new_journal(), self._loop.create_future(), replica)
         if not self._supervisor.take_up(task):
             self._supervisor.leave_to_others(task)

@@ -43,7 +43,7 @@ _here: Final[set[str]] = set()
 """The ids that live in this process: each event loop has one."""
 
 
-class LoopSide(Protocol):
+class RegistryHost(Protocol):
     """What the registry needs of the event loop whose tasks it speaks for. Called in the writer's thread."""
 
     def active(self) -> list[str]:
@@ -86,16 +86,16 @@ class Registry:
     def __init__(self, process_id: str) -> None:
         self.process_id = process_id
         self.alone = True
-        self._loop_side: LoopSide | None = None
+        self._host: RegistryHost | None = None
         self._wishes = Wishes(process_id)
         self._observer = Observer()
         self._next_beat = 0.0
         self._next_pruning = 0.0
         _here.add(process_id)
 
-    def speak_for(self, loop_side: LoopSide) -> None:
+    def speak_for(self, host: RegistryHost) -> None:
         """The event loop whose tasks these are; to be called before the first tick."""
-        self._loop_side = loop_side
+        self._host = host
 
     def tick(self, now: float, *, able: bool) -> bool:
         """Show life, look at the others, do what they ask, and see to the tasks of the dead; whether there is
@@ -108,13 +108,13 @@ class Registry:
             self._look_at_others(now, able=able)
             if now >= self._next_pruning:
                 self._prune(now)
-            if self._loop_side is not None:
-                self._take_up(self._loop_side)
-                show_following(self._loop_side.followed())
+            if self._host is not None:
+                self._take_up(self._host)
+                show_following(self._host.followed())
         # Who is alone is still asked by who runs no tasks: an admin under WSGI, a command.
-        if self._loop_side is not None and (beats or not self.alone):
-            self._loop_side.asked(self._wishes.look())
-            self._loop_side.purged(purged_of_late())
+        if self._host is not None and (beats or not self.alone):
+            self._host.asked(self._wishes.look())
+            self._host.purged(purged_of_late())
         return self._next_beat <= now
 
     def leave(self) -> None:
@@ -123,15 +123,15 @@ class Registry:
         Process.objects.filter(pk=self.process_id).delete()
 
     def _beat(self) -> None:
-        statistics = None if self._loop_side is None else self._loop_side.statistics()
+        statistics = None if self._host is None else self._host.statistics()
         mine = Process.objects.filter(pk=self.process_id)
         if not mine.update(beat=F("beat") + 1, statistics=statistics):
             # The first beat; or others held us for dead, and what was ours may be theirs.
             Process.objects.create(
                 id=self.process_id, machine=machine(), pid=os.getpid(), statistics=statistics
             )
-            if self._loop_side is not None:
-                self._loop_side.lost(taken_from(self.process_id, self._loop_side.active()))
+            if self._host is not None:
+                self._host.lost(taken_from(self.process_id, self._host.active()))
 
     def _look_at_others(self, now: float, *, able: bool) -> None:
         others = list(Process.objects.exclude(pk__in=_here).defer("statistics"))
@@ -151,13 +151,13 @@ class Registry:
             if found.all:
                 Process.objects.filter(pk=process_id).delete()
 
-    def _take_up(self, loop_side: LoopSide) -> None:
+    def _take_up(self, host: RegistryHost) -> None:
         """Claim tasks that wait for a process, as many as there is room for."""
-        for pool, room in loop_side.room().items():
+        for pool, room in host.room().items():
             if room:
                 for row in unclaimed(pool, room):
                     if is_registered(row.kind) and claim(row, self.process_id):
-                        loop_side.take_up(row)
+                        host.take_up(row)
 
     def _prune(self, now: float) -> None:
         """Delete some of what is too old: a little each second while there is any, so that no record waits

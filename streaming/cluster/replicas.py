@@ -67,8 +67,8 @@ class Replicas:
         """The task behind `row`, with the events that the database has of it, and from now on the new ones as
         long as somebody reads. It may have ended by now, or run here. Raises `EventsPruned` if it is gone by
         now, or has ended without its end, and what the database raises."""
-        here = self._supervisor.find(row.id)
-        if here is not None and self._supervisor.runs(here):
+        here = self._supervisor.tasks.own(row.id)
+        if here is not None:
             # Taken up by this process since the row was read.
             return here
         now = time.monotonic()
@@ -79,10 +79,10 @@ class Replicas:
             self._stirred.set()
             return watched.task
         loop = asyncio.get_running_loop()
-        journal = self._supervisor.new_journal()
+        journal = self._supervisor.tasks.new_journal()
         task = stored_task(row, journal, loop.create_future())
         watched = self._watched[row.id] = _Watched(task, journal, now)
-        self._supervisor.show(task)
+        self._supervisor.tasks.show(task)
         try:
             # Its owner shall know of the reader at once, and the reader see what there is at once.
             await self._in_thread(show_following, [row.id])
@@ -197,8 +197,7 @@ class Replicas:
             watched.stirred = now
         if state is not task.state:
             task.state, task.started_at = state, news.started_at
-            for follower in list(task.followers):
-                follower.update(now)
+            task.update_readers(now)
         watched.due = now + self._schedule.pause(now - watched.stirred)
 
     def _end(self, watched: _Watched, row: StreamTask) -> None:
@@ -209,7 +208,7 @@ class Replicas:
             return
         del self._watched[task.id]
         settle(task, row)
-        self._supervisor.keep(task)
+        self._supervisor.tasks.keep(task)
         task.ended.set_result(None)
 
     def _drop_if_idle(self, watched: _Watched, now: float) -> None:
@@ -221,6 +220,6 @@ class Replicas:
     def _drop(self, watched: _Watched) -> None:
         if self._watched.get(watched.task.id) is watched:
             del self._watched[watched.task.id]
-            self._supervisor.hide(watched.task)
+            self._supervisor.tasks.hide(watched.task)
             if not watched.task.ended.done():
                 watched.task.ended.set_result(None)

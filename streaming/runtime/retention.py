@@ -43,7 +43,7 @@ class Retention:
     def forget(self, task: Task) -> None:
         """Drop an ended task and its events."""
         if self._ended.pop(task.id, None) is not None:
-            task.journal.trim(task.journal.last_id + 1)
+            task.journal.clear()
 
     def relieve(self, running: Iterable[Task], now: float) -> None:
         """Drop what is too old (each `cleanup_interval`); under pressure ended tasks leave first, the

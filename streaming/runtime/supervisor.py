@@ -17,27 +17,28 @@ from typing import Final
 from streaming.core.errors import (
     CursorAhead,
     EventsPruned,
-    GenerationError,
     Interrupted,
     ProducerFailed,
     QueueTimeout,
     RunTimeout,
-    TaskNotFound,
     TooManyFollowers,
 )
-from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing, encode
+from streaming.core.events import Status, encode
 from streaming.core.states import State
 
+from .announcements import Announcements, timestamp
+from .attendance import Attendance
 from .backlog import Backlogs
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
 from .journals.base import LOST_IDS
-from .journals.memory import MemoryJournal
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
 from .ports import Commit, Messages, Recorder
 from .pump import Pump
-from .retention import Retention
+from .room import make_room
+from .statistics import statistics
+from .table import TaskTable
 from .task import CancelReason, Outcome, Task, TaskSpec
 from .task_ids import TaskIds
 from .waiting import WaitingLines
@@ -54,14 +55,8 @@ CANCEL_PATIENCE: Final = 0.5
 STUCK_AFTER: Final = 1.0
 """Seconds after the end of its task at which a producer that still holds its permit counts as stuck."""
 
-ELSEWHERE_PATIENCE: Final = 2.5
-"""Seconds after which another process that has told of its readers (each second) has none any more."""
-
 COMMIT_PATIENCE: Final = 0.25
 """Seconds that a terminal event waits for the record to be durable."""
-
-ROOM_PATIENCE: Final = 1.0
-"""Seconds that a newcomer waits for the permit or place of its owner's unread task."""
 
 
 class Supervisor:
@@ -85,18 +80,17 @@ class Supervisor:
         self.tidy_thread = tidy_thread
         self.draining = False
         self._recorder = recorder
-        self._messages = messages
+        self._announcements = Announcements(messages)
         self._waiting = WaitingLines(self.pools)
-        self._retention = Retention(limits, self.counters)
         self._ids = TaskIds()
-        self._active: dict[str, Task] = {}
-        self._foreign: dict[str, Task] = {}
+        self.tasks = TaskTable(limits, self.counters, self.backlogs, stirred=self._keep_sweeping)
+        self.attendance = Attendance(self.tasks, self._waiting, self.cancel)
         self._lingering: set[Task] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._last_reader_left: asyncio.Future[None] | None = None
         self._sweeping = False
 
-    # Opening and finding
+    # Admitting
 
     def open(self, spec: TaskSpec) -> Task:
         """Admit a task and start it, or let it wait. One synchronous step: nothing can leak between.
@@ -110,7 +104,7 @@ class Supervisor:
                 ticket = pool.ledger.pass_by(spec.share_key)
             else:
                 ticket = pool.ledger.admit(
-                    spec.share_key, spec.priority, lambda: self._start(self._active[task_id])
+                    spec.share_key, spec.priority, lambda: self._start(self.tasks.active[task_id])
                 )
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
@@ -121,17 +115,16 @@ class Supervisor:
         task = Task(
             id=task_id,
             spec=spec,
-            journal=self._retention.new_journal(),
+            journal=self.tasks.new_journal(),
             ticket=ticket,
             created=now,
             created_at=datetime.now(UTC),
             ended=self.loop.create_future(),
         )
         self.counters.routes[task.route] += 1
-        self._active[task_id] = task
-        self._keep_sweeping()
+        self.tasks.admit(task)
         if spec.source is not None:
-            self._read_by_copy(spec.source, task)
+            self.attendance.read_by_copy(spec.source, task)
         if task.route == "direct":
             self._start(task)
         else:
@@ -140,112 +133,37 @@ class Supervisor:
         return task
 
     async def make_room(self, spec: TaskSpec) -> None:
-        """Before `open`: an owner at its limit gives up a task that nobody reads, the oldest in its grace.
-
-        Returns once its permit or place is back, after `ROOM_PATIENCE` seconds at the latest (a producer
-        that does not obey keeps its permit). Does nothing, and does not suspend, for all others. Raises
-        `KeyError` for a pool that the settings do not name.
-        """
-        ledger = self.pools[spec.pool].ledger
-        until = time.monotonic() + ROOM_PATIENCE
-        while ledger.at_limit(spec.share_key) and (left := until - time.monotonic()) > 0:
-            unread = self._oldest_unread(spec)
-            if unread is None:
-                return
-            back = self.loop.create_future()
-            unread.ticket.on_release = partial(_resolve, back)
-            self._stop(unread, CancelReason.DISCONNECT)
-            await asyncio.wait([back], timeout=left)
-
-    def _oldest_unread(self, spec: TaskSpec) -> Task | None:
-        """The owner's first task in the pool whose grace runs."""
-        return next(
-            (
-                task
-                for task in self._active.values()
-                if task.unattended_since is not None
-                and task.ending is None
-                and task.final is None
-                and (task.spec.share_key, task.spec.pool) == (spec.share_key, spec.pool)
-            ),
-            None,
-        )
+        """Before `open`; see `room.make_room`. Raises `KeyError` for a pool that the settings do not name."""
+        await make_room(spec, self.pools[spec.pool].ledger, self.tasks.active, self.cancel)
 
     def record(self, task: Task) -> Commit:
         """Hand the admitted task, and from now on its events, to the recorder."""
         task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task)
 
-    def get(self, task_id: str) -> Task:
-        """The task in memory, active or ended. Raises `TaskNotFound`."""
-        task = self.find(task_id)
-        if task is None:
-            raise TaskNotFound(task_id)
-        return task
-
-    def runs(self, task: Task) -> bool:
-        """Whether this process runs it, or lets it wait."""
-        return self._active.get(task.id) is task
-
-    def find(self, task_id: str) -> Task | None:
-        """The task in memory, active or ended."""
-        return self._active.get(task_id) or self._foreign.get(task_id) or self._retention.get(task_id)
-
-    def new_journal(self) -> MemoryJournal:
-        """An empty journal within the bound of this process' memory."""
-        return self._retention.new_journal()
-
-    def keep(self, task: Task) -> None:
-        """Keep an ended task that was read from elsewhere, as long as one of our own."""
-        self._foreign.pop(task.id, None)
-        self._retention.keep(task)
-        self._keep_sweeping()
-
-    def show(self, task: Task) -> None:
-        """Let readers follow a task that another process runs, or none yet."""
-        self._foreign[task.id] = task
-        self._keep_sweeping()
-
-    def hide(self, task: Task) -> None:
-        """Undo `show`: the task is nobody's here any more; readers are sent away, to come back."""
-        if self._foreign.pop(task.id, None) is not None:
-            self._send_readers_away(task)
-            task.journal.trim(task.journal.last_id + 1)
-
-    def leave_to_others(self, task: Task) -> None:
-        """A waiting task that has no place here is anybody's. Its readers shall look for it again."""
-        self._foreign.pop(task.id, None)
-        self._recorder.given_up(task)
-        self._send_readers_away(task)
-
-    def active(self) -> list[str]:
-        """The tasks that run or wait here. Called in any thread."""
-        return list(self._active)
-
     def take_up(self, task: Task) -> bool:
         """Let a task wait or run here that another process had let wait; its grace begins anew. Readers that
         follow it already (`show`) stay. False if there is no room: nothing has happened then."""
         pool = self.pools[task.spec.pool]
         now = time.monotonic()
-        self._foreign.pop(task.id, None)
-        self._active[task.id] = task
+        self.tasks.admit(task)
         self._waiting.join(task)
         task.deadline = now + pool.limits.queue_timeout
         if not pool.ledger.readmit(
             task.ticket, task.spec.priority, now - task.created, partial(self._start, task)
         ):
             self._waiting.leave(task)
-            del self._active[task.id]
+            del self.tasks.active[task.id]
             return False
         self.record(task)
-        self._keep_sweeping()
-        self.answered_unread(task)
+        self.attendance.answered_unread(task)
         return True
 
-    def forget(self, task: Task) -> None:
-        """Drop an ended task and its events from memory."""
-        self._retention.forget(task)
-        self.backlogs.forget(task.id)
+    def leave_to_others(self, task: Task) -> None:
+        """A waiting task that has no place here is anybody's. Its readers shall look for it again."""
+        self.tasks.foreign.pop(task.id, None)
+        self._recorder.given_up(task)
+        task.send_readers_away()
 
     # Reading
 
@@ -256,53 +174,26 @@ class Supervisor:
         task are gone, `TooManyFollowers`.
         """
         # Of a foreign task the newest events may still be on their way.
-        ahead = LOST_IDS if task.id in self._foreign else 0
+        ahead = LOST_IDS if task.id in self.tasks.foreign else 0
         if options.after > task.journal.last_id + ahead:
             raise CursorAhead(task.id)
         if task.state.terminal and task.journal.first_id > task.journal.last_id:
             raise EventsPruned(task.id)
         if len(task.followers) >= self.limits.max_followers:
             raise TooManyFollowers(task.id)
-        self._attended(task)
-        task.read = True
+        self.attendance.begun(task)
         if options.resumed:
             task.counts.resumes += 1
         follower = Follower(self, task, options)
         self.followers.add(follower)
         return follower
 
-    def attend(self, task: Task) -> None:
-        """Somebody waits for the task's end without reading it; `leave` must follow."""
-        task.waiters += 1
-        self._attended(task)
-        task.read = True
-
-    def leave(self, task: Task) -> None:
-        """Undo `attend`."""
-        task.waiters -= 1
-        self._reader_gone(task)
-
-    def followed_elsewhere(self, task_id: str) -> None:
-        """Another process has a reader of the task, which keeps it as one of our own would."""
-        task = self._active.get(task_id)
-        if task is not None:
-            task.followed_elsewhere_at = time.monotonic()
-            self._attended(task)
-
-    def answered_unread(self, task: Task) -> None:
-        """Its caller has its id and has gone (a 202): a finite grace begins as if a reader had left.
-
-        `cancel` (no grace at all) counts from the first reader on: otherwise such a task could never run.
-        """
-        if task.spec.grace > 0:
-            self._if_unattended(task)
-
     def reader_left(self, follower: Follower) -> None:
         """A follower closed."""
         self.followers.discard(follower)
         if not self.followers and self._last_reader_left is not None and not self._last_reader_left.done():
             self._last_reader_left.set_result(None)
-        self._reader_gone(follower.task)
+        self.attendance.over(follower.task)
 
     def place_of(self, task: Task) -> tuple[int | None, float | None]:
         """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
@@ -310,21 +201,12 @@ class Supervisor:
 
     def status(self, task: Task, name: str, position: int | None, eta: float | None, language: str) -> Status:
         """The status event of this moment, its message in `language`."""
-        return Status(
-            status=name,
-            message=_words(lambda: self._messages.status(task, name, position, eta, language)),
-            task_id=task.id,
-            route=task.route,
-            reason=task.reason,
-            position=position,
-            eta_seconds=None if eta is None else round(eta, 1),
-            elapsed_seconds=round(time.monotonic() - task.created, 3),
-            timestamp=self.timestamp(),
-        )
+        elapsed = time.monotonic() - task.created
+        return self._announcements.status(task, name, position, eta, language, elapsed)
 
     def timestamp(self) -> str:
         """Now, RFC 3339 with offset."""
-        return datetime.now(UTC).isoformat(timespec="milliseconds")
+        return timestamp()
 
     # Ending
 
@@ -338,14 +220,14 @@ class Supervisor:
         Readers are sent away; they come back and find that end. `epoch`: the last one that was lost; a task
         that has come back to this process since is of a later one, and stays.
         """
-        task = self._active.get(task_id)
+        task = self.tasks.own(task_id)
         if task is None or task.epoch > epoch:
             return
-        del self._active[task_id]
+        del self.tasks.active[task_id]
         self._waiting.leave(task)
-        self._send_readers_away(task)
+        task.send_readers_away()
         if task.final is None:
-            task.final = self._terminal_event(task, Interrupted(), task.timing(time.monotonic()))
+            task.final = self._announcements.end(task, Interrupted(), task.timing(time.monotonic()))
         if task.pump is None:
             self.pool_of(task).ledger.release(task.ticket)
         else:
@@ -366,17 +248,17 @@ class Supervisor:
         task.finished = now
         task.finished_at = datetime.now(UTC)
         task.receipt = task.timing(now)
-        task.final = self._terminal_event(task, outcome, task.receipt)
+        task.final = self._announcements.end(task, outcome, task.receipt)
         try:
             encode(task.final)
         except Exception:
             logger.exception("task %s: its end cannot be told", task.id)
-            task.final = self._terminal_event(task, ProducerFailed(), task.receipt)
+            task.final = self._announcements.end(task, ProducerFailed(), task.receipt)
         try:
             if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1
         finally:
-            if self.runs(task):
+            if self.tasks.runs(task):
                 self._publish_end(task)
 
     # The pump's host
@@ -401,13 +283,13 @@ class Supervisor:
         self.draining = True
         for pool in self.pools.values():
             pool.ledger.stop_granting()
-        for task in [task for task in self._active.values() if task.state is State.QUEUED]:
+        for task in [task for task in self.tasks.active.values() if task.state is State.QUEUED]:
             if task.can_go_on_elsewhere:
                 self._give_up(task)
             else:
                 self._stop(task, Interrupted())
         await self._all_ended(grace)
-        for task in list(self._active.values()):
+        for task in list(self.tasks.active.values()):
             self._stop(task, Interrupted())
         await self._all_ended(CANCEL_PATIENCE + SWEEP_INTERVAL + COMMIT_PATIENCE)
         for follower in list(self.followers):
@@ -432,40 +314,14 @@ class Supervisor:
 
     def statistics(self) -> dict[str, object]:
         """Pools, routes and totals as JSON-able values."""
-        pools = {}
-        for name, pool in self.pools.items():
-            numbers = pool.ledger.statistics()
-            pools[name] = {
-                "running": numbers.running,
-                "waiting": numbers.waiting,
-                "away": numbers.away,
-                "max_workers": numbers.max_workers,
-                "queue_size": numbers.queue_size,
-                "oldest_wait_seconds": numbers.oldest_wait_seconds,
-                "mean_service_seconds": numbers.mean_service_seconds,
-                "waiting_by_class": {str(key): count for key, count in numbers.waiting_by_class.items()},
-                "stuck": sum(task.stuck and task.spec.pool == name for task in self._lingering),
-            }
-        routes = self.counters.routes
-        return {
-            "pools": pools,
-            "routes": {route: routes[route] for route in ("direct", "queued", "rejected")},
-            "refusals": dict(self.counters.refusals),
-            "tasks": {
-                "active": len(self._active),
-                "foreign": len(self._foreign),
-                "in_memory": len(self._active) + len(self._foreign) + len(self._retention),
-            },
-            "ends": dict(self.counters.ends),
-            "followers": len(self.followers),
-            "journal_bytes": self._retention.journal_bytes,
-            "status_messages": self.counters.status_messages,
-            "slow_readers_closed": self.counters.slow_readers_closed,
-            "late_commits": self.counters.late_commits,
-            "evicted_journals": self.counters.evicted_journals,
-            "trimmed_journals": self.counters.trimmed_journals,
-            "draining": self.draining,
-        }
+        return statistics(
+            self.pools,
+            self.tasks,
+            self.counters,
+            lingering=self._lingering,
+            followers=len(self.followers),
+            draining=self.draining,
+        )
 
     # Inside
 
@@ -488,21 +344,7 @@ class Supervisor:
         )
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
         if has_waited:
-            for follower in list(task.followers):
-                follower.update(now)
-
-    def _read_by_copy(self, source: Task, copy: Task) -> None:
-        """As long as the copy runs, its source has a reader. After it, one that never had a reader of its own
-        goes on as before."""
-        source.waiters += 1
-        source.unattended_since = None
-
-        def ended(_: asyncio.Future[None]) -> None:
-            source.waiters -= 1
-            if source.read:
-                self._if_unattended(source)
-
-        copy.ended.add_done_callback(ended)
+            task.update_readers(now)
 
     def _stop(self, task: Task, outcome: Outcome) -> None:
         if task.ending is not None or task.final is not None:
@@ -527,34 +369,14 @@ class Supervisor:
         if task.final is None:
             outcome = Interrupted() if fault is None else ProducerFailed()
             self._spawn_end(task, task.ending if task.ending is not None else outcome)
-        if self.find(task.id) is None:
+        if self.tasks.find(task.id) is None:
             # It was abandoned.
-            task.journal.trim(task.journal.last_id + 1)
+            task.journal.clear()
 
     def _spawn_end(self, task: Task, outcome: Outcome) -> None:
         ending = self.loop.create_task(self.end(task, outcome), name=f"end {task.id}")
         self._background.add(ending)
         ending.add_done_callback(self._background.discard)
-
-    def _terminal_event(self, task: Task, outcome: Outcome, receipt: Timing) -> Terminal:
-        if isinstance(outcome, CancelReason):
-            return Cancelled(reason=outcome.value)
-        if isinstance(outcome, GenerationError):
-            message = _words(lambda: self._messages.error(outcome.code, task.spec.language))
-            return Error(code=outcome.code, message=message, retryable=outcome.retryable)
-        assert isinstance(outcome, Finish)
-        return Complete(
-            task_id=task.id,
-            finish_reason=outcome.finish_reason,
-            content_length=task.counts.content_length,
-            chunks=task.counts.chunks,
-            usage=outcome.usage,
-            model=outcome.model,
-            cached=outcome.cached,
-            timing=receipt,
-            execution_count=outcome.execution_count,
-            duration_ms=outcome.duration_ms,
-        )
 
     def _publish_end(self, task: Task) -> None:
         assert task.final is not None
@@ -562,43 +384,17 @@ class Supervisor:
         self.counters.ends[task.final.name] += 1
         self.counters.status_messages += task.counts.status_messages
         task.journal.append(task.final)
-        self._active.pop(task.id, None)
-        self._retention.keep(task)
+        self.tasks.keep(task)
         if task.ticket.holding is Holding.PERMIT:
             self._lingering.add(task)
         if not task.ended.done():
             task.ended.set_result(None)
 
     def _give_up(self, task: Task) -> None:
-        del self._active[task.id]
+        del self.tasks.active[task.id]
         self._waiting.leave(task)
         self.pool_of(task).ledger.release(task.ticket)
         self.leave_to_others(task)
-
-    def _send_readers_away(self, task: Task) -> None:
-        for follower in list(task.followers):
-            if isinstance(follower, Follower):
-                follower.dismiss()
-
-    def _reader_gone(self, task: Task) -> None:
-        task.left_at = time.monotonic()
-        self._if_unattended(task)
-
-    def _if_unattended(self, task: Task, since: float | None = None) -> None:
-        """Begin the grace of a task that nobody reads. `since`: when the last reader in another process left,
-        None for now."""
-        if task.attended or task.final is not None or task.ending is not None or not self.runs(task):
-            return
-        if task.spec.grace <= 0:
-            self._stop(task, CancelReason.DISCONNECT)
-        elif task.spec.grace < math.inf:
-            task.unattended_since = max(task.left_at, time.monotonic() if since is None else since)
-            self._waiting.step_aside(task)
-
-    def _attended(self, task: Task) -> None:
-        """Somebody reads or waits again."""
-        task.unattended_since = None
-        self._waiting.come_back(task)
 
     def _keep_sweeping(self) -> None:
         if not self._sweeping:
@@ -610,27 +406,17 @@ class Supervisor:
         self._sweeping = False
         now = time.monotonic()
         for task in self._waiting.moved(now):
-            for follower in list(task.followers):
-                follower.update(now)
+            task.update_readers(now)
         for task in self._lingering:
             self._notice_stuck(task, now)
-        for task in list(self._active.values()):
-            self._notice_readers_elsewhere(task, now)
+        for task in list(self.tasks.active.values()):
+            self.attendance.sweep(task, now)
             self._serve_deadline(task, now)
-        self._retention.relieve([*self._active.values(), *self._foreign.values()], now)
-        if self._active or self._foreign or len(self._retention) or self._lingering:
+        self.tasks.relieve(now)
+        if self.tasks or self._lingering:
             self._keep_sweeping()
 
-    def _notice_readers_elsewhere(self, task: Task, now: float) -> None:
-        last = task.followed_elsewhere_at
-        if last is not None and now - last > ELSEWHERE_PATIENCE:
-            task.followed_elsewhere_at = None
-            self._if_unattended(task, since=last)
-
     def _serve_deadline(self, task: Task, now: float) -> None:
-        if task.unattended_since is not None and now >= task.unattended_since + task.spec.grace:
-            task.unattended_since = None
-            self._stop(task, CancelReason.DISCONNECT)
         if now < task.deadline or task.final is not None:
             return
         if task.ending is not None:
@@ -647,24 +433,10 @@ class Supervisor:
             logger.warning("task %s: the producer is stuck and keeps its permit", task.id)
 
     async def _all_ended(self, seconds: float) -> None:
-        if self._active:
-            await asyncio.wait([task.ended for task in self._active.values()], timeout=seconds)
+        if self.tasks.active:
+            await asyncio.wait([task.ended for task in self.tasks.active.values()], timeout=seconds)
 
     async def _all_readers_left(self, seconds: float) -> None:
         if self.followers:
             self._last_reader_left = self.loop.create_future()
             await asyncio.wait([self._last_reader_left], timeout=seconds)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _words(say: Callable[[], str]) -> str:
-    """A text for people. A broken translation must not keep a task from starting or ending."""
-    try:
-        return say()
-    except Exception:
-        logger.exception("no words for people")
-        return ""

@@ -42,6 +42,10 @@ class Reader(Protocol):
         """The task's state or place may have changed."""
         ...
 
+    def dismiss(self) -> None:
+        """Send the reader away, to come back."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
@@ -148,6 +152,16 @@ class Task:
     def advance(self, target: State) -> None:
         """Step along the state table."""
         self.state = advance(self.state, target)
+
+    def update_readers(self, now: float) -> None:
+        """Tell them that its state or place may have changed."""
+        for reader in list(self.followers):
+            reader.update(now)
+
+    def send_readers_away(self) -> None:
+        """They shall come back, and look for it again."""
+        for reader in list(self.followers):
+            reader.dismiss()
 
     def append(self, event: Any) -> None:
         """Journal a durable event that is not text; a `Restart` voids the text so far."""

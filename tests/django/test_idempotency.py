@@ -28,7 +28,7 @@ from streaming.runtime.task import TaskSpec
 from streaming.service import Service, close_service, service
 from streaming.storage import pruning
 from tests.support.client import eventually
-from tests.unit.runtime.fakes import spec
+from tests.unit.runtime.fakes import in_memory, spec
 
 from .asgi_calls import Call
 
@@ -122,7 +122,7 @@ async def test_the_same_call_is_the_same_task_running_and_ended():
     first, _ = await _start(here, work)
     assert await _start(here, work) == (first, True)
     work.gate.set()
-    await asyncio.wait([here.supervisor.get(first).ended], timeout=PATIENCE)
+    await asyncio.wait([in_memory(here.supervisor, first).ended], timeout=PATIENCE)
     assert await _start(here, work) == (first, True)
     assert work.calls == 1
 
@@ -273,7 +273,7 @@ async def test_a_retryable_end_frees_the_key_but_not_for_who_goes_on():
     first, _ = await _start(here, work)
     work.fault = UpstreamTimeout()
     work.gate.set()
-    task = here.supervisor.get(first)
+    task = in_memory(here.supervisor, first)
     await asyncio.wait([task.ended], timeout=PATIENCE)
     resumed = FollowOptions(framing=SSE, after=1, resumed=True)
     again, follower, replayed = await here.open_once(_call(), work.spec(), CALLER, resumed)
@@ -291,7 +291,7 @@ async def test_two_at_once_after_a_retryable_end_start_one_task():
     first, _ = await _start(here, work)
     work.fault = UpstreamTimeout()
     work.gate.set()
-    await asyncio.wait([here.supervisor.get(first).ended], timeout=PATIENCE)
+    await asyncio.wait([in_memory(here.supervisor, first).ended], timeout=PATIENCE)
     work.fault = None
     started = await asyncio.gather(*(_start(here, work) for _ in range(5)))
     assert len({task_id for task_id, _ in started}) == 1
@@ -333,12 +333,12 @@ async def test_an_end_that_is_still_to_be_written_keeps_the_key():
     here, work = service(), Work()
     here.recorder._interval = 60
     first, _ = await _start(here, work)
-    task = here.supervisor.get(first)
+    task = in_memory(here.supervisor, first)
     assert await here.recorder.flush().wait(PATIENCE)
     with mock.patch.object(here.recorder, "_wake_writer"):
         work.gate.set()
         await asyncio.wait([task.ended], timeout=PATIENCE)
-        here.supervisor.forget(task)
+        here.supervisor.tasks.forget(task)
     assert (await StreamTask.objects.aget(pk=first)).state == "running"
     assert await _start(here, work) == (first, True)
 
@@ -426,7 +426,7 @@ async def test_a_caller_who_leaves_before_the_commit_finds_the_task_when_it_come
         assert await eventually(recorded)
     task_id, replayed = await _start(here, work)
     assert (replayed, work.calls) == (True, 1)
-    assert here.supervisor.get(task_id).unattended_since is not None, "its grace has begun"
+    assert in_memory(here.supervisor, task_id).unattended_since is not None, "its grace has begun"
     work.gate.set()
 
 

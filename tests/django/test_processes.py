@@ -279,7 +279,7 @@ async def test_a_reader_survives_a_connection_to_the_database_that_broke(
 
     monkeypatch.setattr("streaming.cluster.replicas.news_of", news)
     monkeypatch.setattr("streaming.cluster.replicas.connections.close_all", closed.set)
-    house.supervisor.attend(task)
+    house.supervisor.attendance.attend(task)
     assert await asyncio.to_thread(closed.wait, 20)
-    house.supervisor.leave(task)
+    house.supervisor.attendance.leave(task)
     elsewhere.supervisor.close()

@@ -146,7 +146,7 @@ async def test_a_copy_has_a_record_and_events_that_outlive_memory():
     await _whole(here, work.spec())
     copy, _ = await _whole(here, work.spec())
     assert await here.recorder.flush().wait(PATIENCE)
-    here.supervisor.forget(copy)
+    here.supervisor.tasks.forget(copy)
     follower = await here.follow(copy.id, CALLER, OPTIONS)
     assert follower is not None
     assert follower.task.journal.closed

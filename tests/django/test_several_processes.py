@@ -42,6 +42,7 @@ from tests.unit.runtime.fakes import (
     Reader,
     ended,
     eventually,
+    in_memory,
     pool_limits,
     spec,
     stream_limits,
@@ -130,7 +131,7 @@ class House:
         return self.supervisor.pools["agent_pool"].ledger
 
     async def close(self) -> None:
-        for task_id in self.supervisor.active():
+        for task_id in list(self.supervisor.tasks.active):
             self.supervisor.abandon(task_id)
         await self.replicas.close()
         await asyncio.to_thread(self.recorder.close, 20.0)
@@ -329,7 +330,7 @@ async def test_what_finds_no_room_after_all_is_given_back(house: Make, monkeypat
     gate.set()
     await eventually(lambda: here.ledger.running == 0)
     await here.look(1.0)
-    await eventually(lambda: not here.supervisor.active())
+    await eventually(lambda: not here.supervisor.tasks.active)
     await here.saved()
     now = await stored(one.id)
     assert (now.state, now.text, now.process) == ("complete", "one two", B)
@@ -351,7 +352,7 @@ async def test_the_grace_of_a_task_that_was_taken_up_begins_anew(house: Make):
     two = await arow(process="", grace=None, created_at=long_ago)
     await here.look(0.0)
     loop = asyncio.get_running_loop()
-    taken, forever = here.supervisor.get(one.id), here.supervisor.get(two.id)
+    taken, forever = in_memory(here.supervisor, one.id), in_memory(here.supervisor, two.id)
     assert taken.unattended_since is not None
     assert taken.unattended_since == pytest.approx(loop.time(), abs=30)
     assert (taken.spec.grace, forever.spec.grace) == (60.0, math.inf)
@@ -391,7 +392,7 @@ async def test_who_was_held_for_dead_says_nothing_more_of_what_was_taken_over(ho
     assert (now.state, now.text, now.process, now.epoch) == ("error", "before ", B, 2)
     ids = [each async for each in Segment.objects.order_by("first_id").values_list("first_id", flat=True)]
     assert ids[-1] == 1 + LOST_IDS
-    assert there.supervisor.active() == []
+    assert there.supervisor.tasks.active == {}
 
 
 async def test_who_was_held_for_dead_stops_at_its_next_sign_of_life(house: Make):
@@ -405,7 +406,7 @@ async def test_who_was_held_for_dead_stops_at_its_next_sign_of_life(house: Make)
         await here.look(second)
     await there.look(8.0)
     assert (await reader.end())[-1].name == "reconnect"
-    assert there.supervisor.active() == []
+    assert there.supervisor.tasks.active == {}
     await eventually(lambda: there.ledger.running == 0)
     # Whom it sent away finds the end.
     assert (await (await there.reader(task.id, after=1)).end())[-1].data["code"] == "interrupted"
@@ -429,7 +430,7 @@ async def test_who_takes_its_own_lost_task_up_again_runs_it_from_the_beginning(h
     await looking
     there.recorder.started(task)
     await there.saved()
-    again = there.supervisor.get(task.id)
+    again = in_memory(there.supervisor, task.id)
     assert again is not task
     assert again.epoch == 3
     gate.set()
@@ -523,7 +524,7 @@ async def test_a_replica_that_nobody_reads_is_dropped(house: Make, monkeypatch: 
     await there.saved()
     reader = await (await here.reader(task.id)).saw("before ")
     await reader.leave()
-    await eventually(lambda: here.supervisor.find(task.id) is None)
+    await eventually(lambda: here.supervisor.tasks.find(task.id) is None)
     assert here.supervisor.statistics()["journal_bytes"] == 0
     # And there again for the next one.
     again = await here.reader(task.id)
@@ -573,7 +574,7 @@ async def test_readers_of_what_goes_are_sent_away(house: Make, gone: str):
     else:
         await StreamTask.objects.aupdate(state="complete")
     assert (await reader.end())[-1].name == "reconnect"
-    assert here.supervisor.find(one.id) is None
+    assert here.supervisor.tasks.find(one.id) is None
     if gone == "end":
         with pytest.raises(EventsPruned):
             await here.found(one.id)
@@ -613,7 +614,7 @@ async def test_a_database_that_is_away_at_the_beginning_is_told(house: Make, mon
         patched.setattr(replicas, "news_of", away)
         with pytest.raises(OperationalError):
             await here.found(one.id)
-    assert here.supervisor.find(one.id) is None
+    assert here.supervisor.tasks.find(one.id) is None
     await (await here.reader(one.id)).leave()
 
 

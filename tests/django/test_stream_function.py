@@ -15,6 +15,7 @@ from streaming import service as service_module
 from streaming.models import StreamTask
 from streaming.service import close_service, service
 from streaming.storage import records, rows
+from tests.unit.runtime.fakes import in_memory
 
 from .asgi_calls import Call
 
@@ -118,7 +119,7 @@ async def test_memory_and_database_describe_a_task_alike():
         from_memory = json.loads((await Call(f"/streams/{task_id}").end()).body)
         here = service()
         assert await here.recorder.flush().wait(20)
-        here.supervisor.forget(here.supervisor.get(task_id))
+        here.supervisor.tasks.forget(in_memory(here.supervisor, task_id))
         assert await StreamTask.objects.filter(pk=task_id).aexists()
         from_database = json.loads((await Call(f"/streams/{task_id}").end()).body)
         for record in (from_database, from_memory):
@@ -129,7 +130,7 @@ async def test_memory_and_database_describe_a_task_alike():
         again = await Call(f"/streams/{task_id}/events").end()
         assert _text(again.body) == _text(whole)
         assert _durable(again.body)[-1] == _durable(whole)[-1]
-        here.supervisor.forget(here.supervisor.get(task_id))
+        here.supervisor.tasks.forget(in_memory(here.supervisor, task_id))
         last = {"last-event-id": str(from_memory["last_event_id"])}
         assert (await Call(f"/streams/{task_id}/events", headers=last).end()).status == 204
 

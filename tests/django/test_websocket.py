@@ -23,6 +23,7 @@ from streaming.signals import stopping
 from streaming.websocket.consumers import MAX_STREAMS
 from streaming.websocket.protocol import MAX_MESSAGE
 from tests.support.client import eventually
+from tests.unit.runtime.fakes import in_memory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -188,7 +189,7 @@ async def test_a_page_of_another_site_does_not_act_for_who_signed_in(alice: dict
     """It may call, as over HTTP without credentials, but the cookie is not read."""
     async with opened(headers={"cookie": alice["cookie"], "origin": OTHER}) as socket:
         await socket.start("a", options={"tokens": 1})
-        task = service().supervisor.get((await socket.next("opened"))["task_id"])
+        task = in_memory(service().supervisor, (await socket.next("opened"))["task_id"])
         assert task.spec.owner is None
     with override_settings(ALLOW_ANONYMOUS="false"):
         status, problem = await Socket(GENERATE, {"cookie": alice["cookie"], "origin": OTHER}).denied()
@@ -458,7 +459,7 @@ async def test_who_acknowledges_gets_no_more_than_the_limit_until_it_does():
         await socket.start("a", options={"tokens": 2, "interval": 60, "text": "ab"})
         task_id = (await socket.next("opened"))["task_id"]
         await socket.next("content")
-        journal = service().supervisor.get(task_id).journal
+        journal = in_memory(service().supervisor, task_id).journal
         async with opened(f"/ws/streams/{task_id}/") as one:
             await one.next("content")
             await one.say(type="ack", id=1)
@@ -489,7 +490,7 @@ async def test_who_stops_acknowledging_is_closed_as_slow():
             await one.say(type="ack", id=1)
             await one.say(type="ping")
             await one.next("pong")
-            journal = service().supervisor.get(task_id).journal
+            journal = in_memory(service().supervisor, task_id).journal
             for _ in range(40):
                 journal.append_content("x" * 16_000, None)
             problem = await one.next("problem")
@@ -515,7 +516,7 @@ async def test_who_leaves_begins_the_grace():
         task_id = (await socket.next("opened"))["task_id"]
         await socket.next("content")
     supervisor = service().supervisor
-    task = supervisor.get(task_id)
+    task = in_memory(supervisor, task_id)
     assert not supervisor.followers
     assert not task.state.terminal
     async with asyncio.timeout(PATIENCE):

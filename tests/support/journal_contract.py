@@ -343,7 +343,7 @@ class _EarlyReader:
     """Takes what there is, now and then."""
 
     def __init__(self, supervisor: Supervisor, task: Task, after: int) -> None:
-        supervisor.show(task)
+        supervisor.tasks.show(task)
         self._supervisor = supervisor
         self._follower = supervisor.follow(task, FollowOptions(framing=SSE, after=after))
         self._seen: list[Seen] = []

@@ -78,6 +78,10 @@ class Journal(Protocol):
         """Forget every event before `first_id`."""
         ...
 
+    def clear(self) -> None:
+        """Forget every event; the next one has the id that it would have had."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each append; it must be short and must not raise."""
         ...

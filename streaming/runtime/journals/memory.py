@@ -100,7 +100,7 @@ class MemoryJournal:
         if first_id >= self.last_id + LOST_IDS:
             self._hole = first_id - self.last_id - 1
         elif first_id > self.last_id + 1:
-            self.trim(self.last_id + 1)
+            self.clear()
             self._first_id = first_id
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
             self._frames.append(frame)
@@ -129,6 +129,9 @@ class MemoryJournal:
             self._first_id += count
         if everything:
             self._first_id, self._hole = last_id + 1, 0
+
+    def clear(self) -> None:
+        self.trim(self.last_id + 1)
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         self._subscribers.append(wake)

@@ -13,15 +13,13 @@ import json
 import selectors
 import types
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 from streaming.core.framing import SSE
-from streaming.runtime import follower as follower_module
-from streaming.runtime import pump as pump_module
-from streaming.runtime import supervisor as supervisor_module
+from streaming.runtime import attendance, follower, pump, room, supervisor
 from streaming.runtime.executor import WorkerPool
 from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.ledger import PoolLimits
@@ -68,11 +66,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 @contextmanager
 def _clock_of(loop: VirtualLoop) -> Iterator[None]:
     shim = types.SimpleNamespace(monotonic=loop.time, time=lambda: 1_700_000_000 + loop.now)
-    with (
-        mock.patch.object(follower_module, "time", shim),
-        mock.patch.object(pump_module, "time", shim),
-        mock.patch.object(supervisor_module, "time", shim),
-    ):
+    with ExitStack() as patched:
+        for module in (attendance, follower, pump, room, supervisor):
+            patched.enter_context(mock.patch.object(module, "time", shim))
         yield
 
 
@@ -385,6 +381,13 @@ async def run(supervisor: Supervisor, open_source: Callable[[], Any], **changes:
     events = await Reader(supervisor, supervisor.open(spec(open_source, **changes))).end()
     check_stream(events)
     return events
+
+
+def in_memory(supervisor: Supervisor, task_id: str) -> Task:
+    """The task, which is in memory."""
+    task = supervisor.tasks.find(task_id)
+    assert task is not None, "not in memory"
+    return task
 
 
 async def ended(task: Task) -> None:

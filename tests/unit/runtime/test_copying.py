@@ -146,8 +146,8 @@ async def test_a_source_is_not_dropped_while_its_copy_runs_and_is_afterwards():
     async with house() as supervisor:
         task = supervisor.open(spec(source, grace=5.0))
         follower = copy(supervisor, task)
-        supervisor.attend(task)
-        supervisor.leave(task)
+        supervisor.attendance.attend(task)
+        supervisor.attendance.leave(task)
         await asyncio.sleep(60)
         assert task.final is None
         supervisor.cancel(follower, CancelReason.CLIENT)
@@ -161,13 +161,29 @@ async def test_a_source_in_its_grace_is_kept_by_a_copy():
     source, gate = occupant()
     async with house() as supervisor:
         task = supervisor.open(spec(source, grace=5.0))
-        supervisor.attend(task)
-        supervisor.leave(task)
+        supervisor.attendance.attend(task)
+        supervisor.attendance.leave(task)
         await asyncio.sleep(3)
         follower = copy(supervisor, task)
         await asyncio.sleep(20)
         gate.set()
         await ended(follower)
+        assert end_of(follower).name == "complete"
+
+
+@virtual_time
+async def test_a_copy_brings_a_source_that_stepped_aside_back_into_line():
+    source, gate = occupant()
+    async with house(pool=pool_limits(max_workers=1)) as supervisor:
+        supervisor.open(spec(source))
+        waiting = supervisor.open(spec(source, grace=50.0))
+        supervisor.attendance.attend(waiting)
+        supervisor.attendance.leave(waiting)
+        assert pool_numbers(supervisor)["away"] == 1
+        follower = copy(supervisor, waiting)
+        assert pool_numbers(supervisor)["away"] == 0
+        gate.set()
+        await asyncio.sleep(1)
         assert end_of(follower).name == "complete"
 
 
@@ -223,7 +239,7 @@ async def test_a_source_that_is_forgotten_right_after_the_admission_is_copied_wh
         await ended(task)
         whole = durable(task)
         follower = copy(supervisor, task)
-        supervisor.forget(task)
+        supervisor.tasks.forget(task)
         await ended(follower)
         assert durable(follower) == whole
         assert end_of(follower).name == "complete"

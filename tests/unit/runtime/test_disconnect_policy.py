@@ -11,7 +11,7 @@ from streaming.core.framing import SSE
 from streaming.core.states import State
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
-from streaming.runtime.supervisor import ROOM_PATIENCE
+from streaming.runtime.room import ROOM_PATIENCE
 from streaming.runtime.task import CancelReason
 
 from .fakes import (
@@ -119,10 +119,10 @@ async def test_who_waits_for_the_whole_answer_is_a_reader():
     async with house(pool=pool_limits(**ONE)) as supervisor:
         supervisor.open(spec(silence))
         task = supervisor.open(spec(short, grace=GRACE))
-        supervisor.attend(task)
-        supervisor.leave(task)
+        supervisor.attendance.attend(task)
+        supervisor.attendance.leave(task)
         assert pool_numbers(supervisor)["away"] == 1
-        supervisor.attend(task)
+        supervisor.attendance.attend(task)
         assert pool_numbers(supervisor)["away"] == 0
 
 
@@ -222,7 +222,7 @@ async def test_the_grace_of_an_accepted_task_begins_with_the_answer(queued):
         if queued:
             supervisor.open(spec(silence))
         task = supervisor.open(spec(silence, grace=GRACE))
-        supervisor.answered_unread(task)
+        supervisor.attendance.answered_unread(task)
         assert pool_numbers(supervisor)["away"] == int(queued)
         start = now()
         await ended(task)
@@ -237,7 +237,7 @@ async def test_an_accepted_task_without_a_time_runs_in_turn(grace):
     async with house(pool=pool_limits(**ONE)) as supervisor:
         supervisor.open(spec(source))
         task = supervisor.open(spec(short, grace=grace))
-        supervisor.answered_unread(task)
+        supervisor.attendance.answered_unread(task)
         await asyncio.sleep(100)
         assert (task.state, pool_numbers(supervisor)["away"]) == (State.QUEUED, 0)
         gate.set()
@@ -386,7 +386,7 @@ def test_whoever_comes_leaves_returns_and_stops_no_permit_and_no_place_is_lost(s
                         if dice.random() < 0.7:
                             readers.append(Reader(supervisor, task))
                         else:
-                            supervisor.answered_unread(task)
+                            supervisor.attendance.answered_unread(task)
                     case "leave" if readers:
                         await readers.pop(dice.randrange(len(readers))).leave()
                     case "return" if tasks:

@@ -479,7 +479,7 @@ async def test_readers_at_one_cursor_share_the_compacted_bytes(framing, monkeypa
         assert len(made) <= 3
         assert len({b"".join(reader.chunks) for reader in readers}) == 1
         assert supervisor.backlogs.size > 0
-        supervisor.forget(task)
+        supervisor.tasks.forget(task)
         assert supervisor.backlogs.size == 0
 
 
@@ -629,7 +629,7 @@ async def test_purged_while_a_reader_is_behind_ends_its_bytes():
         follower = supervisor.follow(task, FollowOptions(framing=SSE))
         follower.take()
         await ended(task)
-        supervisor.forget(task)
+        supervisor.tasks.forget(task)
         events = parse(follower.take())
         assert follower.done
         assert names(events)[0] == "gap"

@@ -52,7 +52,7 @@ def foreign(supervisor: Supervisor, source: Any = short, **changes: Any) -> Task
     return Task(
         id="f" * 32,
         spec=spec(source, **PLAIN_DATA | changes),
-        journal=supervisor.new_journal(),
+        journal=supervisor.tasks.new_journal(),
         ticket=ticket,
         created=now() - 10,
         created_at=datetime.now(UTC),
@@ -65,11 +65,11 @@ def foreign(supervisor: Supervisor, source: Any = short, **changes: Any) -> Task
 async def test_a_task_that_is_taken_up_runs_here_and_its_readers_stay():
     async with house() as supervisor:
         task = foreign(supervisor)
-        supervisor.show(task)
+        supervisor.tasks.show(task)
         reader = Reader(supervisor, task)
         await reader.until(lambda reader: reader.events)
         assert supervisor.take_up(task)
-        assert supervisor.runs(task)
+        assert supervisor.tasks.runs(task)
         assert text_of(await reader.end()) == "ab"
         assert pool_numbers(supervisor)["running"] == 0
 
@@ -99,7 +99,7 @@ async def test_without_room_nothing_is_taken_up():
         task = foreign(supervisor)
         assert supervisor.pools["agent_pool"].ledger.room() == 0
         assert not supervisor.take_up(task)
-        assert not supervisor.runs(task)
+        assert not supervisor.tasks.runs(task)
         assert pool_numbers(supervisor)["waiting"] == 1
         gate.set()
         await ended(waiting)
@@ -150,7 +150,7 @@ async def test_who_waits_for_a_whole_answer_cannot_come_back_and_is_told():
     async with house(pool=pool_limits(max_workers=1)) as supervisor:
         supervisor.open(spec(source))
         task = supervisor.open(spec(short, **PLAIN_DATA))
-        supervisor.attend(task)
+        supervisor.attendance.attend(task)
         await supervisor.drain(0.1)
         assert task.state is State.ERROR
 
@@ -163,7 +163,7 @@ async def test_a_reader_in_another_process_keeps_a_task_until_its_grace_is_over(
         await reader.until(lambda reader: reader.events)
         await reader.leave()
         for _ in range(100):
-            supervisor.followed_elsewhere(task.id)
+            supervisor.attendance.followed_elsewhere(task)
             await asyncio.sleep(1)
         # The last sign of the other reader was a second ago.
         await asyncio.sleep(GRACE - 2)
@@ -182,7 +182,7 @@ async def test_a_reader_in_another_process_brings_a_waiting_task_back_into_line(
         await reader.until(lambda reader: reader.events)
         await reader.leave()
         assert pool_numbers(supervisor)["away"] == 1
-        supervisor.followed_elsewhere(task.id)
+        supervisor.attendance.followed_elsewhere(task)
         assert pool_numbers(supervisor)["away"] == 0
         gate.set()
         await ended(task)
@@ -192,11 +192,11 @@ async def test_a_reader_in_another_process_brings_a_waiting_task_back_into_line(
 async def test_who_reads_what_is_gone_from_here_is_sent_away_and_misses_nothing():
     async with house() as supervisor:
         task = foreign(supervisor)
-        supervisor.show(task)
+        supervisor.tasks.show(task)
         for word in ("a", "b", "c"):
             task.journal.append_content(word, None)
         follower = supervisor.follow(task, FollowOptions(framing=SSE, after=1, resumed=True))
-        supervisor.hide(task)
+        supervisor.tasks.hide(task)
         last = follower.take()
         assert b"event: reconnect" in last
         assert b'"after":1' in last
@@ -209,7 +209,7 @@ async def test_who_reads_what_is_gone_from_here_is_sent_away_and_misses_nothing(
 async def test_a_cursor_may_be_ahead_of_what_has_arrived_here_but_not_of_everything():
     async with house() as supervisor:
         task = foreign(supervisor)
-        supervisor.show(task)
+        supervisor.tasks.show(task)
         task.journal.append_content("a", None)
         reader = Reader(supervisor, task, after=2, resumed=True)
         await asyncio.sleep(1)

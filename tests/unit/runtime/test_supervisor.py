@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from streaming.core.errors import EventsPruned, TaskNotFound
+from streaming.core.errors import EventsPruned
 from streaming.core.framing import SSE
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
@@ -25,6 +25,7 @@ from .fakes import (
     ended,
     eventually,
     house,
+    in_memory,
     now,
     occupant,
     pool_limits,
@@ -131,7 +132,7 @@ async def test_record_then_reader_and_the_receipt():
         assert await supervisor.record(task).wait(1)
         events = await Reader(supervisor, task).end()
         assert [name for name, _ in recorder.calls] == ["accepted", "ended"]
-        assert supervisor.get(task.id) is task
+        assert in_memory(supervisor, task.id) is task
         timing = events[-1].data["timing"]
         assert timing["route"] == "direct"
         assert timing["total_ms"] == pytest.approx(1000, abs=20)
@@ -154,8 +155,7 @@ async def test_statistics_are_json():
     async with house() as supervisor:
         supervisor.open(spec(silence))
         json.dumps(supervisor.statistics())
-        with pytest.raises(TaskNotFound):
-            supervisor.get("0" * 32)
+        assert supervisor.tasks.find("0" * 32) is None
         with pytest.raises(KeyError):
             supervisor.open(spec(silence, pool="no such pool"))
 
@@ -252,7 +252,7 @@ async def test_stuck_is_shown_although_its_events_were_purged():
         await asyncio.sleep(0.1)
         supervisor.cancel(task, CancelReason.CLIENT)
         await ended(task)
-        supervisor.forget(task)
+        supervisor.tasks.forget(task)
         await asyncio.sleep(5)
         assert pool_numbers(supervisor)["stuck"] == 1
         await asyncio.sleep(300)
@@ -355,13 +355,13 @@ async def test_infinite_grace_goes_on():
 async def test_who_waits_without_reading_counts():
     async with house() as supervisor:
         task = supervisor.open(spec(silence, grace=0.0))
-        supervisor.attend(task)
+        supervisor.attendance.attend(task)
         reader = Reader(supervisor, task)
         await reader.until(lambda reader: reader.events)
         await reader.leave()
         await asyncio.sleep(5)
         assert not task.state.terminal
-        supervisor.leave(task)
+        supervisor.attendance.leave(task)
         await ended(task)
         assert task.final.reason == "disconnect"
 
@@ -483,9 +483,8 @@ async def test_ended_journals_leave_first_oldest_first():
         assert statistics["evicted_journals"] == 2
         assert statistics["trimmed_journals"] == 0
         for task in done[:2]:
-            with pytest.raises(TaskNotFound):
-                supervisor.get(task.id)
-        assert supervisor.get(done[2].id) is done[2]
+            assert supervisor.tasks.find(task.id) is None
+        assert in_memory(supervisor, done[2].id) is done[2]
         assert running.journal.first_id == 1
 
 
@@ -512,8 +511,7 @@ async def test_ended_tasks_are_forgotten_after_replay_ttl():
         await asyncio.sleep(590)
         assert text_of(await Reader(supervisor, task).end()) == "ab"
         await asyncio.sleep(45)
-        with pytest.raises(TaskNotFound):
-            supervisor.get(task.id)
+        assert supervisor.tasks.find(task.id) is None
         with pytest.raises(EventsPruned):
             supervisor.follow(task, FollowOptions(framing=SSE))
         statistics = supervisor.statistics()
@@ -615,9 +613,9 @@ async def test_news_of_an_earlier_loss_leave_a_task_that_has_come_back():
         task = supervisor.open(spec(source))
         task.epoch = 3
         supervisor.abandon(task.id, 1)
-        assert supervisor.runs(task)
+        assert supervisor.tasks.runs(task)
         supervisor.abandon(task.id, 3)
-        assert not supervisor.runs(task)
+        assert not supervisor.tasks.runs(task)
         gate.set()
 
 
@@ -633,10 +631,10 @@ async def test_an_end_that_is_being_written_when_the_task_is_lost_ends_no_later_
         held, gate = occupant()
         again = supervisor.open(spec(held))
         again.id = lost.id
-        supervisor._active[lost.id] = again
+        supervisor.tasks.active[lost.id] = again
         assert lost.pump is not None
         await asyncio.wait([lost.pump])
-        assert supervisor.runs(again)
+        assert supervisor.tasks.runs(again)
         assert not again.journal.closed
         gate.set()
         await asyncio.wait([again.ended])

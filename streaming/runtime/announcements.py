@@ -1,0 +1,73 @@
+"""What readers are told of a task besides its text: where it stands, and how it ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from streaming.core.errors import GenerationError
+from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing
+
+from .ports import Messages
+from .task import CancelReason, Outcome, Task
+
+logger = logging.getLogger(__name__)
+
+
+class Announcements:
+    """The events; `messages` has the words for people."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    def status(
+        self, task: Task, name: str, position: int | None, eta: float | None, language: str, elapsed: float
+    ) -> Status:
+        """The status event of this moment, its message in `language`. `eta`, `elapsed`: seconds."""
+        return Status(
+            status=name,
+            message=_words(lambda: self._messages.status(task, name, position, eta, language)),
+            task_id=task.id,
+            route=task.route,
+            reason=task.reason,
+            position=position,
+            eta_seconds=None if eta is None else round(eta, 1),
+            elapsed_seconds=round(elapsed, 3),
+            timestamp=timestamp(),
+        )
+
+    def end(self, task: Task, outcome: Outcome, receipt: Timing) -> Terminal:
+        """The terminal event."""
+        if isinstance(outcome, CancelReason):
+            return Cancelled(reason=outcome.value)
+        if isinstance(outcome, GenerationError):
+            message = _words(lambda: self._messages.error(outcome.code, task.spec.language))
+            return Error(code=outcome.code, message=message, retryable=outcome.retryable)
+        assert isinstance(outcome, Finish)
+        return Complete(
+            task_id=task.id,
+            finish_reason=outcome.finish_reason,
+            content_length=task.counts.content_length,
+            chunks=task.counts.chunks,
+            usage=outcome.usage,
+            model=outcome.model,
+            cached=outcome.cached,
+            timing=receipt,
+            execution_count=outcome.execution_count,
+            duration_ms=outcome.duration_ms,
+        )
+
+
+def timestamp() -> str:
+    """Now, RFC 3339 with offset."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _words(say: Callable[[], str]) -> str:
+    """A text for people. A broken translation must not keep a task from starting or ending."""
+    try:
+        return say()
+    except Exception:
+        logger.exception("no words for people")
+        return ""
