@@ -50,7 +50,7 @@ def compiled() -> Path:
 
 
 def request(options: dict[str, Any], headers: dict[str, str], **members: Any) -> bytes:
-    """The request of one stream. `options` is the script; a `start_at` of None becomes the moment of sending."""
+    """The request of one stream. `options` is the script; its `start_at` becomes the moment of sending."""
     if "start_at" in options:
         options = {**options, "start_at": STAMP}
     brief = {
@@ -94,7 +94,8 @@ def run(
         with subprocess.Popen(
             ["timeout", str(limit), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
-            assert process.stdout is not None and process.stdin is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             result: dict[str, Any] = {}
             try:
                 for line in process.stdout:

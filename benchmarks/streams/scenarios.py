@@ -304,8 +304,8 @@ EVERY: Final = (*FRAMEWORKS, "eventstream", "sluice", "sluice-uncoalesced")
 PARTS: Final = (
     "sluice-anonymous",
     "sluice-no-records",
-    "sluice-no-journal",
-    "sluice-no-metrics",
+    "sluice-no-events",
+    "sluice-few-middleware",
     "sluice-gzip",
 )
 

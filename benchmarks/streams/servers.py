@@ -97,7 +97,7 @@ def started(peer: Peer, core: int | None) -> Iterator[Server]:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: _in_the_child(core),  # noqa: PLW1509 - no threads here
+                preexec_fn=lambda: _in_the_child(core),
             )
         server = Server(peer, port, process, output, headers)
         _wait_until_it_listens(server)

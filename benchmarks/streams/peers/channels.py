@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
-settings.configure(SECRET_KEY="benchmark", ALLOWED_HOSTS=["*"], DATABASES={})
+settings.configure(ALLOWED_HOSTS=["127.0.0.1"])
 
 from channels.generic.http import AsyncHttpConsumer  # noqa: E402 - it reads settings
 

@@ -1,4 +1,4 @@
-"""What every peer streams: the tokens of Sluice's scripted provider, at the pace that the request's body asks for."""
+"""What every peer streams: the tokens of Sluice's scripted provider, at the pace that the body asks for."""
 
 from __future__ import annotations
 
