@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -93,6 +93,7 @@ class House:
     """Servers that are kept while a scenario needs them."""
 
     core: int
+    settings: Mapping[str, str]
     _running: dict[str, tuple[ExitStack, Server]] = field(default_factory=dict)
 
     def server(self, peer: Peer) -> Server:
@@ -100,10 +101,13 @@ class House:
         if peer.name not in self._running:
             stack = ExitStack()
             try:
-                self._running[peer.name] = (stack, stack.enter_context(started(peer, self.core)))
+                self._running[peer.name] = (stack, stack.enter_context(started(self._set(peer), self.core)))
             except (RuntimeError, OSError) as error:
                 raise Failed(f"the server did not start: {error}") from error
         return self._running[peer.name][1]
+
+    def _set(self, peer: Peer) -> Peer:
+        return replace(peer, environment={**peer.environment, **self.settings})
 
     def close(self, name: str) -> None:
         """End the server of that peer."""
@@ -145,7 +149,7 @@ class Run:
         self.record.write()
 
     def _one(self, scenario: Scenario, repetition: int) -> None:
-        house = House(self.server_core)
+        house = House(self.server_core, scenario.settings)
         try:
             for case in self._cases(scenario):
                 for name in rotated(self._names(case), repetition):

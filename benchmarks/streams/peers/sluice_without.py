@@ -4,7 +4,7 @@
 
 `records`: nothing is written to the database. `events`: rows are written, what tasks said is not.
 `middleware`: all but the three that the admin asks for. `nothing-but-gzip`: everything is there, and Django's
-GZipMiddleware with it.
+GZipMiddleware with it. `switch-interval`: threads change as seldom as CPython lets them by itself.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ def _no_events() -> None:
     setattr(DatabaseRecorder, "appended", lambda self, task: None)  # noqa: B010 - a method, for mypy
 
 
+def _default_switch_interval() -> None:
+    from streaming.runtime import executor
+
+    setattr(executor, "SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010 - it is Final
+    setattr(executor, "MIN_SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010
+
+
 def _few_middleware() -> None:
     needed = ("Session", "Authentication", "Message")
     settings.MIDDLEWARE = [f"streaming.middleware.{name}Middleware" for name in needed]
@@ -61,7 +68,7 @@ def _gzip() -> None:
 _BEFORE: Final = {"middleware": _few_middleware, "nothing-but-gzip": _gzip}
 """What is done before the apps are loaded."""
 
-_AFTER: Final = {"records": _no_records, "events": _no_events}
+_AFTER: Final = {"records": _no_records, "switch-interval": _default_switch_interval, "events": _no_events}
 """What needs models."""
 
 
