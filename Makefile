@@ -2,7 +2,7 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check lint lock clean
+.PHONY: help run test faults bench check lint lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ test: ## set up what is missing and run the tests: make test ARGS="-k word"
 
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
 	@scripts/faults $(ARGS)
+
+bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
+	@scripts/bench $(ARGS)
 
 check: ## format, lint, types, Django's checks, missing migrations; changes nothing
 	@scripts/check $(ARGS)

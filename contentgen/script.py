@@ -15,7 +15,8 @@ class ScriptedOptions(
 
     `interval`, `start_delay`: seconds. `burn`: milliseconds of pure Python per token. `blocking`: a sync
     generator that really sleeps in its thread. `fail_after`, `hang_after`: tokens before it fails or
-    falls silent.
+    falls silent. `start_at`: Unix seconds from which due times count, instead of the moment it begins.
+    `step`: suspends once before each token that needs not wait.
     """
 
     tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 200
@@ -26,3 +27,5 @@ class ScriptedOptions(
     burn: Annotated[float, Meta(ge=0, le=10_000)] = 0
     fail_after: Annotated[int, Meta(ge=0)] | None = None
     hang_after: Annotated[int, Meta(ge=0)] | None = None
+    start_at: Annotated[float, Meta(ge=0, le=4_294_967_295)] | None = None
+    step: bool = False

@@ -31,24 +31,32 @@ def write(brief: Brief) -> AsyncIterator[str | Finish] | Iterator[str | Finish]:
 
 
 async def _async(script: ScriptedOptions, limit: int | None) -> AsyncIterator[str | Finish]:
-    due = time.monotonic() + script.start_delay
+    due = _due(script)
     for count, token in enumerate(_tokens(script, limit)):
         if count == script.hang_after:
             await asyncio.sleep(_HANG)
-        # Due times are absolute, so that the pace does not drift; a pace of 0 never suspends.
+        # Due times are absolute, so that the pace does not drift; a pace of 0 suspends only where asked to.
         if (pause := due + count * script.interval - time.monotonic()) > 0:
             await asyncio.sleep(pause)
+        elif script.step:
+            await asyncio.sleep(0)
         yield _made(script, token)
 
 
 def _blocking(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
-    due = time.monotonic() + script.start_delay
+    due = _due(script)
     for count, token in enumerate(_tokens(script, limit)):
         if count == script.hang_after:
             time.sleep(_HANG)
         if (pause := due + count * script.interval - time.monotonic()) > 0:
             time.sleep(pause)
         yield _made(script, token)
+
+
+def _due(script: ScriptedOptions) -> float:
+    """When the first token is due, on the monotonic clock."""
+    begun = 0.0 if script.start_at is None else script.start_at - time.time()
+    return time.monotonic() + begun + script.start_delay
 
 
 def _tokens(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:

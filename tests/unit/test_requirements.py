@@ -42,13 +42,14 @@ def declared(name: str) -> list[Requirement]:
     wanted = {
         "run": PROJECT["project"]["dependencies"],
         "test": [*PROJECT["project"]["dependencies"], *groups["test"], *groups["dev"]],
+        "bench": [*PROJECT["project"]["dependencies"], *groups["test"], *groups["dev"], *groups["bench"]],
         "uv": groups["installer"],
     }[name]
     return [Requirement(text) for text in wanted if isinstance(text, str)]
 
 
 def test_the_sets_are_these() -> None:
-    assert [path.stem for path in FILES] == ["run", "test", "uv"]
+    assert [path.stem for path in FILES] == ["bench", "run", "test", "uv"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -74,7 +75,8 @@ def test_everything_declared_is_locked_within_its_range(path: Path) -> None:
             )
 
 
-def test_the_test_set_holds_the_run_set() -> None:
-    """scripts/bootstrap takes the test set for the run set as well."""
-    run, test = locked("run"), locked("test")
-    assert {name: test.get(name) for name in run} == run
+@pytest.mark.parametrize(("larger", "smaller"), [("test", "run"), ("bench", "test")])
+def test_a_set_holds_the_smaller_ones(larger: str, smaller: str) -> None:
+    """scripts/bootstrap takes the test set for the run set as well, and the set of benchmarks for both."""
+    expected, found = locked(smaller), locked(larger)
+    assert {name: found.get(name) for name in expected} == expected
