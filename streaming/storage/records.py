@@ -148,7 +148,6 @@ class DatabaseRecorder:
     def flush(self) -> Promise:
         """Durability of everything noted so far, at once."""
         promise = Promise(asyncio.get_running_loop())
-        self._collect_admissions()
         self._collect()
         with self._lock:
             if not self._notes and not self._refusals and not self._writing:
@@ -213,7 +212,9 @@ class DatabaseRecorder:
             self._wake_writer(within=0.0)
 
     def _collect(self) -> None:
-        """Note the events that came since the last time. They have waited their interval: no further one."""
+        """Note the events that came since the last time. They have waited their interval: no further one.
+        The rows that they belong to come first."""
+        self._collect_admissions()
         if self._collector is not None:
             self._collector.cancel()
             self._collector = None

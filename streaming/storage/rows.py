@@ -43,7 +43,7 @@ def write_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = [quote(field.column) for field in _COLUMNS]
     ours = [quote(field.column) for field in _COLUMNS if field.name not in _OF_OTHERS]
     statement = (
-        f"INSERT INTO {quote(StreamTask._meta.db_table)} ({', '.join(columns)}) "
+        f"INSERT INTO {quote(StreamTask._meta.db_table)} ({', '.join(columns)}) "  # noqa: S608 (our names)
         f"VALUES ({', '.join(['%s'] * len(columns))}) "
         f"ON CONFLICT ({quote('id')}) DO UPDATE SET {', '.join(f'{each} = EXCLUDED.{each}' for each in ours)}"
     )
@@ -60,7 +60,7 @@ def write_segments(rows: Sequence[tuple[str, Batch]]) -> None:
     quote = connection.ops.quote_name
     names = ("task_id", "first_id", "last_id", "frames")
     statement = (
-        f"INSERT INTO {quote(Segment._meta.db_table)} ({', '.join(map(quote, names))}) "
+        f"INSERT INTO {quote(Segment._meta.db_table)} ({', '.join(map(quote, names))}) "  # noqa: S608
         "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
     )
     binary = connection.Database.Binary

@@ -282,6 +282,7 @@ async def test_what_waits_for_a_database_that_is_away_is_bounded_and_the_oldest_
 async def test_the_record_of_a_deleted_owner_does_not_block_the_others(
     house: House, caplog: pytest.LogCaptureFixture
 ):
+    house.recorder._interval = 5
     user = await get_user_model().objects.acreate(username="gone")
     gate = asyncio.Event()
 
@@ -379,6 +380,27 @@ async def test_events_are_stored_while_the_task_still_runs(house: House):
     assert await eventually(stored)
     assert task.final is None
     assert await _stored(task) == task.journal.read(0, 10)
+    goes_on.set()
+    await ended(task)
+
+
+async def test_events_never_come_before_the_row_that_they_belong_to(house: House):
+    house.recorder._interval = 0.0
+    goes_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "at once"
+        await goes_on.wait()
+
+    task = house.supervisor.open(spec(source))
+    admitted = house.supervisor.record(task)
+
+    async def stored() -> bool:
+        return await Segment.objects.filter(task_id=task.id).aexists()
+
+    assert await eventually(stored)
+    assert await admitted.wait(PATIENCE)
+    assert house.recorder.dropped == 0
     goes_on.set()
     await ended(task)
 
