@@ -8,9 +8,11 @@ is judged by it alone: a wrong key is refused, also where a session or nobody in
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -18,10 +20,12 @@ from django.contrib.auth import aget_user
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from . import conf, keys
+from . import conf, keys, sessions
 from .addresses import is_loopback
+from .identities import IDENTITIES, Identity
 from .problems import Problem
 
 _FORWARDING: Final = re.compile(
@@ -60,7 +64,11 @@ class Caller:
 
 
 async def identify(request: HttpRequest) -> Caller:
-    """The caller. Raises `Problem` 400 (host), 401 (nobody, or a key that is not valid) or 403 (CSRF)."""
+    """The caller. Raises `Problem` 400 (host), 401 (nobody, or a key that is not valid) or 403 (CSRF).
+
+    Who called a moment ago is remembered (see `identities`); then this waits for nothing.
+    """
+    _check_host(request)
     return await _identify(request, _check_csrf)
 
 
@@ -101,7 +109,6 @@ def _check_host(request: HttpRequest) -> None:
 
 async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest], None]) -> Caller:
     """`check_session`: what else a session needs to speak for its user; raises `Problem` 403."""
-    _check_host(request)
     address = request.META.get("REMOTE_ADDR") or ""
     credentials = request.META.get("HTTP_AUTHORIZATION")
     if credentials is not None:
@@ -134,26 +141,47 @@ async def _by_key(credentials: str, address: str) -> Caller:
     if scheme.lower() != "bearer":
         detail = _("The Authorization header takes an API key: Bearer <key>.")
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
-    key = await keys.find(text.lstrip(" "))
-    if key is None:
+    text = text.lstrip(" ")
+    identity = None
+    if keys.is_well_formed(text):
+        identity = await IDENTITIES.of(keys.credential(text), partial(_find_key, text))
+    if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it was revoked, or its user may not sign in.")
         raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
-    return _speaking_for(key.user, address)
+    return Caller(identity.account, address, identity.staff)
+
+
+async def _find_key(text: str) -> Identity | None:
+    key = await keys.find(text)
+    return None if key is None else _speaking_for(key.user)
 
 
 async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
     # Without a cookie there is no session to read, so no visit to the database.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES or not hasattr(request, "session"):
         return None
-    user = await aget_user(request)
-    if not user.is_authenticated or user.pk is None:
+    identity, place = None, sessions.place_of(request.session)
+    if place is not None:
+        identity = await IDENTITIES.of(sessions.credential(place), partial(_find_session, place))
+    if identity is None:
+        user = await aget_user(request)
+        if not user.is_authenticated or user.pk is None:
+            return None
+        identity = _speaking_for(user)
+    return Caller(identity.account, address, identity.staff)
+
+
+async def _find_session(place: sessions.Place) -> Identity | None:
+    found = await sessions.find(place)
+    if found is None:
         return None
-    return _speaking_for(user, address)
+    user, expires_at = found
+    return _speaking_for(user, (expires_at - timezone.now()).total_seconds())
 
 
-def _speaking_for(user: Any, address: str) -> Caller:
-    return Caller(str(user.pk), address, staff=user.is_active and getattr(user, "is_staff", False))
+def _speaking_for(user: Any, seconds: float = math.inf) -> Identity:
+    return Identity(str(user.pk), user.is_active and getattr(user, "is_staff", False), seconds)
 
 
 def _check_csrf(request: HttpRequest) -> None:

@@ -12,9 +12,10 @@ class StreamingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks; have the service begin with its process."""
-        from . import checks, installation  # noqa: F401
+        """Register the system checks; have the service begin with its process, and revocations noticed."""
+        from . import checks, installation, revocation  # noqa: F401
         from .service import begin
         from .signals import starting
 
         starting.connect(begin)
+        revocation.connect()

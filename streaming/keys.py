@@ -13,8 +13,11 @@ import re
 import secrets
 from typing import Any, Final
 
+from django.db import router
 from django.utils import timezone
 
+from . import revocation
+from .identities import Credential
 from .models import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -37,17 +40,30 @@ def issue(user: Any, name: str = "") -> tuple[ApiKey, str]:
 
 
 def revoke(key: ApiKey) -> None:
-    """The key speaks for nobody from the next call on; streams that are open go on. Again: no change."""
+    """The key speaks for nobody from the next call on, in other processes half a second later; streams that
+    are open go on. Again: no change."""
     now = timezone.now()
     if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
         key.revoked_at = now
+        # Who writes a row without its object is told by no signal.
+        revocation.announce(router.db_for_write(ApiKey))
         logger.info("API key %s of user %s was revoked", key.prefix, key.user_id)
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether it may be a key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def credential(text: str) -> Credential:
+    """The key, for the memory of who calls."""
+    return "key", router.db_for_read(ApiKey), digest(text)
 
 
 async def find(text: str) -> ApiKey | None:
     """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked, of
     an inactive user). What cannot be a key is not looked up."""
-    if not _KEY.fullmatch(text):
+    if not is_well_formed(text):
         return None
     found = await ApiKey.objects.select_related("user").filter(digest=digest(text), revoked_at=None).afirst()
     return found if found is not None and found.user.is_active else None
@@ -59,7 +75,7 @@ def named(text: str) -> list[ApiKey]:
     What is longer than a beginning and no key names none, for nobody knows how the keys go on.
     """
     rows = ApiKey.objects.select_related("user")
-    if _KEY.fullmatch(text):
+    if is_well_formed(text):
         return list(rows.filter(digest=digest(text)))
     return [] if len(text) > SHOWN else list(rows.filter(prefix__startswith=text)[:2])
 

@@ -126,6 +126,9 @@ class Process(models.Model):
     pid = models.PositiveIntegerField()
     beat = models.PositiveBigIntegerField(default=0)
     statistics = models.JSONField(null=True, blank=True)
+    revocations = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text=_("How many it knows of; empty: it remembers nobody.")
+    )
     started_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -217,3 +220,16 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
+
+
+class RevocationCount(models.Model):
+    """One row: how often somebody lost a right, a key or a session. Each makes processes forget who calls."""
+
+    number = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        verbose_name = _("number of revocations")
+        verbose_name_plural = _("numbers of revocations")
+
+    def __str__(self) -> str:
+        return str(self.number)

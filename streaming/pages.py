@@ -14,6 +14,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 from django.views.defaults import page_not_found
 
@@ -50,7 +51,10 @@ def page(view: PageView[P]) -> PageView[P]:
 async def show(request: HttpRequest, template: str, caller: Caller | None, **context: Any) -> HttpResponse:
     """Render a page in a thread, where templates may ask the database. `caller`: None if unknown."""
     common = {"caller": caller, "silence_limit": _silence_limit()}
-    return await sync_to_async(render)(request, template, common | context)
+    response = await sync_to_async(render)(request, template, common | context)
+    # Also where the caller was known without a look into the session.
+    patch_vary_headers(response, ("Cookie",))
+    return response
 
 
 def _silence_limit() -> float:

@@ -18,8 +18,9 @@ from typing import Any, Final, Protocol
 from django.db.models import F
 from django.utils import timezone
 
-from streaming import conf
+from streaming import conf, revocation
 from streaming.core.liveness import Observer
+from streaming.identities import IDENTITIES
 from streaming.models import Process, StreamTask
 from streaming.producers import is_registered
 from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
@@ -87,6 +88,7 @@ class Registry:
         self.process_id = process_id
         self.alone = True
         self._host: RegistryHost | None = None
+        self._revocations: int | None = None
         self._wishes = Wishes(process_id)
         self._observer = Observer()
         self._next_beat = 0.0
@@ -98,9 +100,10 @@ class Registry:
         self._host = host
 
     def tick(self, now: float, *, able: bool) -> bool:
-        """Show life, look at the others, do what they ask, and see to the tasks of the dead; whether there is
-        more to do at once. `now`: monotonic seconds; `able`: whether the writes since the last tick
-        succeeded. Raises what the database raises."""
+        """Forget who calls if somebody has lost a right; show life, look at the others, do what they ask, and
+        see to the tasks of the dead; whether there is more to do at once. `now`: monotonic seconds; `able`:
+        whether the writes since the last tick succeeded. Raises what the database raises."""
+        self._forget_revoked()
         beats = now >= self._next_beat
         if beats:
             self._next_beat = now + BEAT
@@ -120,15 +123,28 @@ class Registry:
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
         _here.discard(self.process_id)
+        IDENTITIES.unwatch()
         Process.objects.filter(pk=self.process_id).delete()
+
+    def _forget_revoked(self) -> None:
+        """Whoever waits for it (`revocations`) is told."""
+        number = revocation.count()
+        IDENTITIES.watch(number)
+        if number != self._revocations:
+            self._revocations = number
+            Process.objects.filter(pk=self.process_id).update(revocations=number)
 
     def _beat(self) -> None:
         statistics = None if self._host is None else self._host.statistics()
         mine = Process.objects.filter(pk=self.process_id)
-        if not mine.update(beat=F("beat") + 1, statistics=statistics):
+        if not mine.update(beat=F("beat") + 1, statistics=statistics, revocations=self._revocations):
             # The first beat; or others held us for dead, and what was ours may be theirs.
             Process.objects.create(
-                id=self.process_id, machine=machine(), pid=os.getpid(), statistics=statistics
+                id=self.process_id,
+                machine=machine(),
+                pid=os.getpid(),
+                statistics=statistics,
+                revocations=self._revocations,
             )
             if self._host is not None:
                 self._host.lost(taken_from(self.process_id, self._host.active()))

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from streaming import service as service_module
+from streaming.identities import IDENTITIES
 
 
 @pytest.fixture(autouse=True)
 def _no_service_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Its writer's thread would beat on in the next test's database."""
+    """Its writer's thread would beat on in the next test's database, where nobody is whom it knew."""
     if request.node.get_closest_marker("django_db") or "transactional_db" in request.fixturenames:
         # First, so that it is the last to go: what is still noted is written when the service closes.
         request.getfixturevalue("_django_db_helper")
@@ -19,3 +20,4 @@ def _no_service_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[No
     for service in service_module._services.values():
         service.recorder.close(20.0)
     service_module._services.clear()
+    IDENTITIES.unwatch()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,7 +17,7 @@ import pytest
 from tests.integration.conftest import assert_clean
 from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
 from tests.support.postgresql import Cluster
-from tests.support.servers import Server, environment, migrate, started
+from tests.support.servers import ROOT, Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
 
@@ -58,9 +60,15 @@ def side_by_side(folder: Path, env: dict[str, str]) -> Iterator[tuple[Server, Se
 
 
 @pytest.fixture(scope="module")
-def pair(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+def shared(database: Database, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The folder and the environment of the pair."""
     folder = tmp_path_factory.mktemp("pair")
-    with side_by_side(folder, database(folder)) as (one, other):
+    return folder, database(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(shared: tuple[Path, dict[str, str]]) -> Iterator[tuple[Server, Server]]:
+    with side_by_side(*shared) as (one, other):
         yield one, other
         assert_clean(one)
         assert_clean(other)
@@ -180,6 +188,101 @@ async def test_statistics_are_those_of_both(here: httpx2.AsyncClient, there: htt
     assert (await here.get("/stats")).json()["pools"]["agent_pool"]["max_workers"] == 4
     for each in begun:
         await here.delete(each.response.headers["location"])
+
+
+# Who calls is remembered by each process
+
+
+Manage = Callable[..., str]
+
+
+@pytest.fixture
+def manage(pair: tuple[Server, Server], shared: tuple[Path, dict[str, str]]) -> Manage:
+    """Runs a program of the project on the pair's database; what it prints."""
+
+    def run(*words: str) -> str:
+        env = shared[1] | {"DJANGO_SETTINGS_MODULE": "settings.settings"}
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+        return done.stdout.decode().strip()
+
+    return run
+
+
+MAKE_USER = """
+import django, sys
+django.setup()
+from django.contrib.auth import get_user_model
+from django.test import Client
+browser = Client()
+browser.force_login(get_user_model().objects.create(username=sys.argv[1]))
+print(browser.cookies["sessionid"].value)
+"""
+DO = (
+    "import django, sys; django.setup(); from django.contrib.auth import get_user_model; "
+    "from streaming.models import ApiKey; alice = get_user_model().objects.get(username=sys.argv[1]); "
+)
+
+
+async def statuses(headers: dict[str, str], *houses: httpx2.AsyncClient) -> set[int]:
+    return {(await house.get("/streams", headers=headers)).status_code for house in houses}
+
+
+@pytest.fixture
+def strangers() -> dict[str, str]:
+    """Headers of somebody from afar, who is let in for nothing."""
+    return {"X-Forwarded-For": "203.0.113.9"}
+
+
+async def test_a_key_that_the_command_revoked_is_refused_by_every_process_at_once(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage
+):
+    await asyncio.to_thread(manage, "-c", MAKE_USER, "karen")
+    for _ in range(2):
+        key = await asyncio.to_thread(manage, "manage.py", "create_api_key", "karen")
+        headers = {"Authorization": f"Bearer {key}"}
+        for _ in range(2):
+            assert await statuses(headers, here, there) == {200}
+        await asyncio.to_thread(manage, "manage.py", "revoke_api_key", key)
+        assert await statuses(headers, here, there) == {401}
+
+
+async def test_who_logs_out_in_one_process_is_refused_there_at_once_and_by_the_other_within_a_second(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage, strangers: dict[str, str]
+):
+    session = await asyncio.to_thread(manage, "-c", MAKE_USER, "lois")
+    token = "c" * 32
+    cookies = strangers | {"Cookie": f"sessionid={session}; csrftoken={token}", "X-CSRFToken": token}
+    for _ in range(2):
+        assert await statuses(cookies, here, there) == {200}
+    assert (await here.post("/accounts/logout/", headers=cookies)).status_code == 302
+    assert await statuses(cookies, here) == {401}
+    await asyncio.sleep(1)
+    assert await statuses(cookies, there) == {401}
+
+
+CHANGES = {
+    "deactivated": "alice.is_active = False; alice.save()",
+    "deleted": "alice.delete()",
+    "without announcement": "ApiKey.objects.filter(user=alice).update(revoked_at='2026-01-01T00:00Z')",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_any_program_changes_holds_in_every_process_within_seconds(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage, change: str
+):
+    name = change.split()[0]
+    await asyncio.to_thread(manage, "-c", MAKE_USER, name)
+    key = await asyncio.to_thread(manage, "manage.py", "create_api_key", name)
+    headers = {"Authorization": f"Bearer {key}"}
+    assert await statuses(headers, here, there) == {200}
+    await asyncio.to_thread(manage, "-c", DO + CHANGES[change], name)
+
+    async def gone() -> bool:
+        return await statuses(headers, here, there) == {401}
+
+    assert await eventually(gone, 20 if change == "without announcement" else 5)
 
 
 async def test_two_that_write_hard_never_fail_to_write(

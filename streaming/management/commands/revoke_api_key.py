@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 
 from streaming import keys
+from streaming.cluster.revocations import wait_until_known
+from streaming.identities import MAX_AGE
 from streaming.models import ApiKey
+
+IMPATIENCE: Final = 1.0
+"""Seconds of waiting for the servers before that is said."""
+
+PATIENCE: Final = 6.0
+"""Seconds of waiting altogether: a process that has not shown life for five is dead."""
 
 
 class Command(BaseCommand):
@@ -21,13 +29,27 @@ class Command(BaseCommand):
         parser.add_argument("prefix", help="The key's first characters, or the whole key")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Revoke it. Raises `CommandError` where the prefix names none, or several."""
+        """Revoke it, and return when no server lets it in any more. Raises `CommandError` where the prefix
+        names none, or several."""
         key = _the_key(options["prefix"])
         if key.revoked_at is not None:
             self.stdout.write(f"{key} was revoked already, {key.revoked_at:%Y-%m-%d %H:%M} UTC.")
             return
         keys.revoke(key)
+        self._wait_for_servers()
         self.stdout.write(f"{key} of {key.user} is revoked.")
+
+    def _wait_for_servers(self) -> None:
+        """Until they refuse the key; mostly half a second."""
+        if not wait_until_known(IMPATIENCE):
+            return
+        self.stderr.write("Waiting until the server processes know…")
+        silent = wait_until_known(PATIENCE - IMPATIENCE)
+        if silent:
+            self.stderr.write(
+                f"Server processes that have not answered: {silent}. If they live, they refuse the key "
+                f"within {MAX_AGE:.0f} seconds."
+            )
 
 
 def _the_key(prefix: str) -> ApiKey:
