@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 _IDEOGRAPH_SHARE: Final = 0.2
+_IDEOGRAPHS: Final = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U000323af]")
+_KANA: Final = re.compile("[\u3040-\u30ff\uff66-\uff9d]")
 
 
 def detect(*texts: str) -> Literal["zh", "en"]:
@@ -13,21 +16,10 @@ def detect(*texts: str) -> Literal["zh", "en"]:
     Ideographs weigh more than their number, hence the low share: ``iPhone 手机测评`` is Chinese. Where kana
     outnumber the ideographs the text is Japanese and counts as ``"en"``, as does one without letters.
     """
-    letters = ideographs = kana = 0
-    for char in "".join(texts):
-        if not char.isalpha():
-            continue
-        letters += 1
-        ideographs += _is_ideograph(char)
-        kana += "\u3040" <= char <= "\u30ff" or "\uff66" <= char <= "\uff9d"
-    enough = ideographs > 0 and ideographs >= letters * _IDEOGRAPH_SHARE
-    return "zh" if enough and kana <= ideographs else "en"
-
-
-def _is_ideograph(char: str) -> bool:
-    return (
-        "\u4e00" <= char <= "\u9fff"
-        or "\u3400" <= char <= "\u4dbf"
-        or "\uf900" <= char <= "\ufaff"
-        or "\U00020000" <= char <= "\U000323af"
-    )
+    text = "".join(texts)
+    if text.isascii():
+        return "en"
+    letters = "".join(filter(str.isalpha, text))
+    ideographs = len(_IDEOGRAPHS.findall(letters))
+    enough = ideographs > 0 and ideographs >= len(letters) * _IDEOGRAPH_SHARE
+    return "zh" if enough and len(_KANA.findall(letters)) <= ideographs else "en"

@@ -32,15 +32,25 @@ def parse(values: dict[str, Any]) -> Brief:
     """
     _refuse_bad_id(values.get("user_id"))
     values = {key: _cleaned(value) for key, value in values.items()}
-    faults = [*_unknown_fields(values), *_wrong_values(values)]
-    if faults:
-        raise _invalid(faults)
-    brief = msgspec.convert(values, Brief)
+    brief = _converted(values)
     language = brief.language or detect(brief.topic, brief.category, brief.tone, brief.requirements)
     brief = msgspec.structs.replace(
         brief, language=language, provider=brief.provider or settings.CONTENT_PROVIDER
     )
     _check_provider(brief)
+    return brief
+
+
+def _converted(values: dict[str, Any]) -> Brief:
+    """Raises `Problem` 422. Field by field, with an explanation for each, only where something is wrong."""
+    try:
+        brief = msgspec.convert(values, Brief)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        faults = [*_unknown_fields(values), *_wrong_values(values)]
+        raise _invalid(faults) from None
+    faults = [fault for name in _CHECKED if name in values and (fault := _unusable(name, values[name]))]
+    if faults:
+        raise _invalid(faults)
     return brief
 
 
@@ -86,12 +96,23 @@ def _wrong_value(name: str, value: Any, kind: Any) -> FieldError | None:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: a lone surrogate in a member's name
         return _explained(name, value, _alternatives(inspect.type_info(kind)))
+    return _unusable(name, value)
+
+
+_CHECKED: Final = ("user_id", "topic", "length", "priority")
+
+
+def _unusable(name: str, value: Any) -> FieldError | None:
+    """What is wrong with a value of the right type."""
     if name in ("user_id", "topic") and _is_blank(value):
         return FieldError(name, "blank", _("This field must not be blank."))
-    known: dict[str, dict[str, Any]] = {"length": LENGTH_NAMES, "priority": settings.PRIORITIES}
-    choices = known.get(name, {})
+    choices: dict[str, Any] = {}
+    if name == "length":
+        choices = LENGTH_NAMES
+    elif name == "priority":
+        choices = settings.PRIORITIES
     if choices and isinstance(value, str) and value not in choices:
-        return _not_a_choice(name, choices, _alternatives(inspect.type_info(kind)))
+        return _not_a_choice(name, choices, _alternatives(inspect.type_info(_FIELDS[name].type)))
     return None
 
 

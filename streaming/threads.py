@@ -8,9 +8,8 @@ and gives it back when its response object exists.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext
@@ -80,12 +79,21 @@ class LentThread(Executor):
 _lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
 
 
-@asynccontextmanager
-async def borrowed_thread() -> AsyncIterator[None]:
+class borrowed_thread:  # noqa: N801 (a context manager, named as one)
     """What runs inside has a thread for its synchronous calls, which is given back, tidy, at the end."""
-    with _lender().lend() as thread:
-        async with ThreadSensitiveContext(executor=thread):
-            yield
+
+    __slots__ = ("_context", "_thread")
+
+    async def __aenter__(self) -> None:
+        self._thread = _lender().lend()
+        self._context = ThreadSensitiveContext(executor=self._thread)
+        await self._context.__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        try:
+            await self._context.__aexit__(*exc_info)
+        finally:
+            self._thread.shutdown()
 
 
 def _lender() -> ThreadLender:

@@ -96,7 +96,7 @@ class Task:
     `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
     `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
-    `left_at`: when a reader last left here.
+    `left_at`: when a reader last left here. `route`, `reason`: what the router decided, and why.
     """
 
     id: str
@@ -127,16 +127,12 @@ class Task:
     followed_elsewhere_at: float | None = None
     left_at: float = 0.0
     read: bool = False
+    route: str = field(init=False)
+    reason: str = field(init=False)
 
-    @property
-    def route(self) -> str:
-        """The route that the router chose."""
-        return self.ticket.decision.route.value
-
-    @property
-    def reason(self) -> str:
-        """Why it chose that route."""
-        return self.ticket.decision.reason.value
+    def __post_init__(self) -> None:
+        decision = self.ticket.decision
+        self.route, self.reason = decision.route.value, decision.reason.value
 
     @property
     def attended(self) -> bool:

@@ -33,48 +33,29 @@ class MemoryJournal:
     """See `base.Journal`."""
 
     __slots__ = (
-        "_first_id",
         "_frames",
-        "_hole",
-        "_restart_id",
-        "_size",
         "_store",
         "_subscribers",
         "closed",
+        "dense_id",
+        "first_id",
+        "last_id",
         "limit",
+        "restart_id",
+        "size",
     )
 
     def __init__(self, store: MemoryJournals, limit: int) -> None:
         self._store = store
         self.limit = limit
         self._frames: list[bytes] = []
-        self._first_id = 1
-        # Ids that were skipped before the last frame.
-        self._hole = 0
-        self._restart_id = 0
-        self._size = 0
         self._subscribers: list[Callable[[], None]] = []
+        self.first_id = 1
+        # The same but for the hole of a crash, which is before the last frame.
+        self.dense_id = self.last_id = 0
+        self.restart_id = 0
+        self.size = 0
         self.closed = False
-
-    @property
-    def last_id(self) -> int:
-        return self._first_id + len(self._frames) - 1 + self._hole
-
-    @property
-    def dense_id(self) -> int:
-        return self.last_id - self._hole - 1 if self._hole else self.last_id
-
-    @property
-    def first_id(self) -> int:
-        return self._first_id
-
-    @property
-    def restart_id(self) -> int:
-        return self._restart_id
-
-    @property
-    def size(self) -> int:
-        return self._size
 
     def append(self, event: Event) -> int:
         event_id = self.last_id + 1
@@ -97,38 +78,42 @@ class MemoryJournal:
         """
         if not frames:
             return
-        if first_id >= self.last_id + LOST_IDS:
-            self._hole = first_id - self.last_id - 1
+        after_hole = first_id >= self.last_id + LOST_IDS
+        if after_hole:
+            self.last_id = first_id - 1
         elif first_id > self.last_id + 1:
             self.clear()
-            self._first_id = first_id
+            self.first_id = first_id
+            self.last_id = self.dense_id = first_id - 1
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
             self._frames.append(frame)
             self._account(len(frame) + _FRAME_OVERHEAD)
+            self.last_id += 1
+            if not after_hole:
+                self.dense_id = self.last_id
             if _RESTART in frame:
-                self._restart_id = self.last_id
+                self.restart_id = self.last_id
         if self._frames:
             self.closed = sse.name(self._frames[-1]) in TERMINAL_NAMES
         self._wake()
 
     def read(self, after: int, limit: int) -> list[bytes]:
-        start = max(after + 1 - self._first_id, 0)
-        if after >= self.dense_id and after < self.last_id:
+        start = max(after + 1 - self.first_id, 0)
+        if self.dense_id <= after < self.last_id:
             start = len(self._frames) - 1
         return self._frames[start : start + limit]
 
     def trim(self, first_id: int) -> None:
-        last_id = self.last_id
-        everything = first_id > last_id
+        everything = first_id > self.last_id
         # The end behind a hole stays until everything goes, and the hole with it.
-        most = len(self._frames) - (1 if self._hole and not everything else 0)
-        count = min(max(first_id - self._first_id, 0), most)
+        stays = self.dense_id < self.last_id and not everything
+        count = min(max(first_id - self.first_id, 0), len(self._frames) - stays)
         if count:
             self._account(-sum(len(frame) + _FRAME_OVERHEAD for frame in self._frames[:count]))
             del self._frames[:count]
-            self._first_id += count
+            self.first_id += count
         if everything:
-            self._first_id, self._hole = last_id + 1, 0
+            self.first_id, self.dense_id = self.last_id + 1, self.last_id
 
     def clear(self) -> None:
         self.trim(self.last_id + 1)
@@ -144,13 +129,14 @@ class MemoryJournal:
         if self.closed:
             raise JournalClosed
         cost = len(frame) + _FRAME_OVERHEAD
-        if not always and self._size + cost > self.limit:
+        if not always and self.size + cost > self.limit:
             raise JournalFull
         self._frames.append(frame)
+        self.last_id = self.dense_id = self.last_id + 1
         self._account(cost)
         self.closed = closes
         if restarts:
-            self._restart_id = self.last_id
+            self.restart_id = self.last_id
         self._wake()
 
     def _wake(self) -> None:
@@ -159,5 +145,5 @@ class MemoryJournal:
             wake()
 
     def _account(self, change: int) -> None:
-        self._size += change
+        self.size += change
         self._store.size += change
