@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine, versions
+
 from .catalogue import PEERS
 from .client import Failed
-from .machine import machine, versions
 from .scenarios import Case, Figures, Load, Scenario, Sizes, Subject
 from .servers import Peer, Server, started
 
