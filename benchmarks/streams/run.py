@@ -18,7 +18,7 @@ from benchmarks.machine import machine, versions
 from .catalogue import PEERS
 from .client import Failed
 from .scenarios import Case, Figures, Load, Scenario, Sizes, Subject
-from .servers import Peer, Server, started
+from .servers import Peer, Server, rest, started
 
 GIVE_UP: Final = 2
 """Failures after which a peer is not tried again under the same load."""
@@ -107,6 +107,10 @@ class House:
                 raise Failed(f"the server did not start: {error}") from error
         return self._running[peer.name][1]
 
+    def rest(self) -> None:
+        """Wait until none of them is busy."""
+        rest([server for _, server in self._running.values()])
+
     def _set(self, peer: Peer) -> Peer:
         return replace(peer, environment={**peer.environment, **self.settings})
 
@@ -174,6 +178,7 @@ class Run:
             subject = Subject(
                 house.server(PEERS[name]), self.client_core, self.sizes, earlier[-1] if earlier else {}
             )
+            house.rest()
             figures = scenario.measure(subject, load)
         except Failed as reason:
             failed = str(reason)

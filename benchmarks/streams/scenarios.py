@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from . import client
 from .client import Failed
-from .servers import Server
+from .servers import Server, rest
 
 Load = dict[str, Any]
 Figures = dict[str, Any]
@@ -213,8 +213,13 @@ def memory(subject: Subject, load: Load) -> Figures:
 def capacity(subject: Subject, load: Load) -> Figures:
     """The highest number of streams of 50 tokens a second whose p99 lateness is below the limit: 100 ms, and
     50 more for the window of a coalescer."""
+
+    def measure(streams: int) -> Figures:
+        rest([subject.server])
+        return _paced(subject, streams, 50, subject.sizes.capacity_window)
+
     return highest(
-        lambda streams: _paced(subject, streams, 50, subject.sizes.capacity_window),
+        measure,
         limit_ms=150 if subject.server.peer.coalesces else 100,
         first=subject.earlier.get("streams", 1000),
     )
