@@ -15,20 +15,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
+from benchmarks.machine import machine, versions
 from tests.support.client import STREAM, brief, client, read_stream
 from tests.support.servers import COMMANDS, ROOT, Server, environment, migrate, started
 
@@ -69,8 +66,8 @@ def main() -> None:
     result = {
         "what": "milliseconds between events of an asynchronous stream of one event each 20 ms",
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": _machine(),
+        "machine": machine(),
+        "versions": versions(),
         "repetitions": arguments.repetitions,
         "events_each": round(arguments.seconds / INTERVAL),
         "neighbours": NEIGHBOURS,
@@ -170,24 +167,6 @@ def _summary(runs: list[list[float]]) -> dict[str, Any]:
         "max_ms": round(every[-1], 2),
         "p99_ms_by_repetition": [round(1000 * statistics.quantiles(run, n=100)[98], 2) for run in runs],
     }
-
-
-def _machine() -> dict[str, Any]:
-    packages = ("django", "uvicorn", "uvloop", "httptools", "msgspec", "asgiref")
-    return {
-        "system": platform.platform(),
-        "processors": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def _print(result: dict[str, Any]) -> None:

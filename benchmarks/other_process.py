@@ -16,22 +16,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
+from benchmarks.machine import machine, versions
 from tests.support.client import brief, client, read_stream
 from tests.support.postgresql import cluster, find_programs
 from tests.support.servers import ROOT, Server, environment, migrate, started
@@ -56,8 +53,8 @@ def main() -> None:
     result = {
         "what": "milliseconds by which events are late, and that a cancel takes",
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": _machine(),
+        "machine": machine(),
+        "versions": versions(),
         "repetitions": arguments.repetitions,
         "events_each": round(arguments.seconds / INTERVAL),
         "results": {
@@ -163,24 +160,6 @@ def _summary(values: list[float]) -> dict[str, Any]:
     cuts = statistics.quantiles(every, n=100, method="inclusive")
     names = {"p50_ms": cuts[49], "p95_ms": cuts[94], "p99_ms": cuts[98], "max_ms": every[-1]}
     return {"count": len(every), **{name: round(value, 1) for name, value in names.items()}}
-
-
-def _machine() -> dict[str, Any]:
-    packages = ("django", "uvicorn", "uvloop", "httptools", "msgspec", "psycopg")
-    return {
-        "system": platform.platform(),
-        "processors": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,8 @@ def main() -> int:
     repetitions = arguments.repetitions or (3 if arguments.quick else 5)
     sizes = QUICK if arguments.quick else Sizes()
     server_core, client_core = cores()
+    # So that the servers go, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     method = {
         "repetitions": repetitions,
         "server_core": server_core,

@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine, versions
+
 from .catalogue import PEERS
 from .client import Failed
-from .machine import machine, versions
-from .scenarios import Case, Figures, Load, Scenario, Sizes, Subject
-from .servers import Peer, Server, started
+from .scenarios import SELDOM, Case, Figures, Load, Scenario, Sizes, Subject
+from .servers import Peer, Server, rest, started
 
 GIVE_UP: Final = 2
 """Failures after which a peer is not tried again under the same load."""
@@ -106,6 +107,10 @@ class House:
                 raise Failed(f"the server did not start: {error}") from error
         return self._running[peer.name][1]
 
+    def rest(self) -> None:
+        """Wait until none of them is busy."""
+        rest([server for _, server in self._running.values()])
+
     def _set(self, peer: Peer) -> Peer:
         return replace(peer, environment={**peer.environment, **self.settings})
 
@@ -152,7 +157,7 @@ class Run:
         house = House(self.server_core, scenario.settings)
         try:
             for case in self._cases(scenario):
-                for name in rotated(self._names(case), repetition):
+                for name in rotated(self._names(case, repetition), repetition):
                     if self.record.wanted(scenario.name, case.load, name, repetition):
                         self._measure(scenario, case.load, name, repetition, house)
         finally:
@@ -161,8 +166,9 @@ class Run:
     def _cases(self, scenario: Scenario) -> Iterator[Case]:
         return (case for case in scenario.cases if case.quick or not self.quick)
 
-    def _names(self, case: Case) -> list[str]:
-        return [name for name in case.peers if name in PEERS and (not self.peers or name in self.peers)]
+    def _names(self, case: Case, repetition: int) -> list[str]:
+        names = (*case.peers, *case.seldom) if repetition <= SELDOM else case.peers
+        return [name for name in names if not self.peers or name in self.peers]
 
     def _measure(self, scenario: Scenario, load: Load, name: str, repetition: int, house: House) -> None:
         earlier = [m["figures"] for m in self.record.of(scenario.name, load, name) if not m["failed"]]
@@ -173,6 +179,7 @@ class Run:
             subject = Subject(
                 house.server(PEERS[name]), self.client_core, self.sizes, earlier[-1] if earlier else {}
             )
+            house.rest()
             figures = scenario.measure(subject, load)
         except Failed as reason:
             failed = str(reason)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,17 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 START_LIMIT: Final = 30.0
 STOP_LIMIT: Final = 15.0
 
+RESTING: Final = 0.05
+"""Share of a core that servers use at most when they have nothing to do."""
+
+REST_LIMIT: Final = 10.0
+
 OPEN_FILES: Final = 65_536
 
 UVICORN: Final = (
     *("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--http", "httptools"),
     *("--lifespan", "off", "--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "75"),
-    *("--backlog", "2048", "--no-proxy-headers", "--no-server-header"),
+    *("--timeout-graceful-shutdown", "1", "--backlog", "2048", "--no-proxy-headers", "--no-server-header"),
 )
 
 
@@ -106,6 +111,16 @@ def started(peer: Peer, core: int | None) -> Iterator[Server]:
         if process is not None:
             _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def rest(servers: Sequence[Server]) -> None:
+    """Wait until the servers have nothing to do any more (records are written behind), but not for ever."""
+    deadline = time.monotonic() + REST_LIMIT
+    while time.monotonic() < deadline:
+        before = sum(server.cpu_seconds() for server in servers)
+        time.sleep(0.1)
+        if sum(server.cpu_seconds() for server in servers) - before < 0.1 * RESTING:
+            return
 
 
 def _environment(peer: Peer, folder: Path) -> dict[str, str]:

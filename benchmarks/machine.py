@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 PACKAGES: Final = (
     *("django", "uvicorn", "uvloop", "httptools", "asgiref", "msgspec", "channels"),
