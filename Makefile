@@ -2,10 +2,10 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check lint lock clean
+.PHONY: help run test faults profile check lint lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s  %s\n", $$1, $$2 }' Makefile
 
 run: ## set up what is missing and serve at HOST:PORT (127.0.0.1:8000)
 	@scripts/run $(ARGS)
@@ -15,6 +15,9 @@ test: ## set up what is missing and run the tests: make test ARGS="-k word"
 
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
 	@scripts/faults $(ARGS)
+
+profile: ## sample a server under load: a flame graph and a table of where the time goes (docs/performance.md)
+	@scripts/profile $(ARGS)
 
 check: ## format, lint, types, Django's checks, missing migrations; changes nothing
 	@scripts/check $(ARGS)
