@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
 from tests.support.client import STREAM, brief
 from tests.support.servers import COMMANDS, ROOT, Server, environment, migrate, serving
@@ -209,6 +211,11 @@ def _functions(profile: Profile) -> list[str]:
     return lines
 
 
+def retitled(svg: str, title: str) -> str:
+    """py-spy's flame graph with another title than the command, which names paths of this machine."""
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', lambda match: match[1] + escape(title), svg, count=1)
+
+
 # Taking it
 
 
@@ -221,22 +228,24 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=250, help="samples a second")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the pictures and the table")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        page = asyncio.run(_profile(arguments.seconds, arguments.rate, arguments.out))
+        files = asyncio.run(_profile(arguments.seconds, arguments.rate))
     except ProfileError as error:
         sys.exit(f"profile: {error}")
-    (arguments.out / "profile.md").write_text(page)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (arguments.out / name).write_text(text)
 
 
-async def _profile(seconds: int, rate: int, out: Path) -> str:
-    """Take the pictures; returns the page of tables. Raises `ProfileError`."""
+async def _profile(seconds: int, rate: int) -> dict[str, str]:
+    """The pictures and the page of tables, by file name. Raises `ProfileError`."""
     spy = _find_spy()
     titles = {
         "short": f"Short streams: {SHORT_CONNECTIONS} connections, {SHORT_TOKENS} tokens each at full speed",
         "paced": f"Open streams: {PACED_STREAMS}, a token each {PACED_INTERVAL * 1000:g} ms, coalesced",
     }
-    profiles = {}
+    profiles: dict[str, Profile] = {}
+    files: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with _server(folder) as (server, key):
@@ -244,7 +253,7 @@ async def _profile(seconds: int, rate: int, out: Path) -> str:
                 readers = [asyncio.create_task(each) for each in load(server, key)]
                 try:
                     await asyncio.sleep(WARM_UP)
-                    await _record(spy, server, seconds, rate, out / f"profile-{phase}.svg", "flamegraph")
+                    await _record(spy, server, seconds, rate, folder / f"{phase}.svg", "flamegraph")
                     await _record(spy, server, seconds, rate, folder / f"{phase}.raw", "raw")
                     _check_readers(readers)
                 finally:
@@ -252,15 +261,16 @@ async def _profile(seconds: int, rate: int, out: Path) -> str:
                         reader.cancel()
                     await asyncio.gather(*readers, return_exceptions=True)
                 profiles[phase] = read_stacks((folder / f"{phase}.raw").read_text().splitlines())
+                files[f"profile-{phase}.svg"] = retitled((folder / f"{phase}.svg").read_text(), titles[phase])
                 print(f"{titles[phase]}: {profiles[phase].samples} samples", file=sys.stderr)
     facts = [
-        f"Taken on {datetime.now(UTC):%Y-%m-%d} by `make profile`; py-spy {version('py-spy')}, {rate} samples a "
-        f"second, {seconds} s a phase; the picture and the table are two recordings in a row.",
+        f"Taken on {datetime.now(UTC):%Y-%m-%d} by `make profile` with py-spy {version('py-spy')}: {rate} "
+        f"samples a second, {seconds} s a phase; the picture and the table are two recordings in a row.",
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python "
         f"{platform.python_version()}, Django {version('django')}, uvicorn {version('uvicorn')}.",
         "`manage.py serve`, production settings, calls with an API key, records in SQLite.",
     ]
-    return render(profiles, titles, facts)
+    return files | {"profile.md": render(profiles, titles, facts)}
 
 
 def _find_spy() -> str:

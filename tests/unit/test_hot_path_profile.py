@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.hot_path_profile import Function, ProfileError, layer_of, read_stacks, render
+from benchmarks.hot_path_profile import Function, ProfileError, layer_of, read_stacks, render, retitled
 from tests.support.servers import ROOT
 
 LIB = "/usr/lib/python3.11"
@@ -74,3 +74,8 @@ def test_nothing_seen_is_a_failure(lines):
 def test_another_format_is_a_failure():
     with pytest.raises(ProfileError, match="raw format"):
         read_stacks(["<svg version='1.1'>"])
+
+
+def test_a_flame_graph_does_not_name_the_command():
+    svg = '<text id="title" x="50%">/somewhere/py-spy record</text><text id="details">x</text>'
+    assert retitled(svg, "A & B") == '<text id="title" x="50%">A &amp; B</text><text id="details">x</text>'
