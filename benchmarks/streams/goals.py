@@ -48,8 +48,8 @@ Measure = Callable[[Results], Spread | None]
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison with what `what` names. `limit`: a ratio, or that many `unit`. `beyond`: a further aim that
-    does not decide."""
+    """One comparison with what `what` names. `limit`: a ratio, or that many `unit`. `beyond`: a further aim
+    that does not decide."""
 
     what: str
     measure: Measure

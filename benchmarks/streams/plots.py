@@ -44,7 +44,7 @@ LOOKS: Final = {
 }
 OTHER_LOOK: Final = ("#777777", ".")
 
-STYLE: Final = {
+STYLE: Final[Any] = {
     "svg.hashsalt": "streams",
     "svg.fonttype": "none",
     "font.size": 10,
@@ -215,8 +215,8 @@ def curves(results: Results, scenario: str, path: str, heading: str, unit: str) 
                 axes.plot([streams], [spread.median], markersize=7, fillstyle="none", **look)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        streams = sorted({float(load["streams"]) for load in loads})
-        axes.set_xticks(streams, [f"{each:,.0f}" for each in streams])
+        ticks = sorted({float(load["streams"]) for load in loads})
+        axes.set_xticks(ticks, [f"{each:,.0f}" for each in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.set_xlabel(_streams_label(usual, others))
