@@ -12,13 +12,13 @@ import argparse
 import json
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .figures import Load, Results, Spread, paired
-from .goals import IDLE, PACED, SHORT, Condition, Judged, judge
+from .figures import Load, Measurement, Results, Spread, paired
+from .goals import IDLE, PACED, SHORT, SOON, Condition, Judged, judge
 from .peers_shown import BLOCKING, is_blocking, is_part, ordered, part, title
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -44,13 +44,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A scenario: its heading, what is done in it, its columns and pictures."""
+    """A scenario: its heading, what is done in it, its columns and pictures. `everybody`: variants of Sluice
+    and blocking producers stand in its tables, too."""
 
     scenario: str
     heading: str
     what: str
     columns: tuple[Column, ...]
     pictures: tuple[str, ...] = ()
+    everybody: bool = False
 
 
 CHAPTERS: Final = (
@@ -69,8 +71,8 @@ CHAPTERS: Final = (
     Chapter(
         "paced",
         "Steady streams",
-        "Tokens come at a pace. Lateness is that of the oldest token in each event, from the moment it was due; "
-        "Sluice coalesces for up to 50 ms, except where it is called uncoalesced.",
+        "Tokens come at a pace. Lateness is that of the oldest token in each event, from the moment it was "
+        "due; Sluice coalesces for up to 50 ms, except where it is called uncoalesced.",
         (
             Column("late_ms.p50", "late p50, ms", 2, compared=True),
             Column("late_ms.p99", "late p99, ms", 2, compared=True),
@@ -128,7 +130,7 @@ CHAPTERS: Final = (
     Chapter(
         "capacity",
         "Streams on one core",
-        "The most streams whose lateness keeps below 100 ms at p99; 150 ms where the window of 50 ms is in it.",
+        "The most streams whose lateness at p99 is below 100 ms; 150 ms where the window of 50 ms is in it.",
         (Column("streams", "streams", compared=True),),
     ),
     Chapter(
@@ -136,23 +138,29 @@ CHAPTERS: Final = (
         "Beside designs that poll",
         "Time to first content beyond the producer's own delay.",
         (Column("first_content_us.p50", "p50, µs", compared=True), Column("first_content_us.p99", "p99, µs")),
+        everybody=True,
     ),
     Chapter(
         "statuses",
         "Status messages while waiting",
         "What a reader is told until the first token comes.",
         (Column("status_messages", "messages"),),
+        everybody=True,
     ),
     Chapter(
         "switch",
         "Beside busy threads",
         "How late the event loop is while pool threads run Python.",
         (Column("late_ms.p50", "late p50, ms", 2), Column("late_ms.p99", "late p99, ms", 2)),
+        everybody=True,
     ),
 )
 
 Figures = tuple[tuple[str, str, Load, str, int], ...]
 """Heading, scenario, load, figure and digits."""
+
+Name = Callable[[str], str]
+"""From a peer to another one, or to what it is called."""
 
 PART_FIGURES: Final[Figures] = (
     ("idle start p50, µs", "start", IDLE, "first_content_us.p50", 0),
@@ -170,7 +178,7 @@ BLOCKING_FIGURES: Final[Figures] = (
     ("CPU per token, µs", "paced", {"streams": 100, "rate": 50}, "cpu_us_per_token", 1),
     ("tokens/s in bursts", "burst", {}, "tokens_per_second", 0),
     ("streams/s", "short", SHORT, "streams_per_second", 0),
-    ("first content, producer's delay taken off, µs", "polled_start", {}, "first_content_us.p50", 0),
+    ("first content, producer's delay taken off, µs", "polled_start", SOON, "first_content_us.p50", 0),
 )
 
 
@@ -199,7 +207,7 @@ def spread_words(spread: Spread, digits: int, factor: float = 1.0) -> str:
 
 def load_words(load: Load) -> str:
     """A load in a heading."""
-    known = {
+    known: dict[str, Callable[[Any], str]] = {
         "streams": lambda value: f"{value:,} streams",
         "rate": lambda value: f"{value:g} tokens/s",
         "connections": lambda value: f"{value} connections",
@@ -208,7 +216,9 @@ def load_words(load: Load) -> str:
         "seconds": lambda value: f"{value:g} s",
         "keep_alive": lambda value: "kept connection" if value else "new connection for each stream",
     }
-    return " × ".join(known.get(name, lambda value: str(value))(value) for name, value in load.items())
+    return " × ".join(
+        known[name](value) if name in known else f"{name} {value}" for name, value in load.items()
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
@@ -278,8 +288,8 @@ def _summary(results: Results, judged: Sequence[Judged], notes: Mapping[str, Any
 
 def _goals(judged: Sequence[Judged]) -> list[str]:
     lines = [
-        "Medians over the repetitions of ratios that were formed within one repetition, in brackets the least and "
-        "the most. A condition in *italics* is the next aim and does not decide.",
+        "Medians over the repetitions of ratios that were formed within one repetition, in brackets the least "
+        "and the most. A condition in *italics* is the next aim and does not decide.",
         "",
     ]
     rows = []
@@ -308,13 +318,12 @@ def _condition(condition: Condition, spread: Spread | None, verdict: str) -> tup
         asked = f"*{asked}*"
     if spread is None:
         return asked, f"{MARKS[verdict]} {NOT_MEASURED}"
-    say = (
-        (lambda value: ratio_words(value))
-        if condition.unit == "x"
-        else (lambda value: f"{value:,.1f}".removesuffix(".0"))
+    median, low, high = (
+        ratio_words(each) if condition.unit == "x" else f"{each:,.1f}".removesuffix(".0")
+        for each in (spread.median, spread.low, spread.high)
     )
-    around = f" ({say(spread.low)} to {say(spread.high)})" if spread.count > 1 else ""
-    return asked, f"{MARKS[verdict]} {say(spread.median)}{around}"
+    around = f" ({low} to {high})" if spread.count > 1 else ""
+    return asked, f"{MARKS[verdict]} {median}{around}"
 
 
 def _missed(judged: Sequence[Judged], notes: Mapping[str, Any]) -> list[str]:
@@ -355,11 +364,10 @@ def _chapter(results: Results, chapter: Chapter, drawn: set[str]) -> list[str]:
         if name in drawn:
             lines += [f"![{chapter.heading}]({name})", ""]
     for load in loads:
-        polls = chapter.scenario in ("polled_start", "switch", "statuses")
         peers = [
             peer
             for peer in ordered(results.peers(chapter.scenario, load))
-            if polls or not (is_part(peer) or is_blocking(peer))
+            if chapter.everybody or not (is_part(peer) or is_blocking(peer))
         ]
         if peers:
             lines += [f"### {load_words(load)}", ""] if load else []
@@ -394,15 +402,18 @@ def _figures(results: Results, chapter: Chapter, load: Load, peers: Sequence[str
                 beside = results.ratio(scenario, load, peer, column.path)
                 cells.append(ratio_words(beside.median) if beside and peer != "raw" else "")
         rows.append(cells)
-        reasons += _reasons(title(peer), [each.failed or "" for each in failures])
+        reasons += _reasons(title(peer), failures)
     return [*table(head, rows), *([""] if reasons else []), *reasons]
 
 
-def _reasons(name: str, failures: Sequence[str]) -> list[str]:
-    return [
-        f"- {name} failed {failures.count(reason)} ×: {' '.join(reason.split())[:300]}"
-        for reason in dict.fromkeys(failures)
-    ]
+def _reasons(name: str, failures: Sequence[Measurement]) -> list[str]:
+    said = [_line(each) for each in failures]
+    return [f"- {name} failed {said.count(line)} ×: {line}" for line in dict.fromkeys(said)]
+
+
+def _line(failure: Measurement) -> str:
+    """Why it failed, in one line."""
+    return " ".join((failure.failed or "").split())[:300]
 
 
 def _parts(results: Results) -> list[str]:
@@ -427,24 +438,20 @@ def _blocking(results: Results) -> list[str]:
         return [*heading, f"*{NOT_MEASURED.capitalize()}.*"]
     lines = [
         *heading,
-        "The same tokens from a producer that blocks a thread, beside the same peer's asynchronous one in the same "
-        "repetition.",
+        "The same tokens from a producer that blocks a thread, beside the same peer's asynchronous one in the "
+        "same repetition.",
         "",
     ]
     return lines + _beside(results, peers, BLOCKING_FIGURES, lambda peer: peer.removesuffix(BLOCKING), title)
 
 
 def _beside(
-    results: Results, peers: Sequence[str], figures: Figures, base_of: Any, name_of: Any
+    results: Results, peers: Sequence[str], figures: Figures, base_of: Name, name_of: Name
 ) -> list[str]:
     """Peers beside the base of each: the median of what each repetition has for both, and the ratio."""
-    used = [
-        each
-        for each in figures
-        if any(results.of(each[1], load, peer) for peer in peers for load in [each[2]])
-    ]
+    used = [each for each in figures if any(results.of(each[1], each[2], peer) for peer in peers)]
     rows = []
-    reasons = []
+    failed = []
     for peer in peers:
         cells = [name_of(peer)]
         for _, scenario, load, path, digits in used:
@@ -460,8 +467,12 @@ def _beside(
                 cells.append(spread_words(mine, digits))
             else:
                 cells.append("failed" if failures else "–")
-            reasons += _reasons(f"{name_of(peer)}, {scenario}", [each.failed or "" for each in failures])
+            failed += [(peer, each) for each in failures if (peer, each) not in failed]
         rows.append(cells)
+    reasons = [
+        f"- {name_of(peer)}, {each.scenario}, {load_words(each.load)}, repetition {each.repetition}: {_line(each)}"
+        for peer, each in failed
+    ]
     return [*table(["", *(each[0] for each in used)], rows), *([""] if reasons else []), *reasons]
 
 
@@ -471,10 +482,10 @@ def _method(results: Results) -> list[str]:
         "rendered by `python -m benchmarks.streams.report` from "
         "[streams.json](streams.json), which has every single figure.",
         "",
-        "Server and client run on processor cores of their own; the peers take turns within each repetition, each "
-        "time in another order. All serve the same tokens. Sluice is measured as users run it: `manage.py serve`, "
-        "production settings, API key, journal and records on. A run in which anything went wrong is a failure and "
-        "has no figures.",
+        "Server and client run on processor cores of their own; the peers take turns within each repetition, "
+        "each time in another order. All serve the same tokens. Sluice is measured as users run it: "
+        "`manage.py serve`, production settings, API key, journal and records on. A run in which anything "
+        "went wrong is a failure and has no figures.",
         "",
     ]
     rows = [
@@ -501,7 +512,8 @@ def _plain(value: Any) -> str:
 
 
 def write(results_file: Path, out: Path, notes_file: Path = NOTES) -> list[Path]:
-    """Render everything; returns the files. Raises `OSError` and `ValueError` for files that cannot be read."""
+    """Render everything; returns the files. Raises `OSError` and `ValueError` for files that cannot be
+    read."""
     # Only here, so that the page can be tested where there is nothing to draw with.
     from .plots import pictures
 
