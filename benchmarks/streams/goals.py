@@ -130,8 +130,8 @@ def _switching(blocking_producers: Mapping[str, Any] | None) -> Condition:
         return Spread.of([max(shipped, 0.0) / default]) if default > 0 else None
 
     if blocking_producers is None:
-        return Condition("lateness p50, CPython's default interval", of_this_run, 1 / 5)
-    what = "what gaps exceed their 20 ms, p95 (`blocking_producers.json`), CPython's default interval"
+        return Condition("CPython's default switch interval, p50", of_this_run, 1 / 5)
+    what = "CPython's default switch interval: by how much gaps exceed 20 ms, p95 (`blocking_producers.json`)"
     return Condition(what, stored, 1 / 5)
 
 
@@ -172,10 +172,10 @@ def goals(blocking_producers: Mapping[str, Any] | None = None) -> list[Goal]:
             4,
             "Lateness at 500 streams × 50 tokens/s on one core, one event for each token",
             (
-                Condition("p50, raw", _against(RAW, "paced", PACED, "late_ms.p50", UNCOALESCED), 1.25),
-                Condition("p99, raw", _against(RAW, "paced", PACED, "late_ms.p99", UNCOALESCED), 1.5),
+                Condition("raw, p50", _against(RAW, "paced", PACED, "late_ms.p50", UNCOALESCED), 1.25),
+                Condition("raw, p99", _against(RAW, "paced", PACED, "late_ms.p99", UNCOALESCED), 1.5),
                 Condition(
-                    "p99, sse-starlette",
+                    "sse-starlette, p99",
                     _against(SSE_STARLETTE, "paced", PACED, "late_ms.p99", UNCOALESCED),
                     1 / 10,
                 ),
@@ -216,15 +216,17 @@ def goals(blocking_producers: Mapping[str, Any] | None = None) -> list[Goal]:
             9,
             "Tokens a second at full speed: in bursts, and with a suspension for each token",
             (
-                Condition("bursts, raw", _against(RAW, "burst", FULL, throughput), 3, at_least=True),
-                Condition("suspended, raw", _against(RAW, "step", FULL, throughput), 0.65, at_least=True),
+                Condition("raw, in bursts", _against(RAW, "burst", FULL, throughput), 3, at_least=True),
+                Condition("raw, suspended", _against(RAW, "step", FULL, throughput), 0.65, at_least=True),
                 Condition(
-                    "bursts, sse-starlette",
+                    "sse-starlette, in bursts",
                     _against(SSE_STARLETTE, "burst", FULL, throughput),
                     8,
                     at_least=True,
                 ),
-                Condition("bursts, Django", _against(STOCK, "burst", FULL, throughput), 4.5, at_least=True),
+                Condition(
+                    "Django, in bursts", _against(STOCK, "burst", FULL, throughput), 4.5, at_least=True
+                ),
             ),
         ),
         Goal(
@@ -241,11 +243,11 @@ def goals(blocking_producers: Mapping[str, Any] | None = None) -> list[Goal]:
             11,
             "Memory per open stream",
             (
-                Condition("1,000 streams, raw", _against(RAW, "memory", FEW, memory), 1.75),
-                Condition("10,000 streams, raw", _against(RAW, "memory", MANY, memory), 1.6),
-                Condition("1,000 streams, Django", _against(STOCK, "memory", FEW, memory), 0.37),
+                Condition("raw, 1,000 streams", _against(RAW, "memory", FEW, memory), 1.75),
+                Condition("raw, 10,000 streams", _against(RAW, "memory", MANY, memory), 1.6),
+                Condition("Django, 1,000 streams", _against(STOCK, "memory", FEW, memory), 0.37),
                 Condition(
-                    "1,000 streams, sse-starlette", _against(SSE_STARLETTE, "memory", FEW, memory), 0.48
+                    "sse-starlette, 1,000 streams", _against(SSE_STARLETTE, "memory", FEW, memory), 0.48
                 ),
             ),
         ),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from .figures import Load, Results, Spread
 from .goals import FULL, IDLE, SHORT
@@ -218,7 +218,11 @@ def curves(results: Results, scenario: str, path: str, heading: str, unit: str) 
         ticks = sorted({float(load["streams"]) for load in loads})
         axes.set_xticks(ticks, [f"{each:,.0f}" for each in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:,g}")
+        axes.yaxis.set_major_formatter(plain)
+        lowest, highest = axes.get_ylim()
+        # Over several decades the powers of ten are enough.
+        axes.yaxis.set_minor_formatter(plain if highest < 50 * lowest else NullFormatter())
         axes.set_xlabel(_streams_label(usual, others))
         axes.set_ylabel(f"{unit} (logarithmic)")
         axes.grid()

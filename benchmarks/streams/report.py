@@ -185,11 +185,20 @@ BLOCKING_FIGURES: Final[Figures] = (
 # --- Words --------------------------------------------------------------------------------------------
 
 
-def ratio_words(value: float, limit: bool = False) -> str:
-    """A ratio as people read it: 1.25x, 12x; below a tenth 1/35."""
-    if 0 < value < 0.1:
-        return f"1/{_significant(1 / value)}"
-    return f"{value:g}x" if limit else f"{_significant(value)}x"
+def ratio_words(value: float) -> str:
+    """A ratio as people read it: 1.25x, 12.3x; below a tenth 1/35.0."""
+    return f"1/{_significant(1 / value)}" if 0 < value < 0.1 else f"{_significant(value)}x"
+
+
+def limit_words(value: float) -> str:
+    """The limit of a ratio: 0.42x, 2x, 1/10."""
+    fraction = round(1 / value)
+    return f"1/{fraction:,}" if fraction >= 5 and abs(fraction * value - 1) < 1e-9 else f"{value:g}x"
+
+
+def times_words(value: float) -> str:
+    """A ratio in a sentence: 1.25 times, 1/35.0 of."""
+    return f"{ratio_words(value)} of" if value < 0.1 else f"{_significant(value)} times"
 
 
 def _significant(value: float) -> str:
@@ -275,11 +284,11 @@ def _summary(results: Results, judged: Sequence[Judged], notes: Mapping[str, Any
     stock = results.ratio("start", IDLE, "sluice", "first_content_us.p50", "django-auth")
     if start and beside:
         line = f"An authenticated, recorded, resumable stream starts in {start.median:,.0f} µs"
-        line += f", {ratio_words(beside.median)} a raw ASGI application"
-        lines.append(line + (f" and {ratio_words(stock.median)} Django with a login." if stock else "."))
+        line += f", {times_words(beside.median)} a raw ASGI application"
+        lines.append(line + (f" and {times_words(stock.median)} Django with a login." if stock else "."))
     token = results.ratio("paced", PACED, "sluice", "cpu_us_per_token")
     if token:
-        lines.append(f"A token costs {ratio_words(token.median)} the CPU of a raw ASGI application's token.")
+        lines.append(f"A token costs {times_words(token.median)} the CPU of a raw ASGI application's token.")
     block = ["\n".join(lines)]
     if notes.get("summary"):
         block += ["", str(notes["summary"]).strip()]
@@ -288,8 +297,8 @@ def _summary(results: Results, judged: Sequence[Judged], notes: Mapping[str, Any
 
 def _goals(judged: Sequence[Judged]) -> list[str]:
     lines = [
-        "Medians over the repetitions of ratios that were formed within one repetition, in brackets the least "
-        "and the most. A condition in *italics* is the next aim and does not decide.",
+        "Medians over the repetitions of ratios that were formed within one repetition, in brackets the "
+        "least and the most. A condition in *italics* is the next aim and does not decide.",
         "",
     ]
     rows = []
@@ -310,7 +319,7 @@ def _goals(judged: Sequence[Judged]) -> list[str]:
 def _condition(condition: Condition, spread: Spread | None, verdict: str) -> tuple[str, str]:
     sign = "≥" if condition.at_least else "≤"
     if condition.unit == "x":
-        asked = f"{sign} {ratio_words(condition.limit, limit=True)} {condition.what}"
+        asked = f"{sign} {limit_words(condition.limit)} {condition.what}"
     else:
         asked = f"{sign} {condition.limit:g} {condition.unit} {condition.what}"
         asked = asked.removesuffix(f" {condition.unit}") if condition.what == condition.unit else asked
@@ -424,8 +433,8 @@ def _parts(results: Results) -> list[str]:
         return [*heading, f"*{NOT_MEASURED.capitalize()}.*"]
     lines = [
         *heading,
-        "Sluice with one part turned off (or on) beside Sluice as it is, in the same repetition: the figure's "
-        "change, and its ratio. What is within the spread of the repetitions tells nothing.",
+        "Sluice with one part turned off (or on) beside Sluice as it is, in the same repetition: the "
+        "figure's change, and its ratio. What is within the spread of the repetitions tells nothing.",
         "",
     ]
     return lines + _beside(results, peers, PART_FIGURES, lambda peer: "sluice", part)
@@ -438,8 +447,8 @@ def _blocking(results: Results) -> list[str]:
         return [*heading, f"*{NOT_MEASURED.capitalize()}.*"]
     lines = [
         *heading,
-        "The same tokens from a producer that blocks a thread, beside the same peer's asynchronous one in the "
-        "same repetition.",
+        "The same tokens from a producer that blocks a thread, beside the same peer's asynchronous one in "
+        "the same repetition.",
         "",
     ]
     return lines + _beside(results, peers, BLOCKING_FIGURES, lambda peer: peer.removesuffix(BLOCKING), title)
@@ -470,7 +479,8 @@ def _beside(
             failed += [(peer, each) for each in failures if (peer, each) not in failed]
         rows.append(cells)
     reasons = [
-        f"- {name_of(peer)}, {each.scenario}, {load_words(each.load)}, repetition {each.repetition}: {_line(each)}"
+        f"- {name_of(peer)}, {each.scenario}, {load_words(each.load)}, repetition {each.repetition}: "
+        + _line(each)
         for peer, each in failed
     ]
     return [*table(["", *(each[0] for each in used)], rows), *([""] if reasons else []), *reasons]
