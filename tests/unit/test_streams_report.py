@@ -158,7 +158,9 @@ def test_what_failed_has_no_figures_and_makes_no_ratio():
     ratio = results.ratio("start", {"keep_alive": True}, "sluice", "first_content_us.p50")
     assert ratio is not None
     assert ratio.count == 1
-    assert results.spread("start", {"keep_alive": True}, "raw", "first_content_us.p50").count == 1
+    raw = results.spread("start", {"keep_alive": True}, "raw", "first_content_us.p50")
+    assert raw is not None
+    assert raw.count == 1
     nothing = Results.read(failing(made_up(), "start", "raw", 1, 2, 3))
     assert nothing.ratio("start", {"keep_alive": True}, "sluice", "first_content_us.p50") is None
 
