@@ -16,14 +16,14 @@ test: ## set up what is missing and run the tests: make test ARGS="-k word"
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
 	@scripts/faults $(ARGS)
 
-profile: ## sample a server under load: a flame graph and a table of where the time goes (docs/performance.md)
-	@scripts/profile $(ARGS)
-
 check: ## format, lint, types, Django's checks, missing migrations; changes nothing
 	@scripts/check $(ARGS)
 
 lint: ## format and repair what can be repaired
 	@scripts/lint $(ARGS)
+
+profile: ## sample a server under load: a flame graph and a table of where the time goes (docs/performance.md)
+	@scripts/profile $(ARGS)
 
 lock: ## re-make requirements/ from pyproject.toml; ARGS=--upgrade for the newest versions
 	@scripts/lock $(ARGS)
