@@ -2,10 +2,10 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench check lint lock clean
+.PHONY: help run test faults bench profile check lint lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s  %s\n", $$1, $$2 }' Makefile
 
 run: ## set up what is missing and serve at HOST:PORT (127.0.0.1:8000)
 	@scripts/run $(ARGS)
@@ -24,6 +24,9 @@ check: ## format, lint, types, Django's checks, missing migrations; changes noth
 
 lint: ## format and repair what can be repaired
 	@scripts/lint $(ARGS)
+
+profile: ## sample a server under load: a flame graph and a table of where the time goes (docs/performance.md)
+	@scripts/profile $(ARGS)
 
 lock: ## re-make requirements/ from pyproject.toml; ARGS=--upgrade for the newest versions
 	@scripts/lock $(ARGS)
