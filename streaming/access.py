@@ -18,6 +18,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth import aget_user
 from django.core.exceptions import DisallowedHost
+from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import timezone
@@ -29,12 +30,14 @@ from .identities import IDENTITIES, Identity
 from .problems import Problem
 
 _FORWARDING: Final = re.compile(
-    r"(x-)?forwarded(-.*)?|x-original-.*|via|cdn-loop|x-real-ip|.*client-?ip|.*connecting-ip|.*user-?ip|"
-    r"cf-.*|x-envoy-.*|x-azure-.*|x-appengine-.*",
-    re.IGNORECASE,
+    r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
+    r"CF_.*|X_ENVOY_.*|X_AZURE_.*|X_APPENGINE_.*)"
 )
-"""Headers by which a proxy speaks for somebody else: a loopback peer is then no proof of a local user."""
+"""Headers by which a proxy speaks for somebody else, named as in `META`: a loopback peer then proves no
+local user."""
 
+MAX_HOSTS: Final = 64
+"""`Host` headers that are known to be right; others are looked at each time."""
 
 CHALLENGE: Final = 'Bearer realm="sluice"'
 """`WWW-Authenticate` of every 401."""
@@ -101,10 +104,26 @@ def _is_own(request: HttpRequest, origin: str) -> bool:
 
 
 def _check_host(request: HttpRequest) -> None:
+    host = request.META.get("HTTP_HOST")
+    if host in _right_hosts and not settings.USE_X_FORWARDED_HOST:
+        return
     try:
         request.get_host()
     except DisallowedHost as error:
         raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
+    if host is not None and len(_right_hosts) < MAX_HOSTS:
+        _right_hosts.add(host)
+
+
+_right_hosts: Final[set[str]] = set()
+
+
+def _forget_hosts(setting: str, **kwargs: Any) -> None:
+    if setting in ("ALLOWED_HOSTS", "DEBUG", "USE_X_FORWARDED_HOST"):
+        _right_hosts.clear()
+
+
+setting_changed.connect(_forget_hosts)
 
 
 async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest], None]) -> Caller:
@@ -205,4 +224,4 @@ def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
 
 
 def _local(request: HttpRequest, address: str) -> bool:
-    return is_loopback(address) and not any(_FORWARDING.fullmatch(name) for name in request.headers)
+    return is_loopback(address) and not any(map(_FORWARDING.fullmatch, request.META))

@@ -71,7 +71,9 @@ async def _user(data: dict[str, Any]) -> Any:
         return None
     pk = get_user_model()._meta.pk.to_python(data[SESSION_KEY])
     user = await load_backend(path).aget_user(pk)
-    if user is None or not hasattr(user, "get_session_auth_hash"):
+    if user is None or not user.is_authenticated:
+        return None
+    if not hasattr(user, "get_session_auth_hash"):
         return user
     right = constant_time_compare(data.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash())
     return user if right else None

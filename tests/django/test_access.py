@@ -119,6 +119,29 @@ async def test_a_foreign_host_name_is_refused():
     assert (problem.status, problem.code) == (400, "bad_host")
 
 
+def _at(host: str, **headers: str) -> HttpRequest:
+    request = _request(**headers)
+    request.META["HTTP_HOST"] = host
+    return request
+
+
+@override_settings(ALLOW_ANONYMOUS="true", ALLOWED_HOSTS=["example.org"], USE_X_FORWARDED_HOST=True)
+async def test_a_right_host_is_no_pass_for_a_wrong_one_that_a_proxy_names():
+    for _ in range(2):
+        assert (await identify(_at("example.org"))).account is None
+        forwarded = _at("example.org", **{"x-forwarded-host": "evil.example"})
+        assert (await _refusal(forwarded)).code == "bad_host"
+
+
+@override_settings(ALLOW_ANONYMOUS="true", ALLOWED_HOSTS=["example.org"])
+async def test_a_host_that_was_right_is_asked_for_again_when_settings_change():
+    for _ in range(2):
+        assert (await identify(_at("example.org"))).account is None
+        assert (await _refusal(_at("evil.example"))).code == "bad_host"
+    with override_settings(ALLOWED_HOSTS=["example.com"]):
+        assert (await _refusal(_at("example.org"))).code == "bad_host"
+
+
 # --- Operators ----------------------------------------------------------------------------------------
 
 

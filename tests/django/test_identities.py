@@ -9,8 +9,8 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
-from django.contrib.auth import SESSION_KEY, get_user_model
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth import SESSION_KEY, get_user_model, user_logged_out
 from django.contrib.auth.models import User, update_last_login
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
@@ -64,7 +64,7 @@ class Alice:
     """A user of staff with a key and a session."""
 
     def __init__(self) -> None:
-        self.user: User = get_user_model().objects.create_user("alice", password="one", is_staff=True)
+        self.user: User = get_user_model().objects.create(username="alice", is_staff=True)
         self.key, self.text = keys.issue(self.user)
         self.browser = Client()
         self.browser.force_login(self.user)
@@ -77,7 +77,7 @@ class Alice:
         else:
             request = FACTORY.get("/streams")
             request.COOKIES["sessionid"] = self.session_key
-            request.session = SessionStore(self.session_key)  # type: ignore[assignment]
+            request.session = SessionStore(self.session_key)
         request.META["REMOTE_ADDR"] = "203.0.113.9"
         return request
 
@@ -196,7 +196,7 @@ def deactivate(alice: Alice) -> None:
 
 
 def change_password(alice: Alice) -> None:
-    alice.user.set_password("another")
+    alice.user.set_unusable_password()
     alice.user.save()
 
 
@@ -237,8 +237,21 @@ async def test_what_was_taken_away_is_refused_at_the_very_next_call(
     assert await refused(alice.request(way)) == 401
 
 
-async def test_who_logs_out_while_others_call_is_gone(alice: Alice):
+async def test_who_calls_while_logging_out_is_gone_afterwards(alice: Alice):
     """`user_logged_out` is sent before the session's row goes."""
+
+    def call(**kwargs: Any) -> None:
+        assert async_to_sync(refused)(alice.request("session")) == 0
+
+    user_logged_out.connect(call)
+    try:
+        await sync_to_async(alice.browser.logout)()
+    finally:
+        user_logged_out.disconnect(call)
+    assert await refused(alice.request("session")) == 401
+
+
+async def test_who_logs_out_over_http_is_gone(alice: Alice):
     client = AsyncClient()
     client.cookies["sessionid"] = alice.session_key
     assert (await client.get("/streams")).status_code == 200
