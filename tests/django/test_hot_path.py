@@ -150,7 +150,6 @@ async def _before_the_first_byte(
     return visits
 
 
-@pytest.mark.xfail(strict=True, reason="keys and sessions are looked up in the database, in a thread")
 @CREDENTIALS
 @pytest.mark.parametrize("again", [False, True], ids=["start", "follow"])
 async def test_no_thread_is_visited_before_the_first_byte(credentials, again):
@@ -158,7 +157,6 @@ async def test_no_thread_is_visited_before_the_first_byte(credentials, again):
     assert len(visits) == 0, str(visits)
 
 
-@pytest.mark.xfail(strict=True, reason="keys and sessions are looked up in the database")
 @CREDENTIALS
 @pytest.mark.parametrize("again", [False, True], ids=["start", "follow"])
 async def test_no_database_is_visited_before_the_first_byte(credentials, again):
