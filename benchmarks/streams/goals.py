@@ -96,7 +96,8 @@ class Judged:
 
 def judge(results: Results, blocking_producers: Mapping[str, Any] | None = None) -> list[Judged]:
     """All rows. `blocking_producers`: the results of that benchmark, for row 13 where this run has none."""
-    return [goal.judge(results) for goal in goals(blocking_producers)]
+    stored = None if "switch" in results.scenarios() else blocking_producers
+    return [goal.judge(results) for goal in goals(stored)]
 
 
 def _against(base: str, scenario: str, load: Load, path: str, peer: str = SLUICE) -> Measure:
@@ -114,25 +115,20 @@ def _status_messages(results: Results) -> Spread | None:
 
 
 def _switching(blocking_producers: Mapping[str, Any] | None) -> Condition:
-    """With busy pool threads: this run's own comparison, else the stored one of gaps in a stream."""
-
-    def of_this_run(results: Results) -> Spread | None:
-        return results.ratio("switch", {}, SLUICE, "late_ms.p50", DEFAULT_SWITCH)
-
-    def stored(results: Results) -> Spread | None:
-        found = of_this_run(results)
-        if found is not None or blocking_producers is None:
-            return found
-        shipped, default = (
-            by_load[BLOCKING_PRODUCERS_LOAD]["p95_ms"] - PACE_MS
-            for by_load in blocking_producers["results"].values()
-        )
-        return Spread.of([max(shipped, 0.0) / default]) if default > 0 else None
-
+    """With busy pool threads: the run's own comparison, or the stored one of gaps in a stream."""
+    default = "CPython's default switch interval"
     if blocking_producers is None:
-        return Condition("CPython's default switch interval, p50", of_this_run, 1 / 5)
-    what = "CPython's default switch interval: by how much gaps exceed 20 ms, p95 (`blocking_producers.json`)"
-    return Condition(what, stored, 1 / 5)
+        own = _against(DEFAULT_SWITCH, "switch", {}, "late_ms.p50")
+        return Condition(f"{default}, p50", own, 1 / 5)
+    ours, theirs = (
+        by_load[BLOCKING_PRODUCERS_LOAD]["p95_ms"] - PACE_MS
+        for by_load in blocking_producers["results"].values()
+    )
+    stored = Spread.of([max(ours, 0.0) / theirs]) if theirs > 0 else None
+    what = f"by how much gaps exceed {PACE_MS:g} ms, p95 (`blocking_producers.json`, "
+    return Condition(
+        f"{default}: {what}commit {blocking_producers['commit']})", lambda results: stored, 1 / 5
+    )
 
 
 def goals(blocking_producers: Mapping[str, Any] | None = None) -> list[Goal]:

@@ -471,7 +471,9 @@ def _beside(
             mine = Spread.of(ours.values())
             failures = results.failures(scenario, load, peer)
             if change and beside:
-                cells.append(f"{change.median:+,.{digits}f} ({ratio_words(beside.median)})")
+                cells.append(
+                    f"{round(change.median, digits) + 0.0:+,.{digits}f} ({ratio_words(beside.median)})"
+                )
             elif mine:
                 cells.append(spread_words(mine, digits))
             else:

@@ -189,6 +189,7 @@ async def _least(request: Callable[[], Awaitable[object]]) -> Calls:
 def _check(calls: Calls, per: int, limit: float) -> None:
     count = calls.total / per
     logger.info("%.2f calls, allowed are %s", count, limit)
+    assert count > 0, "a check that looks at nothing finds nothing"
     assert count <= limit, f"{count:.2f} calls, allowed are {limit}; most of them:\n{calls.most(per)}"
 
 

@@ -230,6 +230,24 @@ def test_row_13_may_come_from_the_other_benchmark():
     assert "blocking_producers.json" in condition.what
     assert spread is not None
     assert 0 <= spread.median < 1
+    raw = made_up()
+    for peer, late in (("sluice", 0.9), ("sluice-default-switch", 7.5)):
+        figures = {"late_ms": times(late)}
+        raw["measurements"].append(
+            {
+                "scenario": "switch",
+                "load": {},
+                "peer": peer,
+                "repetition": 1,
+                "figures": figures,
+                "failed": None,
+            }
+        )
+    ((condition, spread, verdict),) = judge(Results.read(raw), stored)[12].conditions
+    assert "blocking_producers.json" not in condition.what
+    assert spread is not None
+    assert spread.median == pytest.approx(0.12)
+    assert verdict == "met"
 
 
 # --- The page -----------------------------------------------------------------------------------------
