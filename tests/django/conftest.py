@@ -9,7 +9,6 @@ from django.test import override_settings
 
 from streaming import service as service_module
 
-
 QUICK = {
     # The real hash takes a good part of a second by intention.
     "PASSWORD_HASHERS": ["django.contrib.auth.hashers.MD5PasswordHasher"],
