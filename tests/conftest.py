@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import hypothesis
 import pytest
@@ -17,12 +19,23 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, database=No
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session")
+def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Starts a server of a kind, once: pytest would do so whenever the parameter of `server` changes."""
+    with ExitStack() as stack:
+
+        @cache
+        def server(kind: str) -> Server:
+            limits = {"AGENT_POOL_PER_OWNER": "50", "AGENT_POOL_MAX_WORKERS": "20"}
+            return stack.enter_context(running(kind, tmp_path_factory.mktemp(kind), **limits))
+
+        yield server
+
+
 @pytest.fixture(scope="session", params=["serve", "daphne"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, _servers: Callable[[str], Server]) -> Server:
     """The HTTP suite runs on uvicorn (as `manage.py serve` starts it) and on Daphne."""
-    folder = tmp_path_factory.mktemp(request.param)
-    with running(request.param, folder, AGENT_POOL_PER_OWNER="50", AGENT_POOL_MAX_WORKERS="20") as made:
-        yield made
+    return _servers(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.test import override_settings
 
 from streaming import service as service_module
 from streaming.identities import IDENTITIES
+
+QUICK = {
+    # The real hash takes a good part of a second by intention.
+    "PASSWORD_HASHERS": ["django.contrib.auth.hashers.MD5PasswordHasher"],
+    # Each client would look through all static files. They are asked for in tests with servers.
+    "SERVESTATIC_USE_FINDERS": False,
+    "SERVESTATIC_USE_STATIC_ROOT": False,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick() -> Iterator[None]:
+    """What costs time with each user and each client."""
+    with override_settings(**QUICK):
+        yield
 
 
 @pytest.fixture(autouse=True)

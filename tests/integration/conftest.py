@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -43,18 +44,19 @@ HARMLESS = re.compile(
 which is then closed with its last reference."""
 
 
-def assert_clean(server: Server) -> None:
-    """Nothing unforeseen happened in the server."""
-    log = HARMLESS.sub("", server.log())
+def assert_clean(server: Server, since: int = 0) -> None:
+    """Nothing unforeseen happened in the server, from the character `since` of its log on."""
+    log = HARMLESS.sub("", server.log()[since:])
     for word in ("Traceback", "Warning", "never awaited"):
         assert word not in log, log[max(0, log.index(word) - 2000) :][:6000]
 
 
 @pytest.fixture(scope="module")
 def clean_log(server: Server) -> Iterator[None]:
-    """After a module's tests the server's log holds no traceback and no warning of Python's."""
+    """A module's tests add no traceback and no warning of Python's to the server's log."""
+    before = len(server.log())
     yield
-    assert_clean(server)
+    assert_clean(server, before)
 
 
 @pytest.fixture
@@ -116,10 +118,16 @@ async def idle(http: httpx2.AsyncClient) -> None:
 @pytest.fixture(scope="session")
 def people(server: Server) -> dict[str, dict[str, str]]:
     """Signed-in callers by name: the headers that speak for them. `operator` is staff."""
+    return _make_people(server.database.parent)
+
+
+@cache
+def _make_people(folder: Path) -> dict[str, dict[str, str]]:
+    """Once for each database: `server` alternates between two."""
     done = subprocess.run(
         [sys.executable, "-c", MAKE_PEOPLE],
         cwd=ROOT,
-        env=environment(server.database.parent, DJANGO_SETTINGS_MODULE="settings.settings"),
+        env=environment(folder, DJANGO_SETTINGS_MODULE="settings.settings"),
         check=True,
         capture_output=True,
         timeout=60,

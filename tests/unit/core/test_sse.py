@@ -123,7 +123,7 @@ def test_the_parts_of_a_frame_can_be_sliced_out(event_id, name, data):
     assert (sse.event_id(frame), sse.name(frame), sse.payload(frame)) == (event_id, name, data)
 
 
-@settings(fast, max_examples=600)
+@settings(fast, max_examples=300)
 @given(
     st.integers(1, 2**63 - 1),
     awkward_texts | st.text(st.characters()),  # the latter with lone surrogates
@@ -424,25 +424,25 @@ _pieces = [
 streams = st.lists(st.sampled_from(_pieces) | st.binary(max_size=3), max_size=25).map(b"".join)
 
 
-@settings(fast, max_examples=1000)
+@settings(fast, max_examples=400)
 @given(streams)
 def test_the_decoder_agrees_with_the_reference(stream):
     assert decode([stream]) == reference(stream)
 
 
-@settings(fast, max_examples=500)
+@settings(fast, max_examples=200)
 @given(st.data(), streams)
 def test_the_cut_of_the_bytes_does_not_matter(data, stream):
     assert decode(data.draw(cut(stream))) == decode([stream])
 
 
-@settings(fast, max_examples=500)
+@settings(fast, max_examples=200)
 @given(streams)
 def test_single_bytes_are_enough(stream):
     assert decode(bytewise(stream)) == decode([stream])
 
 
-@settings(fast, max_examples=500)
+@settings(fast, max_examples=200)
 @given(st.data(), streams, st.integers(0, 12), st.integers(0, 12))
 def test_the_limits_do_not_depend_on_the_cut(data, stream, max_line, max_event):
     def outcome(chunks: list[bytes]) -> tuple[list[sse.ServerSentEvent], bool]:
