@@ -459,15 +459,17 @@ static void run_start(void) {
     }
 }
 
-/* Open all at an even pace. Returns when the first one began. */
-static int64_t open_all(void) {
+/* Open all at an even pace, but let no more than `at_once` wait for their first content: a listener that is
+ * overrun forgets connections. */
+static void open_all(long at_once, int64_t limit) {
     int64_t begin = now_us(), pace = connections > 1 ? (int64_t)(ramp * 1e6 / connections) : 0;
     for (long i = 0; i < connections && !*failure; i++) {
         int64_t at = begin + i * pace;
         if (at > now_us()) run_until(at);
+        while (!*failure && opened - with_content >= at_once && now_us() < limit) run_until(now_us() + 1000);
+        if (now_us() >= limit) return;
         begin_stream(&all[i]);
     }
-    return begin;
 }
 
 static double due_in_window;
@@ -477,8 +479,9 @@ static void run_paced(void) {
     window_from = begin + (int64_t)((ramp + settle) * 1e6);
     window_to = window_from + (int64_t)(seconds * 1e6);
     run_until(begin);
-    open_all();
+    open_all(connections, window_from);
     run_until(window_from);
+    if (!*failure && opened < connections) fail("the client opened only %ld of %ld streams in time", opened, connections);
     if (*failure) return;
     mark("begin");
     double cpu = cpu_seconds();
@@ -521,8 +524,8 @@ static void run_loop(void) {
 static double open_took;
 
 static void run_idle(void) {
-    int64_t begin = open_all();
-    int64_t limit = now_us() + (int64_t)(patience * 1e6);
+    int64_t begin = now_us(), limit = begin + (int64_t)((ramp + patience) * 1e6);
+    open_all(500, limit);
     while (!*failure && with_content < connections && now_us() < limit) run_until(now_us() + 5000);
     if (!*failure && with_content < connections)
         fail("%ld of %ld streams brought nothing within %.0f s", connections - with_content, connections, ramp + patience);

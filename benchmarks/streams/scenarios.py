@@ -200,7 +200,7 @@ def memory(subject: Subject, load: Load) -> Figures:
         connections=streams,
         tokens=2,
         ramp=streams / 1000,
-        patience=90,
+        patience=200,
         on_mark=look,
     )
     return {

@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -22,8 +24,10 @@ from benchmarks.streams.catalogue import PEERS
 from benchmarks.streams.client import STAMP, Failed
 from benchmarks.streams.peers import script
 from benchmarks.streams.scenarios import SCENARIOS, Case, Scenario, Sizes
+from contentgen.brief import Brief
 from contentgen.providers import scripted
 from contentgen.script import ScriptedOptions
+from streaming import Finish
 
 NO_COMPILER = shutil.which(client.COMPILER) is None
 
@@ -69,24 +73,30 @@ def test_the_application_of_a_peer_is_there(name):
     assert "application" in names
 
 
+def provided(options: dict[str, Any]) -> AsyncIterator[str | Finish]:
+    """What the scripted provider makes of a script."""
+    brief = Brief(user_id="u", topic="t", options=ScriptedOptions(**options))
+    return cast("AsyncIterator[str | Finish]", scripted.write(brief))
+
+
+def scripted_by(options: dict[str, Any]) -> script.Script:
+    """The same script, for peers."""
+    return script.Script(json.dumps({"options": options}).encode())
+
+
 async def test_peers_stream_what_the_scripted_provider_does():
-    options = {"tokens": 12, "interval": 0}
-    brief = scripted.Brief(user_id="u", topic="t", options=ScriptedOptions(**options))
-    theirs = script.Script(json.dumps({"options": options}).encode())
-    produced = [part async for part in scripted.write(brief)]
+    theirs = scripted_by({"tokens": 12, "interval": 0})
+    produced = [part async for part in provided({"tokens": 12, "interval": 0})]
     assert produced[:-1] == [token async for token in script.tokens(theirs)]
     assert produced[:-1] == list(script.blocking_tokens(theirs))
 
 
-@pytest.mark.parametrize("write", [scripted.write, None], ids=["provider", "peers"])
-async def test_a_step_suspends_once_for_each_token_and_a_burst_never(write):
+@pytest.mark.parametrize("of_the_provider", [True, False])
+async def test_a_step_suspends_once_for_each_token_and_a_burst_never(of_the_provider):
     for step, expected in ((True, 5), (False, 0)):
-        options = {"tokens": 5, "interval": 0, "step": step}
-        if write:
-            options["tokens"] -= 1  # and the finish
-            tokens = write(scripted.Brief(user_id="u", topic="t", options=ScriptedOptions(**options)))
-        else:
-            tokens = script.tokens(script.Script(json.dumps({"options": options}).encode()))
+        # The provider's finish is one more.
+        options = {"tokens": 4 if of_the_provider else 5, "interval": 0, "step": step}
+        tokens = provided(options) if of_the_provider else script.tokens(scripted_by(options))
         turns = 0
 
         async def count():
@@ -104,8 +114,8 @@ async def test_a_step_suspends_once_for_each_token_and_a_burst_never(write):
 
 
 def test_due_times_count_from_a_moment_that_the_caller_names(monkeypatch):
-    monkeypatch.setattr(script.time, "time", lambda: 1000.0)
-    monkeypatch.setattr(script.time, "monotonic", lambda: 7.0)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)
     theirs = script.Script(b'{"options": {"start_at": 998.5, "start_delay": 0.25}}')
     assert theirs.due() == 5.75
     assert scripted._due(ScriptedOptions(start_at=998.5, start_delay=0.25)) == 5.75
@@ -283,11 +293,11 @@ def answering(answer: bytes, size: int) -> Iterator[int]:
     thread.join(5)
 
 
-def read(answer: bytes, size: int = 1 << 16, **options: object) -> dict[str, object]:
+def read(answer: bytes, size: int = 1 << 16) -> dict[str, Any]:
     """What the client makes of an answer that shall hold three tokens."""
     with answering(answer, size) as port:
         sent = client.request({"tokens": 3}, {})
-        return client.run(port, -1, sent, mode="start", samples=2, tokens=3, pause=0, patience=5, **options)
+        return client.run(port, -1, sent, mode="start", samples=2, tokens=3, pause=0, patience=5)
 
 
 EVENTS = (
@@ -342,7 +352,7 @@ def test_the_raw_peer_is_measured():
         figures = scenarios.start(subject, {"keep_alive": False})
         assert 0 < figures["first_content_us"]["p50"] <= figures["first_content_us"]["max"]
         # Counts only: what arrives within a window depends on what else the machine does.
-        paced = {"tokens": 40, "interval": 0.02}
+        paced: dict[str, Any] = {"tokens": 40, "interval": 0.02}
         result = subject.run(
             paced | {"start_at": None},
             **paced,
@@ -374,6 +384,7 @@ def test_processor_time_is_that_of_the_process_and_its_children():
         [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         server = servers.Server(PEERS["raw"], 0, process, Path(os.devnull), {})
+        assert process.stdout is not None
         process.stdout.readline()
         while server.cpu_seconds() < 0.4:
             assert process.poll() is None
