@@ -39,6 +39,9 @@ async def send_stream(
     The request's body must have been received. Lets go of the follower always.
     """
     follower = response.follower
+    reader = asyncio.current_task()
+    assert reader is not None
+    give_up = reader.cancel
     send = paced(send)
     watcher: asyncio.Task[None] | None = None
     try:
@@ -51,7 +54,13 @@ async def send_stream(
         while not follower.closed:
             chunk = follower.take()
             if chunk or follower.done:
-                await _write(chunk, follower, send)
+                follower.sending(give_up)
+                while len(chunk) > PIECE:
+                    # In pieces, so that the server can say when it has enough.
+                    await send({"type": "http.response.body", "body": chunk[:PIECE], "more_body": True})
+                    chunk = chunk[PIECE:]
+                await send({"type": "http.response.body", "body": chunk, "more_body": not follower.done})
+                follower.sent()
             if follower.done:
                 return
             burst += follower.passed
@@ -92,18 +101,6 @@ async def send_iterated(
             raise
     finally:
         release(send)
-
-
-async def _write(chunk: bytes, follower: Follower, send: Send) -> None:
-    """One write, in pieces where it is large, so that the server can say when it has enough."""
-    reader = asyncio.current_task()
-    assert reader is not None
-    follower.sending(reader.cancel)
-    while len(chunk) > PIECE:
-        await send({"type": "http.response.body", "body": chunk[:PIECE], "more_body": True})
-        chunk = chunk[PIECE:]
-    await send({"type": "http.response.body", "body": chunk, "more_body": not follower.done})
-    follower.sent()
 
 
 async def _close_when_gone(follower: Follower, receive: Receive) -> None:

@@ -30,6 +30,7 @@ class Coalescer:
     """
 
     __slots__ = (
+        "_at_once",
         "_base",
         "_buffer",
         "_buffered",
@@ -47,6 +48,7 @@ class Coalescer:
     ) -> None:
         self._flush_chars = flush_chars
         self._large = buffer_size
+        self._at_once = min(flush_chars, buffer_size)
         self._base = self._interval = flush_interval
         self._maximum = max(flush_interval, max_flush_interval)
         self._buffer: list[str] = []
@@ -69,16 +71,20 @@ class Coalescer:
         """Take a delta; returns what must leave now, in order (mostly nothing)."""
         if not text:
             return []
+        size = len(text)
+        if not self._buffer and (size >= self._at_once or not self._started) and size <= MAX_CHUNK_CHARS:
+            self._started = True
+            return [(text, channel)]
         ready = self.flush() if self._buffer and channel != self._channel else []
         if not self._buffer:
             self._oldest = now
             self._channel = channel
         self._buffer.append(text)
-        self._buffered += len(text)
+        self._buffered += size
         if (
             not self._started
             or self._buffered >= self._flush_chars
-            or len(text) >= self._large
+            or size >= self._large
             or now >= self._oldest + self._interval
         ):
             self._started = True

@@ -91,6 +91,7 @@ class Follower:
         "_held_up",
         "_host",
         "_last_bytes",
+        "_news",
         "_notices",
         "_on_slow",
         "_opened",
@@ -122,6 +123,8 @@ class Follower:
         self._status: Status | None = None
         self._notices: list[Event] = []
         self._heartbeat = False
+        # Whether there is anything to say beside the events of the journal.
+        self._news = True
         self._opened = self._taken = self._closed = False
         self._told_running = self._dismissed = self._held_up = False
         self._catching_up = options.resumed or task.state.terminal
@@ -137,6 +140,31 @@ class Follower:
     def take(self) -> bytes:
         """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
         is the number of journalled events that it stands for."""
+        return self._take_events() if self._only_events() else self._take_everything()
+
+    def _only_events(self) -> bool:
+        """Whether some events that follow each other are all there is to send: so it is for nearly every
+        token of a reader that keeps pace."""
+        journal, cursor = self.task.journal, self._cursor
+        return (
+            not self._news
+            and not self._catching_up
+            and journal.restart_id <= cursor < journal.last_id == journal.dense_id <= cursor + MAX_FRAMES
+            and journal.first_id <= cursor + 1
+            and not self._options.timing
+        )
+
+    def _take_events(self) -> bytes:
+        journal = self.task.journal
+        frames = journal.read(self._cursor, MAX_FRAMES)
+        self.passed = len(frames)
+        self._cursor = journal.last_id
+        self.done = journal.closed
+        self._last_bytes = now = time.monotonic()
+        self._throttle.content_flowed(now)
+        return self._options.framing.durable(frames, None)
+
+    def _take_everything(self) -> bytes:
         now = time.monotonic()
         sent_at = time.time() if self._options.timing else None
         framing = self._options.framing
@@ -168,6 +196,7 @@ class Follower:
         if self._heartbeat:
             self._heartbeat = False
             pieces.append(self._sign_of_life(now, sent_at))
+        self._news = False
         self.passed, events = self._next_events(sent_at)
         if self.passed:
             self._cursor = self._behind(self.passed)
@@ -213,17 +242,18 @@ class Follower:
         if self._throttle.wants(task.state.value, task.route, position, now):
             language = self._options.language or task.spec.language
             self._status = self._host.status(task, self._status_name(), position, eta, language)
+            self._news = True
             self.wake()
         self._arm(now)
 
     def dismiss(self) -> None:
         """Send the reader away, to come back later and resume: `reconnect`, then the end of the bytes."""
-        self._dismissed = True
+        self._dismissed = self._news = True
         self.wake()
 
     def sending(self, on_slow: Callable[[], object]) -> None:
-        """A write begins; `on_slow` is called if it blocks longer than the limit."""
-        self._sending_since = time.monotonic()
+        """A write of what was just taken begins; `on_slow` is called if it blocks longer than the limit."""
+        self._sending_since = self._last_bytes
         self._on_slow = on_slow
 
     def sent(self) -> None:
@@ -286,16 +316,8 @@ class Follower:
         return cursor if cursor <= journal.dense_id else journal.last_id
 
     def _ready(self) -> bool:
-        return (
-            self.done
-            or self._closed
-            or self._dismissed
-            or self._status is not None
-            or self._heartbeat
-            or bool(self._notices)
-            or self._cursor < self.task.journal.last_id
-            or self.task.journal.closed
-        )
+        journal = self.task.journal
+        return self._cursor < journal.last_id or self._news or self.done or self._closed or journal.closed
 
     def _status_name(self) -> str:
         if self.task.state is State.QUEUED:
@@ -353,7 +375,7 @@ class Follower:
         elif not self.task.state.terminal:
             self.update(now)
             if limits.heartbeat_interval > 0 and now - self._last_bytes >= limits.heartbeat_interval:
-                self._heartbeat = True
+                self._heartbeat = self._news = True
                 self.wake()
         self._arm(now)
 

@@ -168,22 +168,27 @@ class Pump:
             bridge.stop()
 
     def _accept(self, part: Any, now: float) -> None:
-        if isinstance(part, Finish):
+        if isinstance(part, str):
+            self._task.counts.parts += 1
+            self._append_text(self._coalescer.offer(part, None, now), now)
+        elif isinstance(part, Finish):
             # What cannot be told in `complete` fails here, where it can still be told as an error.
             self._finish = msgspec.convert(msgspec.to_builtins(part), Finish)
             return
-        self._task.counts.parts += 1
-        if isinstance(part, str):
-            self._append_text(self._coalescer.offer(part, None, now), now)
-        elif isinstance(part, Content):
+        else:
+            self._task.counts.parts += 1
+            self._accept_record(part, now)
+        if self._timer is None and (deadline := self._coalescer.deadline) is not None:
+            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
+
+    def _accept_record(self, part: Any, now: float) -> None:
+        if isinstance(part, Content):
             self._append_text(self._coalescer.offer(part.delta, part.channel, now), now)
         elif isinstance(part, Output | Result | Restart | Truncated):
             self._append_text(self._coalescer.flush(), now)
             self._append_event(part)
         else:
             raise TypeError(f"not a part of a stream: {type(part).__name__}")
-        if self._timer is None and (deadline := self._coalescer.deadline) is not None:
-            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
 
     def _append_text(self, chunks: list[Chunk], now: float) -> None:
         for index, (text, channel) in enumerate(chunks):
