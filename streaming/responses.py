@@ -41,6 +41,13 @@ def place_of(task_id: str) -> str:
     return _places(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix()).format(task_id)
 
 
+def _place_seen_by(request: HttpRequest, task_id: str) -> str:
+    """`place_of`, without asking what Django keeps for the request's thread."""
+    prefix: str = getattr(request, "script_name", "")
+    urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
+    return _places(urlconf, prefix if prefix.endswith("/") else f"{prefix}/").format(task_id)
+
+
 @cache
 def _places(urlconf: str, script_prefix: str) -> str:
     try:
@@ -94,7 +101,7 @@ class EventStream(StreamingHttpResponse):
             ("X-Stream-Route", task.route),
             ("Content-Language", task.spec.language),
         ]
-        if place := place_of(task.id):
+        if place := _place_seen_by(request, task.id):
             own.append(("Location", place))
         if scope.get("http_version") == "1.1":
             own.append(_KEEP_ALIVE)

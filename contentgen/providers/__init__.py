@@ -46,12 +46,21 @@ _MODULES: Final = {
 
 def find_provider(name: str) -> Provider:
     """The provider called `name`. Raises `ProviderUnavailable`."""
-    if name not in _MODULES:
-        raise ProviderUnavailable(name)
-    provider: Provider = import_module(_MODULES[name]).PROVIDER
-    if not provider.enabled():
+    provider = _known(name)
+    if provider is None or not provider.enabled():
         raise ProviderUnavailable(name)
     return provider
+
+
+def _known(name: str) -> Provider | None:
+    if name not in _loaded:
+        if name not in _MODULES:
+            return None
+        _loaded[name] = import_module(_MODULES[name]).PROVIDER
+    return _loaded[name]
+
+
+_loaded: Final[dict[str, Provider]] = {}
 
 
 def default_provider() -> Provider:
@@ -61,4 +70,5 @@ def default_provider() -> Provider:
 
 def available_providers() -> list[str]:
     """The names that a brief may ask for."""
-    return [name for name in _MODULES if import_module(_MODULES[name]).PROVIDER.enabled()]
+    providers = [_known(name) for name in _MODULES]
+    return [provider.name for provider in providers if provider is not None and provider.enabled()]

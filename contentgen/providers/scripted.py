@@ -31,16 +31,16 @@ def write(brief: Brief) -> AsyncIterator[str | Finish] | Iterator[str | Finish]:
 
 
 async def _async(script: ScriptedOptions, limit: int | None) -> AsyncIterator[str | Finish]:
-    due = _due(script)
+    due, interval = _due(script), script.interval
     for count, token in enumerate(_tokens(script, limit)):
         if count == script.hang_after:
             await asyncio.sleep(_HANG)
         # Due times are absolute, so that the pace does not drift; a pace of 0 suspends only where asked to.
-        if (pause := due + count * script.interval - time.monotonic()) > 0:
+        if (interval or not count) and (pause := due + count * interval - time.monotonic()) > 0:
             await asyncio.sleep(pause)
         elif script.step:
             await asyncio.sleep(0)
-        yield _made(script, token)
+        yield _made(script, token) if script.burn else token
 
 
 def _blocking(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
@@ -61,26 +61,20 @@ def _due(script: ScriptedOptions) -> float:
 
 def _tokens(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
     """The tokens and the finish. Raises `ProducerFailed` where the script says so."""
+    text = script.text
+    tokens = range(script.tokens) if text is None else _CLUSTER.finditer(text)
     count = 0
-    for token in _all_tokens(script):
+    for token in tokens:
         if count == script.fail_after:
             raise ProducerFailed("scripted")
         if count == limit:
-            break
-        yield token
+            yield Finish(finish_reason="length", model=MODEL, usage={"completion_tokens": count})
+            return
+        yield f"{token} " if text is None else token.group()
         count += 1
-    else:
-        if count == script.fail_after:
-            raise ProducerFailed("scripted")
-        yield Finish(model=MODEL, usage={"completion_tokens": count})
-        return
-    yield Finish(finish_reason="length", model=MODEL, usage={"completion_tokens": count})
-
-
-def _all_tokens(script: ScriptedOptions) -> Iterator[str]:
-    if script.text is None:
-        return (f"{k} " for k in range(script.tokens))
-    return (match.group() for match in _CLUSTER.finditer(script.text))
+    if count == script.fail_after:
+        raise ProducerFailed("scripted")
+    yield Finish(model=MODEL, usage={"completion_tokens": count})
 
 
 def _made(script: ScriptedOptions, token: str | Finish) -> str | Finish:

@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     @property
     def name(self) -> str:
         """The event name on the wire, equal to the `type` member."""
-        return event_name(type(self))
+        return _NAMES[type(self)]
 
 
 class Content(Event, frozen=True, kw_only=True, tag="content"):
@@ -222,7 +222,9 @@ def event_name(kind: type[Event]) -> str:
     return tag
 
 
-TERMINAL_NAMES: Final = frozenset(event_name(kind) for kind in ALL if kind.terminal)
+_NAMES: Final = {kind: event_name(kind) for kind in ALL}
+
+TERMINAL_NAMES: Final = frozenset(_NAMES[kind] for kind in ALL if kind.terminal)
 """The names of terminal events on the wire."""
 
 

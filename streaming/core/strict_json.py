@@ -87,6 +87,14 @@ def _check_depth(body: bytes, max_depth: int) -> None:
 
 
 def _parse(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (json.JSONDecodeError, RecursionError, _NumberRefused):
+        return _parse_and_explain(text)
+
+
+def _parse_and_explain(text: str) -> Any:
+    """The value, or what is wrong with it; where it is a number, also its path."""
     numbers = _Numbers()
     try:
         value = json.loads(
@@ -132,6 +140,23 @@ class _Numbers:
         return _OutOfRange()
 
 
+class _NumberRefused(Exception):
+    """A number is out of range, somewhere."""
+
+
+def _int(digits: str) -> int:
+    if len(digits) > MAX_INTEGER_DIGITS:
+        raise _NumberRefused
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _NumberRefused
+    return value
+
+
 def _path_of_refused(value: object) -> tuple[str, ...] | None:
     if isinstance(value, _OutOfRange):
         return ()
@@ -166,3 +191,9 @@ def _excerpt(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text[:_ECHO]
     )
     return shown if len(text) <= _ECHO else shown + "…"
+
+
+# `json.loads` would make a decoder for each text, at several times the cost of reading a small one.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
+)
