@@ -41,6 +41,10 @@ SOON: Final = 0.02
 of its readers. Nobody waits for it, so what comes together is still written together."""
 
 
+PACE: Final = 0.003
+"""Seconds at least between the beginnings of two transactions: what comes meanwhile shares the next one. Who
+comes alone waits for nothing."""
+
 _Refusals = Counter[tuple[datetime, str, str]]
 
 
@@ -82,6 +86,7 @@ class DatabaseRecorder:
         self._thread: threading.Thread | None = None
         self._closing = self._writing = False
         self._due = math.inf
+        self._last_write = 0.0
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self._fresh: dict[str, tuple[Task, Promise]] = {}
@@ -291,11 +296,15 @@ class DatabaseRecorder:
         """Wait until something is due, for the interval at most; whether there is work."""
         end = time.monotonic() + self._interval
         with self._lock:
-            while not self._closing and (left := min(self._due, end) - time.monotonic()) > 0:
+            while not self._closing and (left := self._next_write(end) - time.monotonic()) > 0:
                 self._lock.wait(left)
+            self._last_write = time.monotonic()
             self._due = math.inf
             self._writing = bool(self._notes or self._refusals or self._flushes)
             return self._writing
+
+    def _next_write(self, end: float) -> float:
+        return max(min(self._due, end), self._last_write + PACE)
 
     def _write_batch(self) -> bool:
         with self._lock:

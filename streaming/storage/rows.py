@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from django.db import connection
-from django.db.models import DateTimeField, F, Field, ForeignKey, JSONField, QuerySet
+from django.db.models import DateTimeField, F, JSONField, QuerySet
 
 from streaming.core.events import Cancelled, Complete, Error, Terminal
 from streaming.models import Refusal, Segment, StreamTask
@@ -27,11 +28,13 @@ NOBODY: Final = ""
 _OF_OTHERS: Final = ("id", "epoch", "followed_at", "cancel_requested", "purged_at")
 """Columns that the owner of a task leaves alone once its row is there."""
 
-_COLUMNS: Final = StreamTask._meta.concrete_fields
+_FIELDS: Final = StreamTask._meta.concrete_fields
 
-_DEFAULTS: Final = {field.attname: field.get_default() for field in _COLUMNS}
+_DEFAULTS: Final = [(field.attname, field.get_default()) for field in _FIELDS]
 
-_CONVERTED: Final = (DateTimeField, ForeignKey, JSONField)
+_CONVERTED: Final = [
+    (number, field) for number, field in enumerate(_FIELDS) if isinstance(field, DateTimeField | JSONField)
+]
 """Fields whose values a database's driver does not take as they are."""
 
 
@@ -40,19 +43,32 @@ def write_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     default. One prepared statement for all: Django's bulk_create makes an object and an expression of each
     value, which costs several times what the database does."""
     quote = connection.ops.quote_name
-    columns = [quote(field.column) for field in _COLUMNS]
-    ours = [quote(field.column) for field in _COLUMNS if field.name not in _OF_OTHERS]
+    columns = [quote(field.column) for field in _FIELDS]
+    ours = [quote(field.column) for field in _FIELDS if field.name not in _OF_OTHERS]
     statement = (
         f"INSERT INTO {quote(StreamTask._meta.db_table)} ({', '.join(columns)}) "  # noqa: S608 (our names)
         f"VALUES ({', '.join(['%s'] * len(columns))}) "
         f"ON CONFLICT ({quote('id')}) DO UPDATE SET {', '.join(f'{each} = EXCLUDED.{each}' for each in ours)}"
     )
-    _execute(statement, [[_stored(field, row) for field in _COLUMNS] for row in rows])
+    moment = connection.ops.adapt_datetimefield_value
+    _execute(statement, [_stored(row, moment) for row in rows])
 
 
-def _stored(field: Field[Any, Any], row: Mapping[str, Any]) -> Any:
-    value = row.get(field.attname, _DEFAULTS[field.attname])
-    return field.get_db_prep_save(value, connection) if isinstance(field, _CONVERTED) else value
+def _stored(row: Mapping[str, Any], moment: Callable[[datetime], Any]) -> list[Any]:
+    values = [row.get(name, default) for name, default in _DEFAULTS]
+    for number, field in _CONVERTED:
+        value = values[number]
+        if value is not None:
+            values[number] = moment(value) if isinstance(field, DateTimeField) else _json(value)
+    return values
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # Lone surrogates, which JSON can only escape.
+        return json.dumps(value)
 
 
 def write_segments(rows: Sequence[tuple[str, Batch]]) -> None:
