@@ -185,7 +185,8 @@ class HotDoor:
         except Problem as problem:
             await self._ordinary.refuse(problem, scope, receive, send)
             return
-        set_script_prefix(get_script_prefix(scope))
+        if prefix := get_script_prefix(scope):
+            set_script_prefix(prefix)
         async with borrowed_thread():
             response = await self._respond(route, scope, body_file)
         if isinstance(response, EventStream) and not response.wrapped:

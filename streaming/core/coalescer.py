@@ -72,20 +72,22 @@ class Coalescer:
         if not text:
             return []
         size = len(text)
-        if not self._buffer and (size >= self._at_once or not self._started) and size <= MAX_CHUNK_CHARS:
-            self._started = True
-            return [(text, channel)]
-        ready = self.flush() if self._buffer and channel != self._channel else []
+        ready: list[Chunk] = []
+        if self._buffer and channel != self._channel:
+            ready = self.flush()
         if not self._buffer:
+            if (size >= self._at_once or not self._started) and size <= MAX_CHUNK_CHARS:
+                self._started = True
+                return [*ready, (text, channel)]
             self._oldest = now
             self._channel = channel
         self._buffer.append(text)
         self._buffered += size
         if (
-            not self._started
-            or self._buffered >= self._flush_chars
+            self._buffered >= self._flush_chars
             or size >= self._large
             or now >= self._oldest + self._interval
+            or not self._started
         ):
             self._started = True
             ready += self.flush()

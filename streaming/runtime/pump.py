@@ -134,11 +134,12 @@ class Pump:
     async def _iterate_async(self, source: AsyncIterable[Any]) -> None:
         share = LoopShare(self._host.loop, time.monotonic())
         iterator = aiter(source)
+        counts = self._task.counts
         try:
             async for part in iterator:
                 now = time.monotonic()
                 self._accept(part, now)
-                if share.used_up(now) or self._task.counts.parts == 1:
+                if share.used_up(now) or counts.parts == 1:
                     # The first part also steps aside, so that it leaves before the second is made.
                     await asyncio.sleep(0)
         finally:
@@ -170,7 +171,8 @@ class Pump:
     def _accept(self, part: Any, now: float) -> None:
         if isinstance(part, str):
             self._task.counts.parts += 1
-            self._append_text(self._coalescer.offer(part, None, now), now)
+            if ready := self._coalescer.offer(part, None, now):
+                self._append_text(ready, now)
         elif isinstance(part, Finish):
             # What cannot be told in `complete` fails here, where it can still be told as an error.
             self._finish = msgspec.convert(msgspec.to_builtins(part), Finish)
