@@ -142,7 +142,8 @@ class Process(models.Model):
 class Segment(models.Model):
     """Some events of a task that follow each other, as they are sent: each still with its own id."""
 
-    task = models.ForeignKey(StreamTask, on_delete=models.CASCADE, related_name="segments")
+    # The unique constraint finds a task's segments as well as an index of its own would.
+    task = models.ForeignKey(StreamTask, on_delete=models.CASCADE, related_name="segments", db_index=False)
     first_id = models.PositiveBigIntegerField()
     last_id = models.PositiveBigIntegerField()
     frames = models.BinaryField()

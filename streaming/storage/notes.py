@@ -88,11 +88,12 @@ class Batch:
 @dataclass(slots=True)
 class Note:
     """About one task. `epoch`: the one under which it is written. `values`: its row, None where only events
-    are new. `text`: all its frames, once it has
-    ended, for its text. `batches`: events that are not written yet. `promises`: who waits for it."""
+    are new. `fresh`: nobody but this process can know of it yet. `text`: all its frames, once it has ended,
+    for its text. `batches`: events that are not written yet. `promises`: who waits for it."""
 
     epoch: int = 1
     values: dict[str, Any] | None = None
+    fresh: bool = False
     text: list[bytes] | None = None
     batches: list[Batch] = field(default_factory=list)
     promises: list[Promise] = field(default_factory=list)
@@ -112,6 +113,7 @@ class Note:
         return Note(
             epoch=self.epoch,
             values=older.values if self.values is None else self.values,
+            fresh=older.fresh,
             text=older.text if self.text is None else self.text,
             batches=older.batches + self.batches,
             promises=older.promises + self.promises,
@@ -137,7 +139,9 @@ class Notes(OrderedDict[str, Note]):
         self[task_id] = kept
 
     def put_back(self, older: Notes) -> Notes:
-        """`older`, which could not be written, and these after them."""
+        """`older`, which could not be written (or were, and nobody said so), and these after them."""
+        for note in older.values():
+            note.fresh = False
         for task_id, note in self.items():
             older.add(task_id, note)
         return older

@@ -195,6 +195,7 @@ class DatabaseRecorder:
         note.promises.append(promise)
         admission = self._fresh.pop(task.id, None)
         if admission is not None:
+            note.fresh = True
             note.promises.append(admission[1])
         with self._lock:
             self._notes.add(task.id, note)
@@ -212,7 +213,8 @@ class DatabaseRecorder:
         fresh, self._fresh = self._fresh, {}
         with self._lock:
             for task, promise in fresh.values():
-                self._notes.add(task.id, Note(task.epoch, values=self.row(task), promises=[promise]))
+                note = Note(task.epoch, values=self.row(task), fresh=True, promises=[promise])
+                self._notes.add(task.id, note)
             self._drop_beyond_bounds()
             self._wake_writer(within=0.0)
 

@@ -102,15 +102,21 @@ def lock(rows: QuerySet[StreamTask]) -> QuerySet[StreamTask]:
 def taken_over(notes: Mapping[str, Note], process_id: str) -> set[str]:
     """Those of the tasks whose row is another process' by now, or of another epoch than the note; the rows
     are locked until the end of the transaction, so that nobody takes over in between."""
-    rows = StreamTask.objects.select_for_update().order_by("pk").values_list("pk", "process", "epoch")
-    ids = sorted(notes)
-    chunks = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
-    return {
-        pk
-        for chunk in chunks
-        for pk, process, epoch in rows.filter(pk__in=chunk)
-        if (process, epoch) != (process_id, notes[pk].epoch)
-    }
+    quote = connection.ops.quote_name
+    names = ", ".join(map(quote, ("id", "process", "epoch")))
+    lock = connection.ops.for_update_sql() if connection.features.has_select_for_update else ""
+    known = sorted(task_id for task_id, note in notes.items() if not note.fresh)
+    lost: set[str] = set()
+    with connection.cursor() as cursor:
+        for start in range(0, len(known), BATCH):
+            ids = known[start : start + BATCH]
+            cursor.execute(
+                f"SELECT {names} FROM {quote(StreamTask._meta.db_table)} "  # noqa: S608 (our names)
+                f"WHERE {quote('id')} IN ({', '.join(['%s'] * len(ids))}) ORDER BY {quote('id')} {lock}",
+                ids,
+            )
+            lost |= {pk for pk, *owner in cursor if owner != [process_id, notes[pk].epoch]}
+    return lost
 
 
 def write_notes(notes: Mapping[str, Note]) -> None:
