@@ -5,6 +5,7 @@ Wrong values are collected, so that a caller learns of all of them at once; noth
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection
 from typing import Any, Final
@@ -21,6 +22,9 @@ from streaming.problems import FieldError, Problem
 from .brief import LENGTH_NAMES, Brief
 from .language import detect
 from .providers import ProviderUnavailable, find_provider
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and surrogates: Unicode's categories Cc and Cs."""
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Brief)}
 
@@ -55,7 +59,7 @@ def _converted(values: dict[str, Any]) -> Brief:
 
 
 def _refuse_bad_id(value: Any) -> None:
-    if isinstance(value, str) and any(unicodedata.category(char) in ("Cc", "Cs") for char in value):
+    if isinstance(value, str) and _CONTROL.search(value):
         fault = FieldError("user_id", "invalid_id", _("Control characters are not allowed in an id."))
         raise Problem(400, "invalid_id", fault.message, fields=(fault,))
 

@@ -245,6 +245,8 @@ def encode_text(text: str) -> bytes:
 
 def escape_line_ends(data: bytes) -> bytes:
     """JSON with U+2028, U+2029 and U+0085 as escapes; everything else unchanged."""
+    if data.isascii():
+        return data
     for raw, escaped in _ESCAPED_LINE_ENDS:
         if raw in data:
             data = data.replace(raw, escaped)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from streaming.core.errors import GenerationError
 from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing
@@ -61,7 +63,13 @@ class Announcements:
 
 def timestamp() -> str:
     """Now, RFC 3339 with offset."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    seconds, fraction = divmod(time.time(), 1)
+    return f"{_to_the_second(int(seconds))}.{int(fraction * 1000):03}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _words(say: Callable[[], str]) -> str:

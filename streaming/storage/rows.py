@@ -64,6 +64,7 @@ def _stored(row: Mapping[str, Any], moment: Callable[[datetime], Any]) -> list[A
 
 
 def _json(value: Any) -> str:
+    """JSON values, or records of msgspec's."""
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
@@ -160,7 +161,7 @@ def row_values(task: Task) -> dict[str, Any]:
         "state": task.state.value if final is None else final.name,
         "route": task.route,
         "reason": task.reason,
-        "snapshot": msgspec.to_builtins(task.ticket.snapshot),
+        "snapshot": task.ticket.snapshot,
         "arguments": spec.arguments,
         "fingerprint": spec.fingerprint,
         "language": spec.language,
@@ -176,7 +177,7 @@ def row_values(task: Task) -> dict[str, Any]:
     }
     timing = task.receipt
     if timing is not None:
-        values["timing"] = msgspec.to_builtins(timing)
+        values["timing"] = timing
         values["queued_ms"] = timing.queued_ms
         values["first_content_ms"] = timing.first_content_ms
         values["total_ms"] = timing.total_ms
