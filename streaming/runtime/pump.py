@@ -135,10 +135,19 @@ class Pump:
         share = LoopShare(self._host.loop, time.monotonic())
         iterator = aiter(source)
         counts = self._task.counts
+        offer = self._coalescer.offer
         try:
             async for part in iterator:
                 now = time.monotonic()
-                self._accept(part, now)
+                if type(part) is str:
+                    # `_accept` for the part that nearly all are.
+                    counts.parts += 1
+                    if ready := offer(part, None, now):
+                        self._append_text(ready, now)
+                    if self._timer is None:
+                        self._arm(now)
+                else:
+                    self._accept(part, now)
                 if share.used_up(now) or counts.parts == 1:
                     # The first part also steps aside, so that it leaves before the second is made.
                     await asyncio.sleep(0)
@@ -180,7 +189,12 @@ class Pump:
         else:
             self._task.counts.parts += 1
             self._accept_record(part, now)
-        if self._timer is None and (deadline := self._coalescer.deadline) is not None:
+        if self._timer is None:
+            self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        """One lazy timer for text that waits: it looks again when it is due."""
+        if (deadline := self._coalescer.deadline) is not None:
             self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
 
     def _accept_record(self, part: Any, now: float) -> None:
@@ -216,7 +230,7 @@ class Pump:
             return
         now = time.monotonic()
         if now < deadline:
-            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
+            self._arm(now)
             return
         self._coalescer.observe_lateness(now - deadline)
         try:

@@ -133,7 +133,8 @@ class MemoryJournal:
             raise JournalFull
         self._frames.append(frame)
         self.last_id = self.dense_id = self.last_id + 1
-        self._account(cost)
+        self.size += cost
+        self._store.size += cost
         self.closed = closes
         if restarts:
             self.restart_id = self.last_id
