@@ -89,22 +89,25 @@ class StreamingHandler(ASGIHandler):
             return
         set_script_prefix(get_script_prefix(scope))
         response: HttpResponseBase | None = None
+        stream: EventStream | None = None
         opened = scope[Opened.KEY] = Opened()
         try:
             async with _CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
-                if isinstance(response, EventStream):
-                    self._hot.learn(scope, response)
-                if not isinstance(response, EventStream) or response.wrapped:
+                if isinstance(response, EventStream) and not response.wrapped:
+                    stream = response
+                else:
                     await send_iterated(response, send, self.send_response)
-                    return
-            if response is not None:
-                await send_stream(response, receive, send)
+            if stream is not None:
+                self._hot.learn(scope, stream)
+                await send_stream(stream, receive, send)
         finally:
             opened.close()
             body_file.close()
             if response is None:
                 await signals.request_finished.asend(sender=self.__class__)
+            elif only_djangos_receivers(signals.request_finished):
+                response.close()
             else:
                 await sync_to_async(response.close)()
 

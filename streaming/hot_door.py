@@ -14,7 +14,7 @@ affair), and where somebody listens to `request_started` or `request_finished`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import IO, Any, Final, Protocol, cast
@@ -80,7 +80,7 @@ _LOCALE: Final = frozenset(
 )
 
 
-def hot_route(view: View) -> View:
+def hot_route(view: View) -> Callable[..., Coroutine[Any, Any, HttpResponseBase]]:
     """Let calls of programs to the view come in through the hot door.
 
     For an asynchronous view at a path without parameters that answers with a stream, or refuses, and looks

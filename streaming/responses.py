@@ -143,7 +143,8 @@ class EventStream(StreamingHttpResponse):
     @streaming_content.setter
     def streaming_content(self, value: Any) -> None:
         self.wrapped = True
-        StreamingHttpResponse.streaming_content.fset(self, value)  # type: ignore[attr-defined]
+        setter: Any = StreamingHttpResponse.streaming_content
+        setter.fset(self, value)
 
     def close(self) -> None:
         """Let go of the follower and what else the response holds."""

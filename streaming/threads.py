@@ -87,11 +87,11 @@ class borrowed_thread:  # noqa: N801 (a context manager, named as one)
     async def __aenter__(self) -> None:
         self._thread = _lender().lend()
         self._context = ThreadSensitiveContext(executor=self._thread)
-        await self._context.__aenter__()
+        await self._context.__aenter__()  # type: ignore[no-untyped-call]
 
     async def __aexit__(self, *exc_info: Any) -> None:
         try:
-            await self._context.__aexit__(*exc_info)
+            await self._context.__aexit__(*exc_info)  # type: ignore[no-untyped-call]
         finally:
             self._thread.shutdown()
 

@@ -327,7 +327,7 @@ PARTS: Final = (
     "sluice-anonymous",
     "sluice-no-records",
     "sluice-no-events",
-    "sluice-few-middleware",
+    "sluice-one-door",
     "sluice-gzip",
 )
 

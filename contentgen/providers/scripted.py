@@ -61,20 +61,24 @@ def _due(script: ScriptedOptions) -> float:
 
 def _tokens(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish]:
     """The tokens and the finish. Raises `ProducerFailed` where the script says so."""
-    text = script.text
-    tokens = range(script.tokens) if text is None else _CLUSTER.finditer(text)
     count = 0
-    for token in tokens:
+    for token in _texts(script):
         if count == script.fail_after:
             raise ProducerFailed("scripted")
         if count == limit:
             yield Finish(finish_reason="length", model=MODEL, usage={"completion_tokens": count})
             return
-        yield f"{token} " if text is None else token.group()
+        yield token
         count += 1
     if count == script.fail_after:
         raise ProducerFailed("scripted")
     yield Finish(model=MODEL, usage={"completion_tokens": count})
+
+
+def _texts(script: ScriptedOptions) -> Iterator[str]:
+    if script.text is None:
+        return (f"{number} " for number in range(script.tokens))
+    return (match.group() for match in _CLUSTER.finditer(script.text))
 
 
 def _made(script: ScriptedOptions, token: str | Finish) -> str | Finish:

@@ -43,8 +43,8 @@ def write_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     default. One prepared statement for all: Django's bulk_create makes an object and an expression of each
     value, which costs several times what the database does."""
     quote = connection.ops.quote_name
-    columns = [quote(field.column) for field in _FIELDS]
-    ours = [quote(field.column) for field in _FIELDS if field.name not in _OF_OTHERS]
+    columns = [quote(field.column or "") for field in _FIELDS]
+    ours = [quote(field.column or "") for field in _FIELDS if field.name not in _OF_OTHERS]
     statement = (
         f"INSERT INTO {quote(StreamTask._meta.db_table)} ({', '.join(columns)}) "  # noqa: S608 (our names)
         f"VALUES ({', '.join(['%s'] * len(columns))}) "
@@ -80,7 +80,8 @@ def write_segments(rows: Sequence[tuple[str, Batch]]) -> None:
         f"INSERT INTO {quote(Segment._meta.db_table)} ({', '.join(map(quote, names))}) "  # noqa: S608
         "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
     )
-    binary = connection.Database.Binary
+    database: Any = connection
+    binary = database.Database.Binary
     _execute(
         statement,
         [[task_id, batch.first_id, batch.last_id, binary(b"".join(batch.frames))] for task_id, batch in rows],

@@ -141,7 +141,7 @@ async def test_who_loses_to_another_process_leaves_no_record_no_permit_and_has_c
     here, work = service(), Work()
     write = idempotency._write
 
-    def beaten(row: StreamTask, call: CallKey, known: IdempotencyKey | None) -> bool:
+    def beaten(row: dict[str, Any], call: CallKey, known: IdempotencyKey | None) -> bool:
         other = StreamTask.objects.create(
             id="f" * 32,
             kind="test",

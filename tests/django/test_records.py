@@ -112,7 +112,7 @@ async def test_many_records_are_one_transaction(house: House):
     calls = []
     write = rows.write_tasks
 
-    def counted(rows: list[StreamTask]) -> None:
+    def counted(rows: list[dict[str, Any]]) -> None:
         calls.append(len(rows))
         write(rows)
 
@@ -148,7 +148,7 @@ async def test_the_loop_never_writes(house: House):
     threads = []
     write = rows.write_tasks
 
-    def noted(rows: list[StreamTask]) -> None:
+    def noted(rows: list[dict[str, Any]]) -> None:
         threads.append(threading.current_thread().name)
         write(rows)
 
@@ -161,10 +161,10 @@ async def test_the_loop_never_writes(house: House):
 # --- When the database does not take it ---------------------------------------------------------------
 
 
-def _failing(times: int, error: Callable[[], Exception]) -> Callable[[list[StreamTask]], None]:
+def _failing(times: int, error: Callable[[], Exception]) -> Callable[[list[dict[str, Any]]], None]:
     write, left = rows.write_tasks, [times]
 
-    def attempt(rows: list[StreamTask]) -> None:
+    def attempt(rows: list[dict[str, Any]]) -> None:
         if left[0] > 0:
             left[0] -= 1
             raise error()
@@ -417,7 +417,7 @@ async def test_the_terminal_event_is_stored_before_it_is_sent(house: House):
 async def test_events_survive_a_database_that_is_away_for_a_while(house: House):
     write, left = rows.write_tasks, [2]
 
-    def away_at_first(made: list[StreamTask]) -> None:
+    def away_at_first(made: list[dict[str, Any]]) -> None:
         if left[0]:
             left[0] -= 1
             raise OperationalError("away")

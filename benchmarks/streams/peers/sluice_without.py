@@ -37,7 +37,7 @@ def _kept() -> Promise:
     from streaming.storage.notes import Promise
 
     promise = Promise(asyncio.get_running_loop())
-    promise.resolve(True)
+    promise.settle(True)
     return promise
 
 
@@ -54,9 +54,10 @@ def _default_switch_interval() -> None:
     setattr(executor, "MIN_SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010
 
 
-def _few_middleware() -> None:
-    needed = ("Session", "Authentication", "Message")
-    settings.MIDDLEWARE = [f"streaming.middleware.{name}Middleware" for name in needed]
+def _one_door() -> None:
+    from streaming.hot_door import HotDoor
+
+    setattr(HotDoor, "route", lambda self, scope: None)  # noqa: B010 - a method, for mypy
 
 
 def _gzip() -> None:
@@ -65,10 +66,15 @@ def _gzip() -> None:
     settings.MIDDLEWARE = [*before, "django.middleware.gzip.GZipMiddleware", *behind]
 
 
-_BEFORE: Final = {"middleware": _few_middleware, "nothing-but-gzip": _gzip}
+_BEFORE: Final = {"nothing-but-gzip": _gzip}
 """What is done before the apps are loaded."""
 
-_AFTER: Final = {"records": _no_records, "switch-interval": _default_switch_interval, "events": _no_events}
+_AFTER: Final = {
+    "hot-door": _one_door,
+    "records": _no_records,
+    "switch-interval": _default_switch_interval,
+    "events": _no_events,
+}
 """What needs models."""
 
 
