@@ -29,6 +29,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from django.utils import translation
+from django.utils.log import log_response
 
 from .bodies import Scope, read_body
 from .problems import Problem
@@ -210,6 +211,8 @@ class HotDoor:
             response = await route.view(request)
         except Exception as error:
             response = await sync_to_async(response_for_exception)(request, error)
+        if response.status_code >= 400:
+            log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))
             if self._speaks:

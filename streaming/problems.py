@@ -123,6 +123,7 @@ class Problem(Exception):
         content = msgspec.json.encode(self.document)
         response = HttpResponse(content, content_type=CONTENT_TYPE, status=self.status)
         response["Cache-Control"] = "no-store"
+        response["X-Content-Type-Options"] = "nosniff"
         if self.retry_seconds is not None:
             response["Retry-After"] = str(self.retry_seconds)
         for name, value in self.headers.items():

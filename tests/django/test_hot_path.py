@@ -49,10 +49,10 @@ STREAMS = 20
 AN_INSTANT = 1e-9
 """Seconds between tokens that each wait for a turn of the loop, and for no more."""
 
-CALLS_PER_REQUEST = 1880
-CALLS_PER_TOKEN = 76
-CALLS_PER_TOKEN_COALESCED = 32
-CALLS_PER_TOKEN_AT_ONCE = 25
+CALLS_PER_REQUEST = 570
+CALLS_PER_TOKEN = 48
+CALLS_PER_TOKEN_COALESCED = 22
+CALLS_PER_TOKEN_AT_ONCE = 20
 
 BLOCKS_PER_EVENT = 2
 """The frame is one block; some tenths move from run to run."""
