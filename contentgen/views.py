@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -13,7 +15,7 @@ from .producers import CONTENT, options_of
 from .validation import parse
 
 
-@hot_route
+@partial(hot_route, lends_thread=False)
 @endpoint("POST")
 async def generate_stream(request: HttpRequest) -> HttpResponseBase:
     """`POST /content/generate/stream/async`: brief → event stream."""

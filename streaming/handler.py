@@ -64,18 +64,18 @@ class StreamingHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
-            await self.handle(scope, receive, send)
+            route = self._hot.route(scope)
+            if route is None:
+                await self.handle(scope, receive, send)
+            else:
+                await self._hot.handle(route, scope, receive, send)
         elif scope["type"] == "websocket":
             await _sockets().application(scope, receive, send)
         else:
             raise ValueError(f"an unknown kind of connection: {scope['type']}")
 
     async def handle(self, scope: Scope, receive: Any, send: Any) -> None:
-        """One request, from its body to the end of its response."""
-        route = self._hot.route(scope)
-        if route is not None:
-            await self._hot.handle(route, scope, receive, send)
-            return
+        """One request through Django's chain, from its body to the end of its response."""
         try:
             if _sockets().is_socket(scope):
                 raise Problem(
@@ -100,7 +100,7 @@ class StreamingHandler(ASGIHandler):
                     await send_iterated(response, send, self.send_response)
             if stream is not None:
                 self._hot.learn(scope, stream)
-                await send_stream(stream, receive, send)
+                await send_stream(stream.follower, stream.status_code, stream.head(), receive, send)
         finally:
             opened.close()
             body_file.close()

@@ -35,6 +35,7 @@ from .models import IdempotencyKey, StreamTask
 from .reuse import Reuse
 from .storage.records import DatabaseRecorder
 from .storage.rows import write_tasks
+from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class KeyedTasks:
         Raises `KeyReused`, `PoolRefused`, `StorageUnavailable`, and what the database raises.
         """
         lock = self._locks.setdefault((call.scope, call.key), asyncio.Lock())
-        async with lock:
+        async with lock, borrowed_thread():
             for _ in range(ATTEMPTS):
                 known = await _find(call)
                 if known is not None and not _expired(known):

@@ -97,7 +97,9 @@ class Identities:
     async def _learn(self, credential: Credential, look_up: LookUp) -> Identity | None:
         """What was revoked while it was looked up may have been read before that, and is not remembered."""
         started, generation = self._clock(), self._generation
-        identity = await look_up()
+        # The hot door lends no thread; inside a request that has one, that one is used.
+        async with borrowed_thread():
+            identity = await look_up()
         with self._lock:
             if identity is None:
                 self._known.pop(credential, None)
@@ -118,8 +120,7 @@ class Identities:
 
     async def _renew(self, credential: Credential, look_up: LookUp) -> None:
         try:
-            async with borrowed_thread():
-                await self._learn(credential, look_up)
+            await self._learn(credential, look_up)
         except (DatabaseError, InterfaceError) as error:
             if (now := self._clock()) >= self._quiet_until:
                 self._quiet_until = now + RENEWAL_AGE

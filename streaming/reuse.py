@@ -29,6 +29,7 @@ from . import conf
 from .access import Caller
 from .digests import digest
 from .models import StreamTask
+from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Reuse:
         (`Supervisor.make_room`). Visits the database only where the cache is on and nothing that runs here
         will do; raises nothing of the database's."""
         if spec.fingerprint:
-            await self._look_for_source(spec)
+            async with borrowed_thread():
+                await self._look_for_source(spec)
         if not spec.fingerprint or self._source(spec) is None:
             await self._supervisor.make_room(spec)
 

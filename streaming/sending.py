@@ -31,14 +31,13 @@ _END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": 
 
 
 async def send_stream(
-    response: EventStream, receive: Receive, send: Send, added: Sequence[tuple[str, str]] = ()
+    follower: Follower, status: int, headers: Sequence[tuple[bytes, bytes]], receive: Receive, send: Send
 ) -> None:
-    """Send the whole response, its head with what is `added` to it; returns at its end, or when its reader
-    has left or was closed as too slow.
+    """Send a response with that head and the follower's bytes; returns at their end, or when the reader has
+    left or was closed as too slow.
 
     The request's body must have been received. Lets go of the follower always.
     """
-    follower = response.follower
     reader = asyncio.current_task()
     assert reader is not None
     give_up = reader.cancel
@@ -47,9 +46,7 @@ async def send_stream(
     try:
         # A producer that is ready has its first part in the same write as the head.
         await asyncio.sleep(0)
-        await send(
-            {"type": "http.response.start", "status": response.status_code, "headers": response.head(added)}
-        )
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         burst = 0
         while not follower.closed:
             chunk = follower.take()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import ThreadSensitiveContext
@@ -79,17 +80,28 @@ class LentThread(Executor):
 _lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
 
 
-class borrowed_thread:  # noqa: N801 (a context manager, named as one)
-    """What runs inside has a thread for its synchronous calls, which is given back, tidy, at the end."""
+_borrows: ContextVar[bool] = ContextVar("borrows", default=False)
 
-    __slots__ = ("_context", "_thread")
+
+class borrowed_thread:  # noqa: N801 (a context manager, named as one)
+    """What runs inside has a thread for its synchronous calls, which is given back, tidy, at the end. Inside
+    another one it is that one's thread."""
+
+    __slots__ = ("_context", "_thread", "_token")
 
     async def __aenter__(self) -> None:
+        self._context: ThreadSensitiveContext | None = None
+        if _borrows.get():
+            return
+        self._token = _borrows.set(True)
         self._thread = _lender().lend()
         self._context = ThreadSensitiveContext(executor=self._thread)
         await self._context.__aenter__()  # type: ignore[no-untyped-call]
 
     async def __aexit__(self, *exc_info: Any) -> None:
+        if self._context is None:
+            return
+        _borrows.reset(self._token)
         try:
             await self._context.__aexit__(*exc_info)  # type: ignore[no-untyped-call]
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -273,7 +274,7 @@ async def test_a_view_that_fails_is_told_as_by_django() -> None:
     async def failing(request: HttpRequest) -> HttpResponse:
         raise LookupError("nobody foresaw this")
 
-    handler._hot._routes[key] = type(route)(failing, route.added)
+    handler._hot._routes[key] = dataclasses.replace(route, view=failing)
     call = await Call(STREAM, method="POST", body=_body(), handler=handler).end()
     assert call.status == 500
     assert b"nobody foresaw" not in call.body
