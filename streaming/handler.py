@@ -67,8 +67,8 @@ class StreamingHandler(ASGIHandler):
             route = self._hot.route(scope)
             if route is None:
                 await self.handle(scope, receive, send)
-            else:
-                await self._hot.handle(route, scope, receive, send)
+            elif (streaming := await self._hot.answer(route, scope, receive, send)) is not None:
+                await streaming
         elif scope["type"] == "websocket":
             await _sockets().application(scope, receive, send)
         else:

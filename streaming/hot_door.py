@@ -183,29 +183,28 @@ class HotDoor:
             self._listeners = _listeners()
             self._routes[key] = HotRoute(watch.view, added, watch.lends_thread)
 
-    async def handle(self, route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from its body to the end of its response."""
+    async def answer(
+        self, route: HotRoute, scope: Scope, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None] | None:
+        """One request, from its body to its response. Where that is a stream, what sends it is returned, for
+        the caller to await: so nothing of the request stays in memory while the stream is open."""
         try:
             body_file = await read_body(scope, receive)
         except RequestAborted:
-            return
+            return None
         except Problem as problem:
             await self._ordinary.refuse(problem, scope, receive, send)
-            return
+            return None
         if prefix := get_script_prefix(scope):
             set_script_prefix(prefix)
-        response: HttpResponseBase | None
         if route.lends_thread:
             async with borrowed_thread():
                 response = await self._respond(route, scope, body_file)
         else:
             response = await self._respond(route, scope, body_file)
         if isinstance(response, EventStream) and not response.wrapped:
-            follower, status, head = response.follower, response.status_code, response.head(route.added)
-            # A stream may be open for long, and needs none of this.
-            del response, body_file
-            await send_stream(follower, status, head, receive, send)
-            return
+            head = response.head(route.added)
+            return send_stream(response.follower, response.status_code, head, receive, send)
         for name, value in route.added:
             response.headers.setdefault(name, value)
         try:
@@ -213,6 +212,7 @@ class HotDoor:
         finally:
             if response.streaming:
                 await sync_to_async(response.close)()
+        return None
 
     async def _respond(self, route: HotRoute, scope: Scope, body_file: IO[bytes]) -> HttpResponseBase:
         request, error_response = self._ordinary.create_request(scope, body_file)
@@ -225,7 +225,7 @@ class HotDoor:
         except Exception as error:
             async with borrowed_thread():
                 response = await sync_to_async(response_for_exception)(request, error)
-        if response.status_code >= 400:
+        if isinstance(response, HttpResponse) and response.status_code >= 400:
             log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))

@@ -47,6 +47,7 @@ async def send_stream(
         # A producer that is ready has its first part in the same write as the head.
         await asyncio.sleep(0)
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        del headers
         burst = 0
         while not follower.closed:
             chunk = follower.take()
