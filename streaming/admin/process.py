@@ -20,7 +20,7 @@ from streaming.models import StreamTask
 from streaming.retry import NotRetryable, obstacle_to_retry
 from streaming.runtime.task import CancelReason, Task
 from streaming.service import service
-from streaming.storage.rows import row_values
+from streaming.storage.rows import plain_values
 
 
 class NoStreamsHere(Exception):
@@ -76,7 +76,7 @@ async def _in_memory(task_id: str) -> Memory | None:
     journal = task.journal
     return Memory(
         active=not task.state.terminal,
-        values=row_values(task),
+        values=plain_values(task),
         first_id=journal.first_id,
         last_id=journal.last_id,
         frames=journal.read(0, journal.last_id),

@@ -150,8 +150,16 @@ def task_columns(task_id: str, values: Mapping[str, Any], frames: list[bytes] | 
     return columns
 
 
+def plain_values(task: Task) -> dict[str, Any]:
+    """`row_values` as one reads them from the database."""
+    values = row_values(task)
+    return values | {
+        name: msgspec.to_builtins(values[name]) for name in ("snapshot", "timing") if name in values
+    }
+
+
 def row_values(task: Task) -> dict[str, Any]:
-    """The row's columns but id and text, as they stand now."""
+    """The row's columns but id and text, as they stand now; records instead of what JSON makes of them."""
     spec, final, counts = task.spec, task.final, task.counts
     values: dict[str, Any] = {
         "owner_id": spec.owner,

@@ -196,11 +196,12 @@ async def test_what_another_process_is_writing_is_not_written_again(tmp_path: Pa
     migrate(env)
     with started("serve", tmp_path, env) as one, started("serve", tmp_path, env) as other:
         async with client(one.url) as here, client(other.url) as there:
-            asked = work(options={"tokens": 40, "interval": 0.05})
+            asked = work(options={"tokens": 40, "interval": 0.1})
             first = asyncio.create_task(stream(here, asked))
 
             async def runs() -> bool:
-                return bool((await here.get("/stats")).json()["pools"]["agent_pool"]["running"] == 1)
+                # The others' numbers come with their beat: by then the record is in the database.
+                return bool((await there.get("/stats")).json()["pools"]["agent_pool"]["running"] == 1)
 
             assert await eventually(runs)
             copy = await stream(there, asked)
