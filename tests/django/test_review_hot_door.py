@@ -7,20 +7,25 @@ import json
 from collections.abc import AsyncIterator
 from functools import wraps
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import PermissionDenied
+from django.db import connection
+from django.db.models import ForeignKey, UUIDField
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.test import override_settings
 from django.urls import include, path
 
-from streaming import hot_route, stream
+from streaming import hot_route, idempotency, stream
 from streaming.handler import StreamingHandler
+from streaming.models import StreamTask
 from streaming.problems import Problem
 from streaming.requests import endpoint
 from streaming.service import close_service, service
+from streaming.storage import rows
 
 from .asgi_calls import Call
 
@@ -126,7 +131,7 @@ async def test_of_two_headers_about_tls_the_first_counts_at_both_doors():
         async def receive() -> Any:
             for message in incoming:
                 return message
-            await asyncio.Event().wait()
+            return await asyncio.Event().wait()
 
         async def send(message: Any) -> None:
             messages.append(message)
@@ -260,3 +265,27 @@ async def test_places_of_streams_are_not_kept_for_each_root_path():
     size = _places.cache_info().currsize
     _places.cache_clear()
     assert size < 2000
+
+
+async def test_a_keyed_task_that_another_process_took_over_stays_with_it():
+    """Its row is there before it is noted, so a process that stops for some seconds just then may lose it."""
+    write = idempotency._write
+
+    def write_and_lose(row: Any, *rest: Any) -> bool:
+        won = write(row, *rest)
+        StreamTask.objects.filter(pk=row["id"]).update(process="2" * 32, epoch=2)
+        return won
+
+    with mock.patch.object(idempotency, "_write", write_and_lose):
+        call = await post(StreamingHandler(), GENERATE, idempotency_key="k")
+    await service().recorder.flush().wait(20)
+    row = await StreamTask.objects.aget(pk=call.headers["x-stream-id"])
+    assert (row.process, row.epoch, row.state) == ("2" * 32, 2, "running")
+
+
+async def test_the_key_of_an_owner_is_stored_as_its_model_stores_it(monkeypatch: pytest.MonkeyPatch):
+    """A project's users may have UUIDs, which SQLite keeps as 32 digits."""
+    monkeypatch.setattr(ForeignKey, "target_field", UUIDField())
+    owner = "12345678-1234-5678-1234-567812345678"
+    row = rows._stored({"id": "1" * 32, "owner_id": owner}, connection.ops.adapt_datetimefield_value)
+    assert owner.replace("-", "") in row
