@@ -150,7 +150,7 @@ class KeyedTasks:
                 self._supervisor.retract(task)
         if not won:
             return None
-        self._supervisor.record(task)
+        self._supervisor.record(task, known=True)
         committed.set()
         return task
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from django.conf import settings
@@ -48,7 +48,7 @@ def _place_seen_by(request: HttpRequest, task_id: str) -> str:
     return _places(urlconf, prefix if prefix.endswith("/") else f"{prefix}/").format(task_id)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _places(urlconf: str, script_prefix: str) -> str:
     try:
         path = reverse("stream-events", urlconf, args=("{}",))
