@@ -27,12 +27,14 @@ from django.core.handlers.asgi import get_script_prefix
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.middleware.locale import LocaleMiddleware
 from django.urls import set_script_prefix
 from django.utils import translation
+from django.utils.log import log_response
 
 from .bodies import Scope, read_body
 from .problems import Problem
-from .responses import EventStream
+from .responses import EventStream, Opened
 from .sending import Receive, Send, send_iterated, send_stream
 from .signals import only_djangos_receivers
 from .threads import borrowed_thread
@@ -48,6 +50,9 @@ _OTHER_CALLERS: Final = frozenset({b"cookie", b"origin"})
 
 _MAX_ROUTES: Final = 64
 
+_Key = tuple[str, str, str, bool | None]
+"""Path, root path, scheme, and whether a trusted proxy says that TLS was spoken to it."""
+
 _LEFT_OUT: Final = frozenset(
     {
         "corsheaders.middleware.CorsMiddleware",
@@ -57,7 +62,6 @@ _LEFT_OUT: Final = frozenset(
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
-        "django.middleware.gzip.GZipMiddleware",
         "django.middleware.locale.LocaleMiddleware",
         "django.middleware.security.SecurityMiddleware",
         "servestatic.middleware.ServeStaticMiddleware",
@@ -93,7 +97,9 @@ def hot_route(view: View) -> View:
     async def watched(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         response = await view(request, *args, **kwargs)
         watch: _Watch | None = getattr(request, "scope", {}).get(_KEY)
-        if watch is not None and not args and not kwargs:
+        match = request.resolver_match
+        # What is wrapped around it (a check of the project's) must not be left out.
+        if watch is not None and match is not None and match.func is watched and not args and not kwargs:
             watch.view, watch.given = view, dict(response.items())
         return response
 
@@ -138,16 +144,17 @@ class HotDoor:
 
     def __init__(self, ordinary: OrdinaryDoor) -> None:
         self._ordinary = ordinary
-        self._routes: dict[tuple[str, ...], HotRoute] = {}
+        self._routes: dict[_Key, HotRoute] = {}
         self._listeners = (-1, -1)
-        self._speaks = bool(_LOCALE.intersection(settings.MIDDLEWARE))
+        self._locale = LocaleMiddleware(_no_response) if _LOCALE.intersection(settings.MIDDLEWARE) else None
         self._shut = bool(
             set(settings.MIDDLEWARE) - _LEFT_OUT or settings.PREPEND_WWW or settings.DISALLOWED_USER_AGENTS
         )
-        proxy = settings.SECURE_PROXY_SSL_HEADER
-        self._proxy = (
-            None if proxy is None else proxy[0].removeprefix("HTTP_").replace("_", "-").lower().encode()
-        )
+        self._proxy, self._secure = b"", b""
+        if settings.SECURE_PROXY_SSL_HEADER is not None:
+            name, value = settings.SECURE_PROXY_SSL_HEADER
+            self._proxy = name.removeprefix("HTTP_").replace("_", "-").lower().encode()
+            self._secure = value.encode("latin1")
 
     def route(self, scope: Scope) -> HotRoute | None:
         """The route of a call that may come in here."""
@@ -185,8 +192,17 @@ class HotDoor:
         except Problem as problem:
             await self._ordinary.refuse(problem, scope, receive, send)
             return
-        if prefix := get_script_prefix(scope):
-            set_script_prefix(prefix)
+        set_script_prefix(get_script_prefix(scope))
+        opened = scope[Opened.KEY] = Opened()
+        try:
+            await self._answer(route, scope, body_file, receive, send)
+        finally:
+            opened.close()
+            body_file.close()
+
+    async def _answer(
+        self, route: HotRoute, scope: Scope, body_file: IO[bytes], receive: Receive, send: Send
+    ) -> None:
         async with borrowed_thread():
             response = await self._respond(route, scope, body_file)
         if isinstance(response, EventStream) and not response.wrapped:
@@ -204,32 +220,35 @@ class HotDoor:
         request, error_response = self._ordinary.create_request(scope, body_file)
         if request is None:
             return cast("HttpResponseBase", error_response)
-        if self._speaks and "HTTP_ACCEPT_LANGUAGE" in request.META:
-            translation.activate(translation.get_language_from_request(request))
+        if self._locale is not None:
+            self._locale.process_request(request)
         try:
             response = await route.view(request)
         except Exception as error:
             response = await sync_to_async(response_for_exception)(request, error)
+        if response.status_code >= 400:
+            log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))
-            if self._speaks:
+            if self._locale is not None:
                 response.headers.setdefault("Content-Language", translation.get_language() or "")
         return response
 
-    def _key(self, scope: Scope) -> tuple[str, ...] | None:
+    def _key(self, scope: Scope) -> _Key | None:
         """What decides about the view, and about what the middleware adds; None for other callers."""
-        proxied = b""
+        proxied: bytes | None = None
         for name, value in scope["headers"]:
             if name in _OTHER_CALLERS:
                 return None
-            if name == self._proxy:
-                proxied = value
-        return (
-            scope["path"],
-            scope.get("root_path", ""),
-            scope.get("scheme", "http"),
-            proxied.decode("latin1"),
-        )
+            if proxied is None and name == self._proxy:
+                # The first one counts, as in `HttpRequest.scheme`.
+                proxied = value.partition(b",")[0].strip()
+        secure = None if proxied is None else proxied == self._secure
+        return scope["path"], scope.get("root_path", ""), scope.get("scheme", "http"), secure
+
+
+def _no_response(request: HttpRequest) -> HttpResponseBase:
+    raise AssertionError("never called")
 
 
 def _listeners() -> tuple[int, int]:

@@ -249,7 +249,8 @@ async def test_a_long_refusal_is_compressed_alike():
     from django.conf import settings
 
     with override_settings(MIDDLEWARE=["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]):
-        handler = await warm("/moody", b"go")
+        handler = StreamingHandler()
+        await post(handler, "/moody", b"go")
         cold = await post(StreamingHandler(), "/moody", b"refuse", accept_encoding="gzip")
         hot = await post(handler, "/moody", b"refuse", accept_encoding="gzip")
         assert hot.headers.get("vary") == cold.headers.get("vary")
