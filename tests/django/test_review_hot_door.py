@@ -16,6 +16,8 @@ from django.db import connection
 from django.db.models import ForeignKey, UUIDField
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.template import engines
+from django.template.response import TemplateResponse
 from django.test import override_settings
 from django.urls import include, path
 
@@ -46,6 +48,11 @@ async def endless() -> AsyncIterator[str]:
         await asyncio.sleep(0.01)
 
 
+async def passed_on(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk
+
+
 def members_only(view: Any) -> Any:
     @wraps(view)
     async def guarded(request: HttpRequest) -> HttpResponseBase:
@@ -72,6 +79,10 @@ async def moody(request: HttpRequest) -> HttpResponseBase:
     response = await stream(
         request, endless() if b"endless" in request.body else letters(), on_disconnect="cancel"
     )
+    if b"wrapped" in request.body:
+        response.streaming_content = passed_on(response.streaming_content)  # type: ignore[attr-defined]
+    if b"template" in request.body:
+        return TemplateResponse(request, engines["django"].from_string("hello"))
     if b"fail" in request.body:
         raise Problem(409, "not_finished")
     return response
@@ -290,3 +301,22 @@ async def test_the_key_of_an_owner_is_stored_as_its_model_stores_it(monkeypatch:
     owner = "12345678-1234-5678-1234-567812345678"
     row = rows._stored({"id": "1" * 32, "owner_id": owner}, connection.ops.adapt_datetimefield_value)
     assert owner.replace("-", "") in row
+
+
+async def test_a_template_response_is_rendered():
+    handler = await warm("/moody", b"go")
+    assert (await post(StreamingHandler(), "/moody", b"template")).status == 200
+    assert (await post(handler, "/moody", b"template")).status == 200
+
+
+async def test_who_leaves_another_kind_of_stream_ends_it():
+    """A hot view may answer with a stream that a decorator of its own has wrapped."""
+    for handler in (StreamingHandler(), await warm("/moody", b"go")):
+        call = Call("/moody", method="POST", body=b"endless wrapped", handler=handler)
+        await call.saw(b"event: content")
+        call.leave()
+        await asyncio.wait([call.running], timeout=2)
+        left = call.running.done()
+        call.running.cancel()
+        await asyncio.wait([call.running], timeout=2)
+        assert left
