@@ -28,6 +28,7 @@ from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.locale import LocaleMiddleware
+from django.template.response import SimpleTemplateResponse
 from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
@@ -35,7 +36,7 @@ from django.utils.log import log_response
 from .bodies import Scope, read_body
 from .problems import Problem
 from .responses import EventStream, Opened
-from .sending import Receive, Send, send_iterated, send_stream
+from .sending import CancelOnDisconnect, Receive, Send, send_iterated, send_stream
 from .signals import only_djangos_receivers
 from .threads import borrowed_thread
 
@@ -211,7 +212,8 @@ class HotDoor:
         for name, value in route.added:
             response.headers.setdefault(name, value)
         try:
-            await send_iterated(response, send, self._ordinary.send_response)
+            async with CancelOnDisconnect(receive):
+                await send_iterated(response, send, self._ordinary.send_response)
         finally:
             if response.streaming:
                 await sync_to_async(response.close)()
@@ -224,6 +226,8 @@ class HotDoor:
             self._locale.process_request(request)
         try:
             response = await route.view(request)
+            if isinstance(response, SimpleTemplateResponse):
+                response = await sync_to_async(response.render)()
         except Exception as error:
             response = await sync_to_async(response_for_exception)(request, error)
         if response.status_code >= 400:

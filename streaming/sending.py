@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from django.http.response import HttpResponseBase
@@ -101,6 +102,37 @@ async def send_iterated(
             raise
     finally:
         release(send)
+
+
+class CancelOnDisconnect:
+    """Cancels the task inside when the client leaves, and swallows just that cancellation.
+
+    A cancellation from outside (the server's) passes through.
+    """
+
+    def __init__(self, receive: Any) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            return self._task.uncancel() == 0
+        return False
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
 
 
 async def _close_when_gone(follower: Follower, receive: Receive) -> None:
