@@ -33,6 +33,7 @@ from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
 
+from . import hosts
 from .bodies import Scope, read_body
 from .problems import Problem
 from .responses import EventStream, Opened
@@ -82,6 +83,10 @@ redirect to TLS, which depends on the scheme alone)."""
 
 _LOCALE: Final = frozenset(
     {"django.middleware.locale.LocaleMiddleware", "streaming.middleware.LocaleMiddleware"}
+)
+
+_COMMON: Final = frozenset(
+    {"django.middleware.common.CommonMiddleware", "streaming.middleware.CommonMiddleware"}
 )
 
 
@@ -151,6 +156,7 @@ class HotDoor:
         self._shut = bool(
             set(settings.MIDDLEWARE) - _LEFT_OUT or settings.PREPEND_WWW or settings.DISALLOWED_USER_AGENTS
         )
+        self._checks_host = bool(_COMMON.intersection(settings.MIDDLEWARE))
         self._proxy, self._secure = b"", b""
         if settings.SECURE_PROXY_SSL_HEADER is not None:
             name, value = settings.SECURE_PROXY_SSL_HEADER
@@ -225,6 +231,8 @@ class HotDoor:
         if self._locale is not None:
             self._locale.process_request(request)
         try:
+            if self._checks_host:
+                hosts.check(request)
             response = await route.view(request)
             if isinstance(response, SimpleTemplateResponse):
                 response = await sync_to_async(response.render)()

@@ -38,23 +38,29 @@ _KEEP_ALIVE: Final = ("Connection", "keep-alive")
 
 def place_of(task_id: str) -> str:
     """The path of a task's record, wherever the project has put these URLs; empty if it has not."""
-    return _places(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix()).format(task_id)
+    return _place(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix(), task_id)
 
 
 def _place_seen_by(request: HttpRequest, task_id: str) -> str:
     """`place_of`, without asking what Django keeps for the request's thread."""
     prefix: str = getattr(request, "script_name", "")
     urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
-    return _places(urlconf, prefix if prefix.endswith("/") else f"{prefix}/").format(task_id)
+    return _place(urlconf, prefix if prefix.endswith("/") else f"{prefix}/", task_id)
+
+
+def _place(urlconf: str, script_prefix: str, task_id: str) -> str:
+    folder = _folder(urlconf, script_prefix)
+    return f"{folder}{task_id}" if folder else ""
 
 
 @lru_cache(maxsize=64)
-def _places(urlconf: str, script_prefix: str) -> str:
+def _folder(urlconf: str, script_prefix: str) -> str:
+    """What is before the id in the path of a record."""
     try:
-        path = reverse("stream-events", urlconf, args=("{}",))
+        path = reverse("stream-events", urlconf, args=("-",))
     except NoReverseMatch:
         return ""
-    return path.removesuffix("/events").replace("%7B%7D", "{}")
+    return path.removesuffix("-/events")
 
 
 class Opened:

@@ -75,6 +75,9 @@ async def send_stream(
     except asyncio.CancelledError:
         if not _closed_as_slow(follower, send):
             raise
+    except OSError:
+        # So a server may tell that the reader has left (ASGI 2.4).
+        logger.debug("stream %s: the reader has left", follower.task.id)
     except Exception:
         # No terminal event was sent: the reader comes back.
         logger.exception("stream %s: the reader's bytes failed", follower.task.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from functools import wraps
 from typing import Any
@@ -216,8 +217,6 @@ async def test_a_path_with_a_language_speaks_it():
 
 
 async def test_refusals_are_logged_alike(caplog: pytest.LogCaptureFixture):
-    import logging
-
     logging.getLogger("django").propagate = True
     cold = StreamingHandler()
     handler = await warm(GENERATE)
@@ -270,12 +269,12 @@ async def test_a_long_refusal_is_compressed_alike():
 
 async def test_places_of_streams_are_not_kept_for_each_root_path():
     """Daphne takes the root path from a header of the client's."""
-    from streaming.responses import _places
+    from streaming.responses import _folder
 
     for number in range(2000):
-        _places("settings.urls", f"/{number}/")
-    size = _places.cache_info().currsize
-    _places.cache_clear()
+        _folder("settings.urls", f"/{number}/")
+    size = _folder.cache_info().currsize
+    _folder.cache_clear()
     assert size < 2000
 
 
@@ -320,3 +319,27 @@ async def test_who_leaves_another_kind_of_stream_ends_it():
         call.running.cancel()
         await asyncio.wait([call.running], timeout=2)
         assert left
+
+
+async def test_a_server_that_raises_for_who_has_left_makes_no_noise(caplog: pytest.LogCaptureFixture):
+    """As ASGI lets it (since 2.4: an `OSError` of its own)."""
+
+    def left(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("the client has left")
+
+    logging.getLogger("streaming").propagate = True
+    try:
+        for handler in (StreamingHandler(), await warm("/moody", b"go")):
+            await Call("/moody", method="POST", body=b"endless", on_send=left, handler=handler).end()
+    finally:
+        logging.getLogger("streaming").propagate = False
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("prefix", ["/{}", "/{0}", "/{a}"])
+async def test_any_root_path_has_streams(prefix: str):
+    """Daphne takes it from a header of the client's."""
+    with override_settings(FORCE_SCRIPT_NAME=prefix):
+        call = await post(StreamingHandler(), f"{prefix}/moody", b"go")
+        assert call.status == 200
