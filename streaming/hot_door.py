@@ -14,7 +14,7 @@ affair), and where somebody listens to `request_started` or `request_finished`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import IO, Any, Final, Protocol, cast
@@ -43,7 +43,7 @@ from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
 
-View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponseBase]]
 
 _KEY: Final = "streaming.hot_door"
 """Where the ordinary door puts what it watches for in the ASGI scope."""
@@ -239,7 +239,8 @@ class HotDoor:
         except Exception as error:
             response = await sync_to_async(response_for_exception)(request, error)
         if response.status_code >= 400:
-            log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
+            answer = cast("HttpResponse", response)
+            log_response("%s: %s", answer.reason_phrase, request.path, response=answer, request=request)
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))
             if self._locale is not None:
