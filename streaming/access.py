@@ -18,13 +18,12 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth import aget_user
 from django.core.exceptions import DisallowedHost
-from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from . import conf, keys, sessions
+from . import conf, hosts, keys, sessions
 from .addresses import is_loopback
 from .identities import IDENTITIES, Identity
 from .problems import Problem
@@ -35,9 +34,6 @@ _FORWARDING: Final = re.compile(
 )
 """Headers by which a proxy speaks for somebody else, named as in `META`: a loopback peer then proves no
 local user."""
-
-MAX_HOSTS: Final = 64
-"""`Host` headers that are known to be right; others are looked at each time."""
 
 CHALLENGE: Final = 'Bearer realm="sluice"'
 """`WWW-Authenticate` of every 401."""
@@ -104,26 +100,10 @@ def _is_own(request: HttpRequest, origin: str) -> bool:
 
 
 def _check_host(request: HttpRequest) -> None:
-    host = request.META.get("HTTP_HOST")
-    if host in _right_hosts and not settings.USE_X_FORWARDED_HOST:
-        return
     try:
-        request.get_host()
+        hosts.check(request)
     except DisallowedHost as error:
         raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
-    if host is not None and len(_right_hosts) < MAX_HOSTS:
-        _right_hosts.add(host)
-
-
-_right_hosts: Final[set[str]] = set()
-
-
-def _forget_hosts(setting: str, **kwargs: Any) -> None:
-    if setting in ("ALLOWED_HOSTS", "DEBUG", "USE_X_FORWARDED_HOST"):
-        _right_hosts.clear()
-
-
-setting_changed.connect(_forget_hosts)
 
 
 async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest], None]) -> Caller:

@@ -8,10 +8,9 @@ and response.
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import IO, Any, ClassVar
 
 import django
@@ -29,7 +28,7 @@ from .hot_door import HotDoor
 from .problems import Problem
 from .refusals import refuse
 from .responses import EventStream, Opened
-from .sending import send_iterated, send_stream
+from .sending import CancelOnDisconnect, send_iterated, send_stream
 from .signals import only_djangos_receivers, starting
 from .threads import borrowed_thread
 
@@ -92,7 +91,7 @@ class StreamingHandler(ASGIHandler):
         stream: EventStream | None = None
         opened = scope[Opened.KEY] = Opened()
         try:
-            async with _CancelOnDisconnect(receive):
+            async with CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
                 if isinstance(response, EventStream) and not response.wrapped:
                     stream = response
@@ -150,37 +149,6 @@ def _sockets() -> ModuleType:
     from .websocket import routing
 
     return routing
-
-
-class _CancelOnDisconnect:
-    """Cancels the task inside when the client leaves, and swallows just that cancellation.
-
-    A cancellation from outside (the server's) passes through.
-    """
-
-    def __init__(self, receive: Any) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._watcher.cancel()
-        if self._gone and kind is asyncio.CancelledError:
-            return self._task.uncancel() == 0
-        return False
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._task.cancel()
 
 
 async def _announce_start(sender: type, scope: Scope) -> None:

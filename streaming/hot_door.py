@@ -14,40 +14,48 @@ affair), and where somebody listens to `request_started` or `request_finished`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import IO, Any, Final, Protocol, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import get_script_prefix
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.middleware.locale import LocaleMiddleware
+from django.template.response import SimpleTemplateResponse
+from django.urls import get_script_prefix as current_script_prefix
 from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
 
+from . import hosts
 from .bodies import Scope, read_body
 from .problems import Problem
-from .responses import EventStream
-from .sending import Receive, Send, send_iterated, send_stream
+from .responses import EventStream, Opened
+from .sending import CancelOnDisconnect, Receive, Send, send_iterated, send_stream
 from .signals import only_djangos_receivers
 from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
 
-View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponseBase]]
 
-_KEY: Final = "streaming.hot_door"
+_WATCH: Final = "streaming.hot_door"
 """Where the ordinary door puts what it watches for in the ASGI scope."""
 
 _OTHER_CALLERS: Final = frozenset({b"cookie", b"origin"})
 
 _MAX_ROUTES: Final = 64
+
+_Key = tuple[str, str, str, bool | None]
+"""Path, root path, scheme, and whether a trusted proxy says that TLS was spoken to it."""
 
 _LEFT_OUT: Final = frozenset(
     {
@@ -58,7 +66,6 @@ _LEFT_OUT: Final = frozenset(
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
-        "django.middleware.gzip.GZipMiddleware",
         "django.middleware.locale.LocaleMiddleware",
         "django.middleware.security.SecurityMiddleware",
         "servestatic.middleware.ServeStaticMiddleware",
@@ -80,6 +87,10 @@ _LOCALE: Final = frozenset(
     {"django.middleware.locale.LocaleMiddleware", "streaming.middleware.LocaleMiddleware"}
 )
 
+_COMMON: Final = frozenset(
+    {"django.middleware.common.CommonMiddleware", "streaming.middleware.CommonMiddleware"}
+)
+
 
 def hot_route(
     view: View, *, lends_thread: bool = True
@@ -96,8 +107,10 @@ def hot_route(
     @wraps(view)
     async def watched(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         response = await view(request, *args, **kwargs)
-        watch: _Watch | None = getattr(request, "scope", {}).get(_KEY)
-        if watch is not None and not args and not kwargs:
+        watch: _Watch | None = getattr(request, "scope", {}).get(_WATCH)
+        match = request.resolver_match
+        # What is wrapped around it (a check of the project's) must not be left out.
+        if watch is not None and match is not None and match.func is watched and not args and not kwargs:
             watch.view, watch.lends_thread, watch.given = view, lends_thread, dict(response.items())
         return response
 
@@ -145,16 +158,18 @@ class HotDoor:
 
     def __init__(self, ordinary: OrdinaryDoor) -> None:
         self._ordinary = ordinary
-        self._routes: dict[tuple[str, ...], HotRoute] = {}
-        self._listeners = (-1, -1)
-        self._speaks = bool(_LOCALE.intersection(settings.MIDDLEWARE))
+        self._routes: dict[_Key, HotRoute] = {}
+        self._listeners: tuple[list[Any], list[Any]] = ([], [])
+        self._locale = LocaleMiddleware(_no_response) if _LOCALE.intersection(settings.MIDDLEWARE) else None
         self._shut = bool(
             set(settings.MIDDLEWARE) - _LEFT_OUT or settings.PREPEND_WWW or settings.DISALLOWED_USER_AGENTS
         )
-        proxy = settings.SECURE_PROXY_SSL_HEADER
-        self._proxy = (
-            None if proxy is None else proxy[0].removeprefix("HTTP_").replace("_", "-").lower().encode()
-        )
+        self._checks_host = bool(_COMMON.intersection(settings.MIDDLEWARE))
+        self._proxy, self._secure = b"", b""
+        if settings.SECURE_PROXY_SSL_HEADER is not None:
+            name, value = settings.SECURE_PROXY_SSL_HEADER
+            self._proxy = name.removeprefix("HTTP_").replace("_", "-").lower().encode()
+            self._secure = value.encode("latin1")
 
     def route(self, scope: Scope) -> HotRoute | None:
         """The route of a call that may come in here."""
@@ -163,14 +178,14 @@ class HotDoor:
         key = self._key(scope)
         found = None if key is None else self._routes.get(key)
         if found is None:
-            if key is not None and len(self._routes) < _MAX_ROUTES:
-                scope[_KEY] = _Watch()
+            if key is not None:
+                scope[_WATCH] = _Watch()
             return None
         return found if self._listeners == _listeners() else None
 
     def learn(self, scope: Scope, response: EventStream) -> None:
         """`response`, which a hot view gave, has passed the middleware."""
-        watch: _Watch | None = scope.get(_KEY)
+        watch: _Watch | None = scope.get(_WATCH)
         if watch is None or watch.view is None or response.wrapped or response.cookies:
             return
         head = dict(response.items())
@@ -180,7 +195,10 @@ class HotDoor:
         if all(map(only_djangos_receivers, (signals.request_started, signals.request_finished))):
             key = self._key(scope)
             assert key is not None
-            self._listeners = _listeners()
+            started, finished = _listeners()
+            self._listeners = [*started], [*finished]
+            if len(self._routes) >= _MAX_ROUTES:
+                del self._routes[next(iter(self._routes))]
             self._routes[key] = HotRoute(watch.view, added, watch.lends_thread)
 
     async def answer(
@@ -195,33 +213,49 @@ class HotDoor:
         except Problem as problem:
             await self._ordinary.refuse(problem, scope, receive, send)
             return None
-        if prefix := get_script_prefix(scope):
-            set_script_prefix(prefix)
-        if route.lends_thread:
-            async with borrowed_thread():
+        _set_script_prefix(scope)
+        opened = scope[Opened.KEY] = Opened()
+        try:
+            if route.lends_thread:
+                async with borrowed_thread():
+                    response = await self._respond(route, scope, body_file)
+            else:
                 response = await self._respond(route, scope, body_file)
-        else:
-            response = await self._respond(route, scope, body_file)
-        if isinstance(response, EventStream) and not response.wrapped:
-            head = response.head(route.added)
-            return send_stream(response.follower, response.status_code, head, receive, send)
+            if isinstance(response, EventStream) and not response.wrapped:
+                opened.let_live(response.follower)
+                head = response.head(route.added)
+                return send_stream(response.follower, response.status_code, head, receive, send)
+            await self._send_other(response, route, receive, send)
+        finally:
+            opened.close()
+            body_file.close()
+        return None
+
+    async def _send_other(
+        self, response: HttpResponseBase, route: HotRoute, receive: Receive, send: Send
+    ) -> None:
+        """A refusal, or whatever else the view answers with."""
         for name, value in route.added:
             response.headers.setdefault(name, value)
         try:
-            await send_iterated(response, send, self._ordinary.send_response)
+            async with CancelOnDisconnect(receive):
+                await send_iterated(response, send, self._ordinary.send_response)
         finally:
             if response.streaming:
                 await sync_to_async(response.close)()
-        return None
 
     async def _respond(self, route: HotRoute, scope: Scope, body_file: IO[bytes]) -> HttpResponseBase:
         request, error_response = self._ordinary.create_request(scope, body_file)
         if request is None:
             return cast("HttpResponseBase", error_response)
-        if self._speaks and "HTTP_ACCEPT_LANGUAGE" in request.META:
-            translation.activate(translation.get_language_from_request(request))
+        if self._locale is not None and self._speaks_otherwise(request):
+            self._locale.process_request(request)
         try:
+            if self._checks_host:
+                hosts.check(request)
             response = await route.view(request)
+            if isinstance(response, SimpleTemplateResponse):
+                response = await sync_to_async(response.render)()
         except Exception as error:
             async with borrowed_thread():
                 response = await sync_to_async(response_for_exception)(request, error)
@@ -229,25 +263,42 @@ class HotDoor:
             log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))
-            if self._speaks:
+            if self._locale is not None:
                 response.headers.setdefault("Content-Language", translation.get_language() or "")
         return response
 
-    def _key(self, scope: Scope) -> tuple[str, ...] | None:
+    def _speaks_otherwise(self, request: HttpRequest) -> bool:
+        """Whether another language than the project's is asked for, or left from the request before (a server
+        may begin a request in the context of the one that it followed)."""
+        return (
+            "HTTP_ACCEPT_LANGUAGE" in request.META
+            or is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]
+            or translation.get_language() != settings.LANGUAGE_CODE
+        )
+
+    def _key(self, scope: Scope) -> _Key | None:
         """What decides about the view, and about what the middleware adds; None for other callers."""
-        proxied = b""
+        proxied: bytes | None = None
         for name, value in scope["headers"]:
             if name in _OTHER_CALLERS:
                 return None
-            if name == self._proxy:
-                proxied = value
-        return (
-            scope["path"],
-            scope.get("root_path", ""),
-            scope.get("scheme", "http"),
-            proxied.decode("latin1"),
-        )
+            if proxied is None and name == self._proxy:
+                # The first one counts, as in `HttpRequest.scheme`.
+                proxied = value.partition(b",")[0].strip()
+        secure = None if proxied is None else proxied == self._secure
+        return scope["path"], scope.get("root_path", ""), scope.get("scheme", "http"), secure
 
 
-def _listeners() -> tuple[int, int]:
-    return len(signals.request_started.receivers), len(signals.request_finished.receivers)
+def _set_script_prefix(scope: Scope) -> None:
+    """Where the project is mounted, for `reverse`; mostly it is known already."""
+    prefix = get_script_prefix(scope)
+    if current_script_prefix() != (prefix if prefix.endswith("/") else f"{prefix}/"):
+        set_script_prefix(prefix)
+
+
+def _no_response(request: HttpRequest) -> HttpResponseBase:
+    raise AssertionError("never called")
+
+
+def _listeners() -> tuple[list[Any], list[Any]]:
+    return signals.request_started.receivers, signals.request_finished.receivers

@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 ATTEMPTS: Final = 3
 """Races for one key that a call loses to a record which is gone when it looks, before it gives up."""
 
-
 FLUSH_PATIENCE: Final = 5.0
 """Seconds that a look waits for records that are still to be written."""
 
@@ -151,7 +150,7 @@ class KeyedTasks:
                 self._supervisor.retract(task)
         if not won:
             return None
-        self._supervisor.record(task)
+        self._supervisor.record(task, known=True)
         committed.set()
         return task
 

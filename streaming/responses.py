@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 
 from django.conf import settings
@@ -38,23 +38,29 @@ _KEEP_ALIVE: Final = ("Connection", "keep-alive")
 
 def place_of(task_id: str) -> str:
     """The path of a task's record, wherever the project has put these URLs; empty if it has not."""
-    return _places(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix()).format(task_id)
+    return _place(get_urlconf() or settings.ROOT_URLCONF, get_script_prefix(), task_id)
 
 
 def _place_seen_by(request: HttpRequest, task_id: str) -> str:
     """`place_of`, without asking what Django keeps for the request's thread."""
     prefix: str = getattr(request, "script_name", "")
     urlconf = getattr(request, "urlconf", None) or settings.ROOT_URLCONF
-    return _places(urlconf, prefix if prefix.endswith("/") else f"{prefix}/").format(task_id)
+    return _place(urlconf, prefix if prefix.endswith("/") else f"{prefix}/", task_id)
 
 
-@cache
-def _places(urlconf: str, script_prefix: str) -> str:
+def _place(urlconf: str, script_prefix: str, task_id: str) -> str:
+    folder = _folder(urlconf, script_prefix)
+    return f"{folder}{task_id}" if folder else ""
+
+
+@lru_cache(maxsize=64)
+def _folder(urlconf: str, script_prefix: str) -> str:
+    """What is before the id in the path of a record."""
     try:
-        path = reverse("stream-events", urlconf, args=("{}",))
+        path = reverse("stream-events", urlconf, args=("-",))
     except NoReverseMatch:
         return ""
-    return path.removesuffix("/events").replace("%7B%7D", "{}")
+    return path.removesuffix("-/events")
 
 
 class Opened:
@@ -73,6 +79,10 @@ class Opened:
         self._followers.append(follower)
         if self._over:
             self.close()
+
+    def let_live(self, follower: Follower) -> None:
+        """Somebody else sees to this one."""
+        self._followers.remove(follower)
 
     def close(self) -> None:
         """The request is over."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from django.http.response import HttpResponseBase
@@ -72,6 +73,9 @@ async def send_stream(
     except asyncio.CancelledError:
         if not _closed_as_slow(follower, send):
             raise
+    except OSError:
+        # So a server may tell that the reader has left (ASGI 2.4).
+        logger.debug("stream %s: the reader has left", follower.task.id)
     except Exception:
         # No terminal event was sent: the reader comes back.
         logger.exception("stream %s: the reader's bytes failed", follower.task.id)
@@ -99,6 +103,37 @@ async def send_iterated(
             raise
     finally:
         release(send)
+
+
+class CancelOnDisconnect:
+    """Cancels the task inside when the client leaves, and swallows just that cancellation.
+
+    A cancellation from outside (the server's) passes through.
+    """
+
+    def __init__(self, receive: Any) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            return self._task.uncancel() == 0
+        return False
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
 
 
 async def _close_when_gone(follower: Follower, receive: Receive) -> None:

@@ -252,8 +252,8 @@ class Follower:
         self.wake()
 
     def sending(self, on_slow: Callable[[], object]) -> None:
-        """A write of what was just taken begins; `on_slow` is called if it blocks longer than the limit."""
-        self._sending_since = self._last_bytes
+        """A write begins; `on_slow` is called if it blocks longer than the limit."""
+        self._sending_since = time.monotonic()
         self._on_slow = on_slow
 
     def sent(self) -> None:

@@ -35,8 +35,8 @@ class Commit(Protocol):
 class Recorder(Protocol):
     """Keeps the record of each task, written behind. Calls return at once and never raise."""
 
-    def accepted(self, task: Task) -> Commit:
-        """A task was admitted, directly or into the queue."""
+    def accepted(self, task: Task, *, known: bool = False) -> Commit:
+        """A task was admitted, directly or into the queue. `known`: it is recorded already."""
         ...
 
     def started(self, task: Task) -> Commit:

@@ -140,7 +140,7 @@ class Pump:
             async for part in iterator:
                 now = time.monotonic()
                 if type(part) is str:
-                    # `_accept` for the part that nearly all are.
+                    # What `_accept` does, without the calls: nearly all parts are text.
                     counts.parts += 1
                     if ready := offer(part, None, now):
                         self._append_text(ready, now)

@@ -136,10 +136,10 @@ class Supervisor:
         """Before `open`; see `room.make_room`. Raises `KeyError` for a pool that the settings do not name."""
         await make_room(spec, self.pools[spec.pool].ledger, self.tasks.active, self.cancel)
 
-    def record(self, task: Task) -> Commit:
-        """Hand the admitted task, and from now on its events, to the recorder."""
+    def record(self, task: Task, *, known: bool = False) -> Commit:
+        """Hand the admitted task, and from now on its events, to the recorder. `known`: its row is there."""
         task.journal.subscribe(partial(self._recorder.appended, task))
-        return self._recorder.accepted(task)
+        return self._recorder.accepted(task, known=known)
 
     def take_up(self, task: Task) -> bool:
         """Let a task wait or run here that another process had let wait; its grace begins anew. Readers that
@@ -155,7 +155,7 @@ class Supervisor:
             self._waiting.leave(task)
             del self.tasks.active[task.id]
             return False
-        self.record(task)
+        self.record(task, known=True)
         self.attendance.answered_unread(task)
         return True
 

@@ -99,9 +99,10 @@ class DatabaseRecorder:
 
     # On the loop
 
-    def accepted(self, task: Task) -> Promise:
-        """Note a new task; one that runs already in a moment, with what it has become by then."""
-        if task.state is State.QUEUED:
+    def accepted(self, task: Task, *, known: bool = False) -> Promise:
+        """Note a new task; one that runs already in a moment, with what it has become by then, unless it is
+        `known`: then its row is there, and others may have taken it over."""
+        if known or task.state is State.QUEUED:
             return self._note(task, Note(task.epoch, values=self.row(task)))
         promise = Promise(asyncio.get_running_loop())
         self._fresh[task.id] = task, promise

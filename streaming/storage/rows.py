@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from django.db import connection
-from django.db.models import DateTimeField, F, JSONField, QuerySet
+from django.db.models import DateTimeField, F, ForeignKey, JSONField, QuerySet
 
 from streaming.core.events import Cancelled, Complete, Error, Terminal
 from streaming.models import Refusal, Segment, StreamTask
@@ -33,7 +33,9 @@ _FIELDS: Final = StreamTask._meta.concrete_fields
 _DEFAULTS: Final = [(field.attname, field.get_default()) for field in _FIELDS]
 
 _CONVERTED: Final = [
-    (number, field) for number, field in enumerate(_FIELDS) if isinstance(field, DateTimeField | JSONField)
+    (number, field)
+    for number, field in enumerate(_FIELDS)
+    if isinstance(field, DateTimeField | JSONField | ForeignKey)
 ]
 """Fields whose values a database's driver does not take as they are."""
 
@@ -58,8 +60,14 @@ def _stored(row: Mapping[str, Any], moment: Callable[[datetime], Any]) -> list[A
     values = [row.get(name, default) for name, default in _DEFAULTS]
     for number, field in _CONVERTED:
         value = values[number]
-        if value is not None:
-            values[number] = moment(value) if isinstance(field, DateTimeField) else _json(value)
+        if value is None:
+            continue
+        if isinstance(field, DateTimeField):
+            values[number] = moment(value)
+        elif isinstance(field, JSONField):
+            values[number] = _json(value)
+        else:
+            values[number] = field.get_db_prep_save(value, connection)
     return values
 
 

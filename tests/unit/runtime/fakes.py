@@ -123,7 +123,7 @@ class FakeRecorder:
         self.delay = delay
         self.calls: list[tuple[str, str]] = []
 
-    def accepted(self, task: Task) -> FakeCommit:
+    def accepted(self, task: Task, *, known: bool = False) -> FakeCommit:
         self.calls.append(("accepted", task.id))
         return FakeCommit(self.delay)
 
