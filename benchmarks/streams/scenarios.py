@@ -377,16 +377,16 @@ SCENARIOS: Final = {
                     peers=(*MAIN, "django-auth"),
                     seldom=(*OTHERS[:3], "eventstream", *PARTS),
                 ),
-                Case(load={"keep_alive": False}, peers=MAIN, seldom=OTHERS),
+                Case(load={"keep_alive": False}, peers=MAIN),
             ),
         ),
         Scenario(
             name="paced",
             measure=paced,
             cases=(
-                Case(load={"streams": 1, "rate": 50}, peers=MAIN, seldom=OTHERS, quick=False),
+                Case(load={"streams": 1, "rate": 50}, peers=MAIN, quick=False),
                 Case(load={"streams": 100, "rate": 50}, peers=MAIN, seldom=(*OTHERS, *BLOCKING)),
-                Case(load={"streams": 500, "rate": 50}, peers=MAIN, seldom=(*OTHERS, *PARTS)),
+                Case(load={"streams": 500, "rate": 50}, peers=MAIN, seldom=PARTS),
                 Case(load={"streams": 1000, "rate": 50}, peers=MAIN),
                 Case(load={"streams": 2000, "rate": 25}, peers=MAIN, quick=False),
             ),
@@ -396,9 +396,7 @@ SCENARIOS: Final = {
             measure=burst,
             cases=(Case(load={"connections": 16}, peers=MAIN, seldom=(*OTHERS, *BLOCKING, *PARTS)),),
         ),
-        Scenario(
-            name="step", measure=step, cases=(Case(load={"connections": 16}, peers=MAIN, seldom=OTHERS),)
-        ),
+        Scenario(name="step", measure=step, cases=(Case(load={"connections": 16}, peers=MAIN),)),
         Scenario(
             name="short",
             measure=short,
@@ -439,14 +437,14 @@ SCENARIOS: Final = {
                 Case(load={"streams": 5000}, peers=("raw", "starlette", "django", "sluice"), quick=False),
                 Case(load={"streams": 10_000}, peers=("raw", "starlette", "sluice"), quick=False),
             ),
-            repetitions=3,
+            repetitions=2,
             together=False,
         ),
         Scenario(
             name="capacity",
             measure=capacity,
             cases=(Case(load={}, peers=("raw", "starlette", "sluice", "sluice-uncoalesced"), quick=False),),
-            repetitions=3,
+            repetitions=2,
         ),
     )
 }
