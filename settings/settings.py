@@ -126,6 +126,8 @@ SERVER_CONFIG = overridden(
         "max_body_bytes": 1_048_576,
         # s for a whole request body to arrive
         "body_timeout": 30,
+        # whether calls of programs pass by middleware that does nothing for them
+        "hot_door": True,
     },
 )
 

@@ -75,6 +75,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     max_body_bytes: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 1_048_576
     body_timeout: Annotated[float, Meta(gt=0, le=600)] = 30
+    hot_door: bool = True
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

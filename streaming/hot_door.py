@@ -35,7 +35,7 @@ from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
 
-from . import hosts
+from . import conf, hosts
 from .bodies import Scope, read_body
 from .problems import Problem
 from .responses import EventStream, Opened
@@ -162,7 +162,10 @@ class HotDoor:
         self._listeners: tuple[list[Any], list[Any]] = ([], [])
         self._locale = LocaleMiddleware(_no_response) if _LOCALE.intersection(settings.MIDDLEWARE) else None
         self._shut = bool(
-            set(settings.MIDDLEWARE) - _LEFT_OUT or settings.PREPEND_WWW or settings.DISALLOWED_USER_AGENTS
+            not conf.server().hot_door
+            or set(settings.MIDDLEWARE) - _LEFT_OUT
+            or settings.PREPEND_WWW
+            or settings.DISALLOWED_USER_AGENTS
         )
         self._checks_host = bool(_COMMON.intersection(settings.MIDDLEWARE))
         self._proxy, self._secure = b"", b""

@@ -26,7 +26,11 @@ def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 
         @cache
         def server(kind: str) -> Server:
-            limits = {"AGENT_POOL_PER_OWNER": "50", "AGENT_POOL_MAX_WORKERS": "20"}
+            limits = {
+                "AGENT_POOL_PER_OWNER": "50",
+                "AGENT_POOL_MAX_WORKERS": "20",
+                "SERVER_HOT_DOOR": "true" if kind == "serve" else "false",
+            }
             return stack.enter_context(running(kind, tmp_path_factory.mktemp(kind), **limits))
 
         yield server
@@ -34,7 +38,8 @@ def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 
 @pytest.fixture(scope="session", params=["serve", "daphne"])
 def server(request: pytest.FixtureRequest, _servers: Callable[[str], Server]) -> Server:
-    """The HTTP suite runs on uvicorn (as `manage.py serve` starts it) and on Daphne."""
+    """The HTTP suite runs on uvicorn (as `manage.py serve` starts it), through the hot door, and on Daphne,
+    through Django's chain alone."""
     return _servers(request.param)
 
 

@@ -111,7 +111,7 @@ PEERS: Final = {
         _sluice("sluice-anonymous", {"ALLOW_ANONYMOUS": "true"}, prepare=_for_anybody),
         _sluice("sluice-no-records", without="records"),
         _sluice("sluice-no-events", without="events"),
-        _sluice("sluice-one-door", without="hot-door"),
+        _sluice("sluice-one-door", {"SERVER_HOT_DOOR": "false"}),
         _sluice("sluice-default-switch", without="switch-interval"),
         _sluice("sluice-gzip", without="nothing-but-gzip", prepare=_compressing),
     )

@@ -60,12 +60,10 @@ async def _opened() -> StreamingHandler:
     return handler
 
 
-class _Shut(StreamingHandler):
-    """Without the hot door."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._hot._shut = True
+def _shut() -> StreamingHandler:
+    """A handler without the hot door."""
+    with override_settings(SERVER_CONFIG={"hot_door": False}):
+        return StreamingHandler()
 
 
 def _masked(call: Call) -> tuple[int, dict[str, str], bytes]:
@@ -118,7 +116,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 async def test_both_doors_give_the_same_answer(request_: dict[str, Any]) -> None:
     kwargs = {"path": STREAM, "method": "POST"} | request_
     path = kwargs.pop("path")
-    hot, shut = await _opened(), _Shut()
+    hot, shut = await _opened(), _shut()
     answers = []
     for number, handler in enumerate((hot, shut)):
         if key := kwargs.get("headers", {}).get("idempotency-key"):
@@ -128,7 +126,7 @@ async def test_both_doors_give_the_same_answer(request_: dict[str, Any]) -> None
 
 
 async def test_a_host_that_is_not_ours_is_refused_at_both() -> None:
-    for handler in (await _opened(), _Shut()):
+    for handler in (await _opened(), _shut()):
         call = Call(STREAM, method="POST", body=_body(), headers={"host": "evil.example"}, handler=handler)
         await call.end()
         assert (call.status, json.loads(call.body)["code"]) == (400, "bad_host")

@@ -54,12 +54,6 @@ def _default_switch_interval() -> None:
     setattr(executor, "MIN_SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010
 
 
-def _one_door() -> None:
-    from streaming.hot_door import HotDoor
-
-    setattr(HotDoor, "route", lambda self, scope: None)  # noqa: B010 - a method, for mypy
-
-
 def _gzip() -> None:
     static = settings.MIDDLEWARE.index("servestatic.middleware.ServeStaticMiddleware") + 1
     before, behind = settings.MIDDLEWARE[:static], settings.MIDDLEWARE[static:]
@@ -70,7 +64,6 @@ _BEFORE: Final = {"nothing-but-gzip": _gzip}
 """What is done before the apps are loaded."""
 
 _AFTER: Final = {
-    "hot-door": _one_door,
     "records": _no_records,
     "switch-interval": _default_switch_interval,
     "events": _no_events,
