@@ -140,23 +140,18 @@ class Follower:
     def take(self) -> bytes:
         """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
         is the number of journalled events that it stands for."""
-        return self._take_events() if self._only_events() else self._take_everything()
-
-    def _only_events(self) -> bool:
-        """Whether some events that follow each other are all there is to send: so it is for nearly every
-        token of a reader that keeps pace."""
         journal, cursor = self.task.journal, self._cursor
-        return (
-            not self._news
-            and not self._catching_up
-            and journal.restart_id <= cursor < journal.last_id == journal.dense_id <= cursor + MAX_FRAMES
-            and journal.first_id <= cursor + 1
-            and not self._options.timing
-        )
-
-    def _take_events(self) -> bytes:
-        journal = self.task.journal
-        frames = journal.read(self._cursor, MAX_FRAMES)
+        if (
+            self._news
+            or self._catching_up
+            or self._options.timing
+            or not journal.restart_id <= cursor < journal.last_id == journal.dense_id <= cursor + MAX_FRAMES
+            or journal.first_id > cursor + 1
+        ):
+            return self._take_everything()
+        # Some events that follow each other are all there is to send: so it is for nearly every token of a
+        # reader that keeps pace.
+        frames = journal.read(cursor, MAX_FRAMES)
         self.passed = len(frames)
         self._cursor = journal.last_id
         self.done = journal.closed
