@@ -138,6 +138,7 @@ async def test_a_key_is_made_copied_and_revoked(
         row = page.get_by_role("row").filter(has_text=key[:15])
         await expect(row).to_contain_text("active")
         await row.get_by_role("link", name=key[:15]).click()
+        await expect(page.locator(".stream-section").first).to_be_visible()
         assert await violations_in(page, ".stream-section") == []
         await page.get_by_role("button", name="Revoke the key").click()
         await expect(page.get_by_text("1 key revoked.")).to_be_visible()

@@ -35,7 +35,6 @@ OPTIONS: Final = {
     "unix_socket_directories": "",
     # The cluster lives as long as the tests: what a crash of the machine would lose does not matter.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "200",
 }
