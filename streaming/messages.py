@@ -74,6 +74,7 @@ def _first_spoken(header: str) -> str:
     return next((code for code in known if code is not None), "")
 
 
+@lru_cache(maxsize=256)
 def supported(code: str) -> str | None:
     """The project's language for a language tag (`zh` and `zh-CN` → `zh-hans`), None if it has none."""
     try:

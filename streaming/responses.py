@@ -140,7 +140,7 @@ class EventStream(StreamingHttpResponse):
             for name, value in added:
                 self.headers.setdefault(name, value)
             return encoded_headers(self)
-        pairs = [*map(_encoded, self._own)]
+        pairs = [(name.encode("ascii"), value.encode("latin1")) for name, value in self._own]
         pairs += _ENCODED
         pairs += [(b"Content-Type", self._headers["Content-Type"].encode("latin1")), *map(_encoded, added)]
         return pairs

@@ -24,10 +24,8 @@ class State(StrEnum):
     ERROR = "error"
     CANCELLED = "cancelled"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing can follow."""
-        return not TRANSITIONS[self]
+    terminal: bool
+    """Whether nothing can follow."""
 
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
@@ -37,6 +35,10 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.ERROR: frozenset(),
     State.CANCELLED: frozenset(),
 }
+
+
+for _state in State:
+    _state.terminal = not TRANSITIONS[_state]
 
 
 class IllegalTransition(RuntimeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -29,7 +28,7 @@ class Announcements:
         """The status event of this moment, its message in `language`. `eta`, `elapsed`: seconds."""
         return Status(
             status=name,
-            message=_words(lambda: self._messages.status(task, name, position, eta, language)),
+            message=self._words_of_status(task, name, position, eta, language),
             task_id=task.id,
             route=task.route,
             reason=task.reason,
@@ -39,12 +38,23 @@ class Announcements:
             timestamp=timestamp(),
         )
 
+    def _words_of_status(
+        self, task: Task, name: str, position: int | None, eta: float | None, language: str
+    ) -> str:
+        try:
+            return self._messages.status(task, name, position, eta, language)
+        except Exception:
+            return _no_words()
+
     def end(self, task: Task, outcome: Outcome, receipt: Timing) -> Terminal:
         """The terminal event."""
         if isinstance(outcome, CancelReason):
             return Cancelled(reason=outcome.value)
         if isinstance(outcome, GenerationError):
-            message = _words(lambda: self._messages.error(outcome.code, task.spec.language))
+            try:
+                message = self._messages.error(outcome.code, task.spec.language)
+            except Exception:
+                message = _no_words()
             return Error(code=outcome.code, message=message, retryable=outcome.retryable)
         assert isinstance(outcome, Finish)
         return Complete(
@@ -72,10 +82,7 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _words(say: Callable[[], str]) -> str:
-    """A text for people. A broken translation must not keep a task from starting or ending."""
-    try:
-        return say()
-    except Exception:
-        logger.exception("no words for people")
-        return ""
+def _no_words() -> str:
+    """In an exception's handler: a broken translation must not keep a task from starting or ending."""
+    logger.exception("no words for people")
+    return ""

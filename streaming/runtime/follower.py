@@ -234,7 +234,7 @@ class Follower:
         if task.state.terminal or self._closed:
             return
         position, eta = self._host.place_of(task) if task.state is State.QUEUED else (None, None)
-        if self._throttle.wants(task.state.value, task.route, position, now):
+        if self._throttle.wants(task.state, task.route, position, now):
             language = self._options.language or task.spec.language
             self._status = self._host.status(task, self._status_name(), position, eta, language)
             self._news = True

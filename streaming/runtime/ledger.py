@@ -234,7 +234,7 @@ class Ledger:
             away=self._queue.away,
             max_workers=self.limits.max_workers,
             queue_size=self.limits.queue_size,
-            oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3),
+            oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3) if self._queue else 0.0,
             mean_service_seconds=self._service.observed,
             waiting_by_class=self._queue.waiting_by_class(),
         )
@@ -282,7 +282,7 @@ class Ledger:
             queue_size=self.limits.queue_size,
             owner_active=self._per_owner[owner],
             per_owner=self.limits.per_owner,
-            oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3),
+            oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3) if self._queue else 0.0,
             draining=self._draining,
             eligible=self._queue.eligible,
         )

@@ -121,9 +121,10 @@ class Pump:
         return ProducerFailed()
 
     async def _iterate(self) -> None:
-        opened = self._task.spec.open_source()
         # What a producer really gave is not what its annotation says until it has been looked at.
-        source: Any = await opened if inspect.isawaitable(opened) else opened
+        source: Any = self._task.spec.open_source()
+        if not isinstance(source, AsyncIterable) and inspect.isawaitable(source):
+            source = await source
         if isinstance(source, AsyncIterable):
             await self._iterate_async(source)
         elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):

@@ -132,7 +132,8 @@ class Task:
 
     def __post_init__(self) -> None:
         decision = self.ticket.decision
-        self.route, self.reason = decision.route.value, decision.reason.value
+        # Enum's `value` is a property in Python, and this is on the way to the first byte.
+        self.route, self.reason = decision.route._value_, decision.reason._value_
 
     @property
     def attended(self) -> bool:
