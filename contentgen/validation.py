@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +35,8 @@ def parse(values: dict[str, Any]) -> Brief:
     Raises `Problem`: 400 for an unusable id, 404 for an unknown model, 422 naming every wrong field.
     """
     _refuse_bad_id(values.get("user_id"))
-    values = {key: _cleaned(value) for key, value in values.items()}
+    if not _is_clean(values.values()):
+        values = {key: _cleaned(value) for key, value in values.items()}
     brief = _converted(values)
     language = brief.language or detect(brief.topic, brief.category, brief.tone, brief.requirements)
     brief = msgspec.structs.replace(
@@ -62,6 +63,18 @@ def _refuse_bad_id(value: Any) -> None:
     if isinstance(value, str) and _CONTROL.search(value):
         fault = FieldError("user_id", "invalid_id", _("Control characters are not allowed in an id."))
         raise Problem(400, "invalid_id", fault.message, fields=(fault,))
+
+
+def _is_clean(values: Iterable[Any]) -> bool:
+    """Whether `_cleaned` would leave all texts alone, at a quick look that says so of plain ASCII only."""
+    texts: list[str] = []
+    for value in values:
+        if value.__class__ is str:
+            texts.append(value)
+        elif isinstance(value, dict) and not _is_clean(value.values()):
+            return False
+    joined = "".join(texts)
+    return joined.isascii() and "\x00" not in joined
 
 
 def _cleaned(value: Any) -> Any:
@@ -199,6 +212,8 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 def _is_blank(text: str) -> bool:
     """Nothing that a person could see: white space, format and control characters only."""
+    if text[:1].isalnum():
+        return False
     return all(unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf") for char in text)
 
 

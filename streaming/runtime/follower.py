@@ -134,8 +134,10 @@ class Follower:
         self.slow = False
         task.followers.add(self)
         task.journal.subscribe(self.wake)
-        self.update(now)
-        self._arm(now)
+        if task.state.terminal:
+            self._arm(now)
+        else:
+            self.update(now)
 
     def take(self) -> bytes:
         """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
