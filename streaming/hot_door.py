@@ -133,7 +133,7 @@ class HotRoute:
     `hot_route`."""
 
     view: View
-    added: tuple[tuple[str, str], ...]
+    added: tuple[tuple[bytes, bytes], ...]
     lends_thread: bool
 
 
@@ -202,7 +202,8 @@ class HotDoor:
             self._listeners = [*started], [*finished]
             if len(self._routes) >= _MAX_ROUTES:
                 del self._routes[next(iter(self._routes))]
-            self._routes[key] = HotRoute(watch.view, added, watch.lends_thread)
+            encoded = tuple((name.encode("ascii"), value.encode("latin1")) for name, value in added)
+            self._routes[key] = HotRoute(watch.view, encoded, watch.lends_thread)
 
     async def answer(
         self, route: HotRoute, scope: Scope, receive: Receive, send: Send
@@ -239,7 +240,7 @@ class HotDoor:
     ) -> None:
         """A refusal, or whatever else the view answers with."""
         for name, value in route.added:
-            response.headers.setdefault(name, value)
+            response.headers.setdefault(name.decode("ascii"), value.decode("latin1"))
         try:
             async with CancelOnDisconnect(receive):
                 await send_iterated(response, send, self._ordinary.send_response)

@@ -134,16 +134,15 @@ class EventStream(StreamingHttpResponse):
     def headers(self, headers: ResponseHeaders) -> None:
         self._headers = headers
 
-    def head(self, added: Sequence[tuple[str, str]] = ()) -> list[tuple[bytes, bytes]]:
+    def head(self, added: Sequence[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
         """The headers as a server wants them, with those `added` that are not among them."""
         if not self._own or self.cookies:
-            for name, value in added:
-                self.headers.setdefault(name, value)
-            return encoded_headers(self)
+            # Somebody has looked at the headers, and may have set some.
+            pairs = encoded_headers(self)
+            known = {name.lower() for name, _ in pairs}
+            return [*pairs, *(pair for pair in added if pair[0].lower() not in known)]
         pairs = [(name.encode("ascii"), value.encode("latin1")) for name, value in self._own]
-        pairs += _ENCODED
-        pairs += [(b"Content-Type", self._headers["Content-Type"].encode("latin1")), *map(_encoded, added)]
-        return pairs
+        return [*pairs, *_ENCODED, (b"Content-Type", self._headers["Content-Type"].encode("latin1")), *added]
 
     @property
     def streaming_content(self) -> Any:

@@ -41,6 +41,13 @@ SOON: Final = 0.02
 of its readers. Nobody waits for it, so what comes together is still written together."""
 
 
+LONGEST: Final = 0.75
+"""Seconds at most for which events are collected where writing them takes long: a crash must not cost more
+than a second of text."""
+
+WRITING: Final = 0.1
+"""Share of the time that writing events may take before they are collected for longer than the interval."""
+
 PACE: Final = 0.003
 """Seconds at least between the beginnings of two transactions: what comes meanwhile shares the next one. Who
 comes alone waits for nothing."""
@@ -87,6 +94,7 @@ class DatabaseRecorder:
         self._closing = self._writing = False
         self._due = math.inf
         self._last_write = 0.0
+        self._write_seconds = 0.0
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self._fresh: dict[str, tuple[Task, Promise]] = {}
@@ -124,7 +132,7 @@ class DatabaseRecorder:
             return
         self._unread[task.id] = task
         if self._collector is None:
-            self._collector = asyncio.get_running_loop().call_later(self._interval, self._collect)
+            self._collector = asyncio.get_running_loop().call_later(self._patience(), self._collect)
 
     def ended(self, task: Task) -> Promise:
         """Note the end, with the terminal event as the next one of the journal; the text is put together in
@@ -235,6 +243,10 @@ class DatabaseRecorder:
             self._drop_beyond_bounds()
             self._wake_writer(within=0.0)
 
+    def _patience(self) -> float:
+        """Seconds for which events are collected."""
+        return max(self._interval, min(self._write_seconds / WRITING, LONGEST))
+
     def _drop_beyond_bounds(self) -> None:
         notes, events = self._notes.drop_beyond_bounds()
         self.dropped += notes
@@ -331,6 +343,7 @@ class DatabaseRecorder:
             if task_id not in unwritable
             for promise in note.promises
         ]
+        self._write_seconds = time.monotonic() - self._last_write
         settle_soon([*kept, *flushes], kept=True)
         settle_soon([promise for task_id in unwritable for promise in notes[task_id].promises], kept=False)
         return True

@@ -405,6 +405,20 @@ async def test_events_never_come_before_the_row_that_they_belong_to(house: House
     await ended(task)
 
 
+@pytest.mark.parametrize(
+    ("took", "collected_for"), [(0.0, 0.05), (0.004, 0.05), (0.02, 0.2), (0.07, 0.7), (5.0, records.LONGEST)]
+)
+async def test_events_are_collected_for_longer_where_writing_takes_long(
+    house: House, took: float, collected_for: float
+):
+    house.recorder._write_seconds = took
+    with mock.patch.object(asyncio.get_running_loop(), "call_later") as armed:
+        house.recorder.appended(mock.Mock(final=None))
+    assert armed.call_args.args[0] == pytest.approx(collected_for)
+    house.recorder._unread.clear()
+    house.recorder._collector = None
+
+
 async def test_the_terminal_event_is_stored_before_it_is_sent(house: House):
     task = house.supervisor.open(spec(_of("text")))
     house.supervisor.record(task)
