@@ -24,7 +24,7 @@ from django.urls import set_script_prefix
 from .bodies import Scope, discard_body, read_body
 from .checks import ensure_sound
 from .drain import DRAIN
-from .hot_door import HotDoor, mark_used
+from .hot_door import HotDoor
 from .problems import Problem
 from .refusals import refuse
 from .responses import EventStream, Opened
@@ -86,7 +86,6 @@ class StreamingHandler(ASGIHandler):
         except Problem as problem:
             await self.refuse(problem, scope, receive, send)
             return
-        mark_used()
         set_script_prefix(get_script_prefix(scope))
         response: HttpResponseBase | None = None
         stream: EventStream | None = None

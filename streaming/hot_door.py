@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import IO, Any, Final, Protocol, cast
@@ -31,6 +30,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.locale import LocaleMiddleware
 from django.template.response import SimpleTemplateResponse
+from django.urls import get_script_prefix as current_script_prefix
 from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
@@ -252,8 +252,7 @@ class HotDoor:
         request, error_response = self._ordinary.create_request(scope, body_file)
         if request is None:
             return cast("HttpResponseBase", error_response)
-        if self._locale is not None and self._may_speak_otherwise(request):
-            _used.set(True)
+        if self._locale is not None and self._speaks_otherwise(request):
             self._locale.process_request(request)
         try:
             if self._checks_host:
@@ -272,12 +271,13 @@ class HotDoor:
                 response.headers.setdefault("Content-Language", translation.get_language() or "")
         return response
 
-    def _may_speak_otherwise(self, request: HttpRequest) -> bool:
-        """Whether another language than the project's may be asked for, or left from a request before."""
+    def _speaks_otherwise(self, request: HttpRequest) -> bool:
+        """Whether another language than the project's is asked for, or left from the request before (a server
+        may begin a request in the context of the one that it followed)."""
         return (
             "HTTP_ACCEPT_LANGUAGE" in request.META
             or is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]
-            or _used.get()
+            or translation.get_language() != settings.LANGUAGE_CODE
         )
 
     def _key(self, scope: Scope) -> _Key | None:
@@ -294,19 +294,10 @@ class HotDoor:
 
 
 def _set_script_prefix(scope: Scope) -> None:
-    """Where the project is mounted, for `reverse`. A context that nobody has used is at the root."""
+    """Where the project is mounted, for `reverse`; mostly it is known already."""
     prefix = get_script_prefix(scope)
-    if prefix or _used.get():
-        _used.set(True)
+    if current_script_prefix() != (prefix if prefix.endswith("/") else f"{prefix}/"):
         set_script_prefix(prefix)
-
-
-_used: ContextVar[bool] = ContextVar("used", default=False)
-
-
-def mark_used() -> None:
-    """A request leaves its language and mount point in this context, where a server may begin another."""
-    _used.set(True)
 
 
 def _no_response(request: HttpRequest) -> HttpResponseBase:

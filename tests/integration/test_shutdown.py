@@ -89,7 +89,10 @@ def _tell_all(
     told = {kind: Story() for kind in kinds}
 
     async def one(kind: str) -> None:
-        house: AbstractContextManager[Server] = started(kind, folder, env)
+        # Each its own database: on a shared one `/stats` counts the tasks of all.
+        own = {**env, "DATABASE_URL": f"sqlite:///{folder / kind}.sqlite3"}
+        migrate(own)
+        house: AbstractContextManager[Server] = started(kind, folder, own)
         server = await asyncio.to_thread(house.__enter__)
         try:
             await live(server, told[kind])
