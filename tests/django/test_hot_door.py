@@ -1,4 +1,4 @@
-"""The hot door answers as the ordinary one: what a review found to differ."""
+"""The hot door answers as the ordinary one where that is easily forgotten: decorators, languages, TLS, logs."""
 
 from __future__ import annotations
 

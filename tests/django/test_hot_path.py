@@ -49,8 +49,8 @@ STREAMS = 20
 AN_INSTANT = 1e-9
 """Seconds between tokens that each wait for a turn of the loop, and for no more."""
 
-CALLS_PER_REQUEST = 570
-CALLS_PER_TOKEN = 48
+CALLS_PER_REQUEST = 510
+CALLS_PER_TOKEN = 44
 CALLS_PER_TOKEN_COALESCED = 22
 CALLS_PER_TOKEN_AT_ONCE = 20
 
