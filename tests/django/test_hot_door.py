@@ -1,4 +1,4 @@
-"""The hot door answers as the ordinary one where that is easily forgotten: decorators, languages, TLS, log."""
+"""The hot door answers as the ordinary one where one easily forgets it: decorators, languages, TLS, log."""
 
 from __future__ import annotations
 
