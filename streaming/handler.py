@@ -9,7 +9,6 @@ and response.
 from __future__ import annotations
 
 import io
-import logging
 from types import ModuleType
 from typing import IO, Any, ClassVar
 
@@ -31,8 +30,6 @@ from .responses import EventStream, Opened
 from .sending import CancelOnDisconnect, send_iterated, send_stream
 from .signals import only_djangos_receivers, starting
 from .threads import borrowed_thread
-
-logger = logging.getLogger(__name__)
 
 
 def get_asgi_application() -> StreamingHandler:
@@ -105,7 +102,8 @@ class StreamingHandler(ASGIHandler):
             body_file.close()
             if response is None:
                 await signals.request_finished.asend(sender=self.__class__)
-            elif only_djangos_receivers(signals.request_finished):
+            elif stream is not None and only_djangos_receivers(signals.request_finished):
+                # Nothing of the project's is closed here, so it needs no thread.
                 response.close()
             else:
                 await sync_to_async(response.close)()

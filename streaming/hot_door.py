@@ -13,7 +13,6 @@ affair), and where somebody listens to `request_started` or `request_finished`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import wraps
@@ -42,8 +41,6 @@ from .responses import EventStream, Opened
 from .sending import CancelOnDisconnect, Receive, Send, send_iterated, send_stream
 from .signals import only_djangos_receivers
 from .threads import borrowed_thread
-
-logger = logging.getLogger(__name__)
 
 View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponseBase]]
 
@@ -80,8 +77,9 @@ _LEFT_OUT: Final = frozenset(
         "whitenoise.middleware.WhiteNoiseMiddleware",
     }
 )
-"""Middleware that does nothing for a POST without cookies and `Origin` but add headers, always the same (or
-redirect to TLS, which depends on the scheme alone)."""
+"""Middleware that does nothing for a POST without cookies and `Origin` but add headers, always the same, or
+redirect to TLS, which depends on the scheme alone. What the classes in `_LOCALE` and `_COMMON` do beside that
+(the language, the check of the host) is done here."""
 
 _LOCALE: Final = frozenset(
     {"django.middleware.locale.LocaleMiddleware", "streaming.middleware.LocaleMiddleware"}

@@ -26,6 +26,7 @@ TITLES: Final = {
 PARTS: Final = {
     "sluice-anonymous": "without API key",
     "sluice-gzip": "with a client that takes gzip",
+    "sluice-one-door": "without the hot door",
 }
 """Variants of Sluice whose names do not say it: others are `sluice-no-…` or `sluice-without-…`."""
 

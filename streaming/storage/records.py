@@ -40,7 +40,6 @@ SOON: Final = 0.02
 """Seconds within which a new task is written: a process that is killed right after shall be forgotten by none
 of its readers. Nobody waits for it, so what comes together is still written together."""
 
-
 LONGEST: Final = 0.75
 """Seconds at most for which events are collected where writing them takes long: a crash must not cost more
 than a second of text."""

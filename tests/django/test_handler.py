@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -22,6 +23,7 @@ from streaming.service import close_service, service
 from streaming.threads import ThreadLender
 from tests.support.client import eventually
 
+from . import urls
 from .asgi_calls import Call
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -203,6 +205,15 @@ async def test_each_request_is_started_and_finished_once():
         request_started.disconnect(started)
         request_finished.disconnect(finished)
     assert seen == ["started", "finished"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume synchronous iterators")
+async def test_what_a_project_closes_it_closes_in_a_thread():
+    """It may ask the database there, as under Django's own handler."""
+    urls.Closing.closed_in.clear()
+    await Call("/closing/").end()
+    (thread,) = urls.Closing.closed_in
+    assert thread != threading.current_thread().name
 
 
 # --- Protocol -----------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def _errors() -> list[str]:
 @pytest.mark.parametrize(("setting", "name", "variable"), _every_setting())
 def test_a_wrong_value_is_named_with_its_variable(setting: str, name: str, variable: str, wrong: Any):
     if isinstance(wrong, bool) and name == "hot_door":
-        return
+        pytest.skip("the one setting of these for which it is right")
     with override_settings(**{setting: {name: wrong}}):
         (error,) = _errors()
         assert variable in error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -112,6 +113,22 @@ async def chunks(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(letters())
 
 
+class Closing:
+    """Content that remembers in which thread it was closed."""
+
+    closed_in: ClassVar[list[str]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"x"])
+
+    def close(self) -> None:
+        self.closed_in.append(threading.current_thread().name)
+
+
+async def closing(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(Closing())
+
+
 urlpatterns = [
     path("unkeepable", unkeepable),
     path("form", csrf_exempt(form)),
@@ -128,5 +145,6 @@ urlpatterns = [
     path("say/", say),
     path("hear/", hear),
     path("chunks/", chunks),
+    path("closing/", closing),
     path("", include("settings.urls")),
 ]
