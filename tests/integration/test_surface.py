@@ -168,7 +168,8 @@ async def test_timing_of_complete(http: httpx2.AsyncClient) -> None:
         "timing"
     ]
     assert timing["route"] == "direct"
-    assert 200 <= timing["first_content_ms"] <= timing["total_ms"]
+    # uvloop's timers count whole milliseconds, so one may ring a part of one early.
+    assert 199 <= timing["first_content_ms"] <= timing["total_ms"]
     assert 0 <= timing["queued_ms"] < 200
     assert (timing["status_messages"], timing["resumes"]) == (1, 0)
 
