@@ -18,6 +18,9 @@ from streaming.runtime.ledger import PoolRefused
 STORAGE_RETRY: Final = 5.0
 """Seconds after which a try makes sense when the database did not answer."""
 
+NOT_NOW_RETRY: Final = 2.0
+"""Seconds after which a try makes sense when a task could not be read here."""
+
 CONTENT_TYPE: Final = "application/problem+json"
 
 TITLES: Final = {
@@ -60,6 +63,7 @@ TITLES: Final = {
     "owner_limit": gettext_lazy("Too many tasks of yours"),
     "queue_full": gettext_lazy("The queue is full"),
     "draining": gettext_lazy("The server is restarting"),
+    "too_many_followers": gettext_lazy("Too many read this stream already"),
     "storage_unavailable": gettext_lazy("The database is away"),
     "server_error": gettext_lazy("Something went wrong here"),
 }
@@ -180,6 +184,9 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(409, error.code, _("Send a new key with a new body."))
         case errors.StorageUnavailable():
             return Problem(503, error.code, retry_after=STORAGE_RETRY)
+        case errors.NotNow():
+            # Of a whole answer; readers of events are sent away to come back.
+            return Problem(503, error.code, retry_after=NOT_NOW_RETRY)
     return Problem(500, "server_error")
 
 

@@ -208,7 +208,7 @@ class Service:
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
         """A reader from `options.after` on; None when it has seen the terminal event already.
 
-        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `TooManyFollowers`.
+        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `NotNow`.
         """
         found = await self.find(task_id, caller)
         if isinstance(found, StreamTask):

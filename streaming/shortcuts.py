@@ -19,7 +19,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, RawPostDataException
 from django.http.response import HttpResponseBase
 
-from streaming.core.errors import Interrupted, TooManyFollowers
+from streaming.core.errors import Interrupted, NotNow
 from streaming.core.events import Cancelled, Complete, Error, clean_text
 from streaming.core.states import State
 from streaming.runtime.task import Task, TaskSpec
@@ -185,7 +185,7 @@ async def _stream_once(
     response: HttpResponseBase
     try:
         task_id, follower, replayed = await here.open_once(call, spec, caller, wishes)
-    except TooManyFollowers as error:
+    except NotNow as error:
         task_id, replayed = str(error), True
         retry = here.supervisor.limits.jittered_retry()
         response = sent_away(request, wishes.framing, retry, wishes.after)

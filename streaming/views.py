@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from streaming.core.errors import TooManyFollowers
+from streaming.core.errors import NotNow
 
 from .access import identify
 from .requests import endpoint, follow_options
@@ -21,7 +21,7 @@ async def events(request: HttpRequest, task_id: str) -> HttpResponseBase:
     here = service()
     try:
         follower = await here.follow(task_id, caller, options)
-    except TooManyFollowers:
+    except NotNow:
         retry = here.supervisor.limits.jittered_retry()
         return sent_away(request, options.framing, retry, options.after)
     if follower is None:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connections
 
-from streaming.core.errors import EventsPruned
+from streaming.core.errors import Draining, EventsPruned
 from streaming.core.schedule import PollSchedule
 from streaming.models import StreamTask
 from streaming.runtime.journals.memory import MemoryJournal
@@ -38,6 +38,13 @@ IDLE: Final = 2.0
 
 TROUBLE_PAUSE: Final = 1.0
 """Seconds before the next look when the database did not answer."""
+
+
+def first_news_of(cursors: dict[str, int]) -> dict[str, News]:
+    """`news_of`, after the owners were told that somebody reads. In one visit: nobody closes the thread
+    between them."""
+    show_following(list(cursors))
+    return news_of(cursors)
 
 
 class _Watched:
@@ -62,15 +69,19 @@ class Replicas:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-replicas")
         self._feeder: asyncio.Task[None] | None = None
         self._stirred = asyncio.Event()
+        self._closed = False
 
     async def open(self, row: StreamTask) -> Task:
         """The task behind `row`, with the events that the database has of it, and from now on the new ones as
         long as somebody reads. It may have ended by now, or run here. Raises `EventsPruned` if it is gone by
-        now, or has ended without its end, and what the database raises."""
+        now, or has ended without its end, `Draining`, and what the database raises."""
         here = self._supervisor.tasks.own(row.id)
         if here is not None:
             # Taken up by this process since the row was read.
             return here
+        if self._supervisor.draining:
+            # Its readers have just been sent away from here.
+            raise Draining(row.id)
         now = time.monotonic()
         watched = self._watched.get(row.id)
         if watched is not None:
@@ -84,13 +95,14 @@ class Replicas:
         watched = self._watched[row.id] = _Watched(task, journal, now)
         self._supervisor.tasks.show(task)
         try:
-            # Its owner shall know of the reader at once, and the reader see what there is at once.
-            await self._in_thread(show_following, [row.id])
-            await self._refresh([watched])
+            await self._refresh([watched], first_news_of)
         except BaseException:
             self._drop(watched)
             await self._disconnect()
             raise
+        if self._closed:
+            self._drop(watched)
+            raise Draining(row.id)
         watched.read_at = time.monotonic()
         if self._feeder is None or self._feeder.done():
             # Also for one that has gone: it closes the thread's connection at its end.
@@ -110,6 +122,7 @@ class Replicas:
 
     async def close(self) -> None:
         """Stop looking."""
+        self._closed = True
         if self._feeder is not None:
             self._feeder.cancel()
             with suppress(asyncio.CancelledError):
@@ -136,7 +149,7 @@ class Replicas:
         if not due:
             return
         try:
-            await self._refresh(due)
+            await self._refresh(due, news_of)
         except (DatabaseError, InterfaceError) as error:
             logger.warning("could not look for news of %d tasks: %s", len(due), error)
             await self._disconnect()
@@ -150,6 +163,8 @@ class Replicas:
 
     async def _disconnect(self) -> None:
         """A connection that has failed is of no use any more."""
+        if self._closed:
+            return
         await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
 
     async def _pause(self) -> None:
@@ -161,9 +176,11 @@ class Replicas:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 await self._stirred.wait()
 
-    async def _refresh(self, due: Iterable[_Watched]) -> None:
+    async def _refresh(
+        self, due: Iterable[_Watched], visit: Callable[[dict[str, int]], dict[str, News]]
+    ) -> None:
         cursors = {watched.task.id: watched.task.journal.last_id for watched in due}
-        found = await self._in_thread(news_of, cursors)
+        found = await self._in_thread(visit, cursors)
         now = time.monotonic()
         for watched in due:
             # Meanwhile it may have become a task of our own.

@@ -159,10 +159,21 @@ class KeyReused(StreamError):
     code = "idempotency_key_reused"
 
 
-class TooManyFollowers(StreamError):
+class NotNow(StreamError):
+    """A reader cannot be served here at the moment, and shall come back."""
+
+
+class TooManyFollowers(NotNow):
     """`max_followers` readers follow this task already."""
 
     code = "too_many_followers"
+    retryable = True
+
+
+class Draining(NotNow):
+    """The task belongs to another process, and this one is going down."""
+
+    code = "draining"
     retryable = True
 
 

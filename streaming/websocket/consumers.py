@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from django.utils.translation import gettext as _
 
-from streaming.core.errors import TaskNotFound, TooManyFollowers
+from streaming.core.errors import NotNow, TaskNotFound
 from streaming.core.framing import WebSocketFraming
 from streaming.messages import language_of
 from streaming.problems import Problem
@@ -50,7 +50,7 @@ class FollowConsumer(SocketConsumer):
             try:
                 async with borrowed_thread():
                     follower = await service().follow(task_id, self.caller, options)
-            except TooManyFollowers:
+            except NotNow:
                 await self.send_away(options)
                 await self.close(TRY_LATER)
                 return
@@ -128,7 +128,7 @@ class MultiplexConsumer(SocketConsumer):
         try:
             async with borrowed_thread():
                 follower = await service().follow(message.task_id, self.caller, options)
-        except TooManyFollowers:
+        except NotNow:
             await self.send_away(options)
             return
         if follower is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -26,7 +27,7 @@ from streaming.cluster.processes import Registry
 from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
-from streaming.core.errors import EventsPruned
+from streaming.core.errors import Draining, EventsPruned
 from streaming.core.events import Content
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
@@ -616,6 +617,38 @@ async def test_a_database_that_is_away_at_the_beginning_is_told(house: Make, mon
             await here.found(one.id)
     assert here.supervisor.tasks.find(one.id) is None
     await (await here.reader(one.id)).leave()
+
+
+async def test_a_process_that_goes_down_takes_no_readers_of_tasks_that_are_not_its_own(house: Make):
+    there, here = house(A), house(B)
+    task = there.open(held(asyncio.Event()))
+    await there.saved()
+    await here.supervisor.drain(0)
+    with pytest.raises(Draining, match=task.id):
+        await here.found(task.id)
+
+
+async def test_a_process_that_is_gone_while_a_task_is_opened_says_so(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    there, here = house(A), house(B)
+    task = there.open(held(asyncio.Event()))
+    await there.saved()
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def slowly(cursors: dict[str, int]) -> dict[str, Any]:
+        at_it.set()
+        assert go_on.wait(20)
+        return news_of(cursors)
+
+    monkeypatch.setattr(replicas, "news_of", slowly)
+    opening = asyncio.create_task(here.found(task.id))
+    assert await asyncio.to_thread(at_it.wait, 20)
+    await here.replicas.close()
+    go_on.set()
+    with pytest.raises(Draining, match=task.id):
+        await opening
+    assert here.numbers["tasks"]["foreign"] == 0
 
 
 async def test_a_cursor_ahead_of_what_is_written_waits_and_repeats_nothing(house: Make):

@@ -31,11 +31,12 @@ REFUSALS = {
     "storage_unavailable": True,
     "not_found": False,
     "too_many_followers": True,
+    "draining": True,
     "not_finished": True,
     "idempotency_key_reused": False,
 }
 # Bases that only group; what they say about themselves is said by the named class.
-SHARE_A_CODE = {"ProducerFailed": "GenerationError", "CursorError": "StreamError"}
+SHARE_A_CODE = {"ProducerFailed": "GenerationError", "CursorError": "StreamError", "NotNow": "StreamError"}
 
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StreamError)]
 OF_A_TASK = [kind for kind in TREE if issubclass(kind, GenerationError)]
