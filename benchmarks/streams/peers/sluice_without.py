@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def _no_records() -> None:
     from streaming.storage.records import DatabaseRecorder
 
-    def keep_nothing(self: DatabaseRecorder, *_: Any) -> Promise:
+    def keep_nothing(self: DatabaseRecorder, *_: Any, **__: Any) -> Promise:
         return _kept()
 
     for name in ("accepted", "started", "given_up", "appended", "ended", "refused"):
