@@ -59,7 +59,9 @@ class Options:
     `kind` names it in the record and in statistics. `priority` is a name of PRIORITIES. `end_user` is on
     whose behalf the caller acts (fair share and `per_owner` count it). `language` of the work, for
     messages to callers without `Accept-Language`. `identity`: what makes another call of this kind the same
-    work (JSON values), for the cache (CACHE_CONFIG); without it each call is work of its own.
+    work (JSON values), for the cache (CACHE_CONFIG); without it each call is work of its own. `series`: tasks
+    of one pool and series run one at a time, in order of arrival. `needs_worker`: whether it counts against
+    the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
     """
 
     kind: str = "stream"
@@ -69,6 +71,9 @@ class Options:
     on_disconnect: OnDisconnect | None = None
     language: str | None = None
     identity: Mapping[str, Any] | None = None
+    series: str | None = None
+    needs_worker: bool = True
+    eager: bool = False
 
 
 def _answers(
@@ -270,6 +275,9 @@ def task_spec(
         arguments=arguments,
         context=language_context(language),
         fingerprint=fingerprint(caller, options.end_user, options.kind, options.identity),
+        series=options.series,
+        needs_worker=options.needs_worker,
+        eager=options.eager,
     )
 
 

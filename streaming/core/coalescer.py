@@ -1,8 +1,9 @@
 """Merge small text deltas into fewer, larger events without anybody feeling it.
 
 The first text of a stream leaves at once. After that text waits until there is enough of it or until
-its oldest character has waited long enough, whichever is first. Time comes in as an argument and the
-next deadline goes out as a property; nothing here sleeps.
+its oldest character has waited long enough, whichever is first. An *eager* buffer does not let text wait that
+comes after a pause: it only keeps events from leaving closer together than the interval. Time comes in as an
+argument and the next deadline goes out as a property; nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Coalescer:
 
     `flush_chars`: code points that are enough to send. `flush_interval`: seconds that the oldest
     buffered character may wait. `buffer_size`: a delta of this many code points is never held back.
-    `max_flush_interval`: seconds to which the interval may widen while the loop is late.
+    `max_flush_interval`: seconds to which the interval may widen while the loop is late. `eager`: for sources
+    that say little at a time, and rarely.
     """
 
     __slots__ = (
@@ -35,7 +37,9 @@ class Coalescer:
         "_buffer",
         "_buffered",
         "_channel",
+        "_eager",
         "_flush_chars",
+        "_free_at",
         "_interval",
         "_large",
         "_maximum",
@@ -44,7 +48,13 @@ class Coalescer:
     )
 
     def __init__(
-        self, *, flush_chars: int, flush_interval: float, buffer_size: int, max_flush_interval: float
+        self,
+        *,
+        flush_chars: int,
+        flush_interval: float,
+        buffer_size: int,
+        max_flush_interval: float,
+        eager: bool = False,
     ) -> None:
         self._flush_chars = flush_chars
         self._large = buffer_size
@@ -56,11 +66,13 @@ class Coalescer:
         self._channel: str | None = None
         self._oldest = 0.0
         self._started = False
+        self._eager = eager
+        self._free_at = 0.0
 
     @property
     def deadline(self) -> float | None:
         """When the buffered text must leave, on the clock of `offer`; None while nothing waits."""
-        return self._oldest + self._interval if self._buffer else None
+        return self._due if self._buffer else None
 
     @property
     def interval(self) -> float:
@@ -76,8 +88,10 @@ class Coalescer:
         if self._buffer and channel != self._channel:
             ready = self.flush()
         if not self._buffer:
-            if (size >= self._at_once or not self._started) and size <= MAX_CHUNK_CHARS:
+            at_once = size >= self._at_once or not self._started or (self._eager and now >= self._free_at)
+            if at_once and size <= MAX_CHUNK_CHARS:
                 self._started = True
+                self._free_at = now + self._interval
                 return [*ready, (text, channel)]
             self._oldest = now
             self._channel = channel
@@ -86,7 +100,7 @@ class Coalescer:
         if (
             self._buffered >= self._flush_chars
             or size >= self._large
-            or now >= self._oldest + self._interval
+            or now >= self._due
             or not self._started
         ):
             self._started = True
@@ -100,12 +114,18 @@ class Coalescer:
         text = "".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
+        self._free_at = max(self._free_at, self._oldest) + self._interval
         if len(text) <= MAX_CHUNK_CHARS:
             return [(text, self._channel)]
         return [
             (text[start : start + MAX_CHUNK_CHARS], self._channel)
             for start in range(0, len(text), MAX_CHUNK_CHARS)
         ]
+
+    @property
+    def _due(self) -> float:
+        """When what is buffered must leave."""
+        return self._free_at if self._eager else self._oldest + self._interval
 
     def observe_lateness(self, seconds: float) -> None:
         """Tell how late a deadline was served: the interval widens under load and narrows after it."""

@@ -8,7 +8,8 @@ them has waiting, and an owner that was away earns no credit. Ageing lifts a tas
 younger, whoever sent it.
 
 A task may step aside: it keeps its place and its order key, others pass it, and nothing serves it until it
-comes back. *Eligible* are those who wait and are not away.
+comes back. A task may also be held, until an earlier one of its series is over. *Eligible* are those who wait,
+are not away and not held.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ class Place(Generic[T]):
     tag: int
     sequence: int
     away: bool = False
+    held: bool = False
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it can be served."""
+        return not self.away and not self.held
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class FairQueue(Generic[T]):
         self._last_tag: dict[tuple[Hashable, int], int] = {}
         self._sequence = 0
         self._away = 0
+        self._eligible = 0
 
     def __len__(self) -> int:
         return len(self._places)
@@ -77,16 +85,19 @@ class FairQueue(Generic[T]):
 
     @property
     def eligible(self) -> int:
-        """Tasks that wait and are not away."""
-        return len(self._places) - self._away
+        """Tasks that can be served."""
+        return self._eligible
 
-    def push(self, payload: T, owner: Hashable, priority: int, now: float) -> Place[T]:
+    def push(
+        self, payload: T, owner: Hashable, priority: int, now: float, *, held: bool = False
+    ) -> Place[T]:
         """Let a task wait; `priority` 0 is the highest class. The place is the handle for `remove`."""
         self._sequence += 1
         virtual_time = self._virtual_time.get(priority, 0)
         tag = self._next_tag(owner, priority)
-        place = Place(payload, owner, priority, now, virtual_time, tag, self._sequence)
+        place = Place(payload, owner, priority, now, virtual_time, tag, self._sequence, held=held)
         self._places.append(place)
+        self._eligible += not held
         return place
 
     def charge(self, owner: Hashable, priority: int) -> None:
@@ -97,7 +108,8 @@ class FairQueue(Generic[T]):
         """Take a task out of line; False if it is not waiting (any more)."""
         if place not in self._places:
             return False
-        self.come_back(place)
+        self._away -= place.away
+        self._eligible -= place.eligible
         self._places.remove(place)
         self._refund(place)
         return True
@@ -105,6 +117,7 @@ class FairQueue(Generic[T]):
     def step_aside(self, place: Place[T]) -> None:
         """Let others pass a waiting task until it comes back; its order key stays. Idempotent."""
         if not place.away:
+            self._eligible -= place.eligible
             place.away = True
             self._away += 1
 
@@ -113,6 +126,13 @@ class FairQueue(Generic[T]):
         if place.away:
             place.away = False
             self._away -= 1
+            self._eligible += place.eligible
+
+    def let_go(self, place: Place[T]) -> None:
+        """A held task can be served. Idempotent."""
+        if place.held:
+            place.held = False
+            self._eligible += place.eligible
 
     def pop(self, now: float, promise: Promise | None = None) -> Place[T]:
         """The next eligible task, out of line. Raises `IndexError` when there is none."""
@@ -123,6 +143,7 @@ class FairQueue(Generic[T]):
         else:
             place = min(self._present(), key=lambda each: self._key(each, now))
         self._places.remove(place)
+        self._eligible -= 1
         self._serve(place.priority, place.tag)
         return place
 
@@ -131,6 +152,10 @@ class FairQueue(Generic[T]):
         present = self._present()
         first = list(islice(present, self._overdue(now, promise)))
         return first + sorted(present, key=lambda each: self._key(each, now))
+
+    def held(self) -> list[Place[T]]:
+        """Those that are held and not away, in order of arrival."""
+        return [place for place in self._places if place.held and not place.away]
 
     def oldest_wait(self, now: float) -> float:
         """Seconds that the longest waiting eligible task has waited; 0 when there is none."""
@@ -142,7 +167,7 @@ class FairQueue(Generic[T]):
 
     def _present(self) -> Iterator[Place[T]]:
         """The eligible tasks in order of arrival."""
-        return (place for place in self._places if not place.away)
+        return (place for place in self._places if place.eligible)
 
     def _overdue(self, now: float, promise: Promise | None) -> int:
         """How many, in order of arrival, must be served before all others for the promise to hold."""

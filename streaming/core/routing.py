@@ -26,6 +26,8 @@ class Reason(StrEnum):
 
     WORKER_FREE = "worker_free"
     CACHED = "cached"
+    NO_WORKER_NEEDED = "no_worker_needed"
+    EARLIER_ONE_ACTIVE = "earlier_one_active"
     WORKERS_BUSY = "workers_busy"
     OTHERS_WAITING = "others_waiting"
     QUEUE_FULL = "queue_full"
@@ -39,6 +41,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     Counts of tasks; `oldest_wait_seconds` in seconds; `owner_active`: running and waiting tasks of the
     owner who asks, against its limit `per_owner`. `eligible`: those of the waiting that a permit could go
     to, which leaves out those whose readers are away (0 in what was stored before there were such tasks).
+    `earlier`: tasks of the same series that are not over.
     """
 
     pool: str
@@ -51,6 +54,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     oldest_wait_seconds: float
     draining: bool = False
     eligible: int = 0
+    earlier: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -74,7 +78,7 @@ def _refuse_over_owner_limit(load: Snapshot) -> Decision | None:
 
 
 def _run_if_idle(load: Snapshot) -> Decision | None:
-    if load.running < load.max_workers and not load.eligible:
+    if load.running < load.max_workers and not load.eligible and not load.earlier:
         return Decision(Route.DIRECT, Reason.WORKER_FREE)
     return None
 
@@ -82,6 +86,8 @@ def _run_if_idle(load: Snapshot) -> Decision | None:
 def _wait_if_there_is_room(load: Snapshot) -> Decision | None:
     if load.waiting >= load.queue_size:
         return None
+    if load.earlier:
+        return Decision(Route.QUEUED, Reason.EARLIER_ONE_ACTIVE)
     reason = Reason.WORKERS_BUSY if load.running >= load.max_workers else Reason.OTHERS_WAITING
     return Decision(Route.QUEUED, reason)
 

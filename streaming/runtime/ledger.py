@@ -2,14 +2,15 @@
 
 Deciding and taking are one synchronous step on the loop's thread, so no burst can exceed `max_workers`
 or `queue_size`. A permit that comes back goes to the best waiting task at once: whoever waits, waits
-here in order and nowhere else. Only who is away (`step_aside`) waits while a permit is free.
+here in order and nowhere else. Only who is away (`step_aside`) waits while a permit is free, and who is of
+a *series*: its tasks run one at a time, in order of arrival.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -61,10 +62,28 @@ class Ticket:
     """A task's claim on a pool: a permit or a place in the queue. `granted` is called once when a waiting
     ticket gets its permit; `on_release`, if set, once when it holds nothing any more."""
 
-    __slots__ = ("_granted", "_place", "_since", "decision", "holding", "on_release", "owner", "snapshot")
+    __slots__ = (
+        "_granted",
+        "_place",
+        "_since",
+        "decision",
+        "holding",
+        "on_release",
+        "owner",
+        "series",
+        "snapshot",
+    )
 
-    def __init__(self, owner: Hashable, decision: Decision, snapshot: Snapshot, now: float) -> None:
+    def __init__(
+        self,
+        owner: Hashable,
+        decision: Decision,
+        snapshot: Snapshot,
+        now: float,
+        series: Hashable | None = None,
+    ) -> None:
         self.owner = owner
+        self.series = series
         self.decision = decision
         self.snapshot = snapshot
         self.holding = Holding.PERMIT
@@ -111,6 +130,7 @@ class Ledger:
         self._queue: FairQueue[Ticket] = FairQueue(limits.aging_seconds)
         self._running: set[Ticket] = set()
         self._per_owner: Counter[Hashable] = Counter()
+        self._series: dict[Hashable, deque[Ticket]] = {}
         self._service = ServiceTime()
         self._draining = False
 
@@ -124,26 +144,35 @@ class Ledger:
         """Places that are taken."""
         return len(self._queue)
 
-    def admit(self, owner: Hashable, priority: int, granted: Callable[[], None]) -> Ticket:
+    def admit(
+        self,
+        owner: Hashable,
+        priority: int,
+        granted: Callable[[], None],
+        series: Hashable | None = None,
+    ) -> Ticket:
         """Decide and take in one step.
 
         The ticket holds a permit (direct) or a place; in the latter case `granted` is called when the
-        permit comes. Raises `PoolRefused` when neither is to be had.
+        permit comes: for a task of a `series` not before the earlier ones are over. Raises `PoolRefused`
+        when neither is to be had.
         """
-        snapshot = self._snapshot(owner)
+        snapshot = self._snapshot(owner, series)
         decision = decide(snapshot)
         if decision.route is Route.REJECTED:
             raise PoolRefused(decision, snapshot, self._retry_after(decision))
         now = self._clock()
-        ticket = Ticket(owner, decision, snapshot, now)
+        ticket = Ticket(owner, decision, snapshot, now, series)
         self._per_owner[owner] += 1
+        if series is not None:
+            self._series.setdefault(series, deque()).append(ticket)
         if decision.route is Route.DIRECT:
             self._queue.charge(owner, priority)
             self._running.add(ticket)
         else:
             ticket.holding = Holding.PLACE
             ticket._granted = granted
-            ticket._place = self._queue.push(ticket, owner, priority, now)
+            ticket._place = self._queue.push(ticket, owner, priority, now, held=snapshot.earlier > 0)
         return ticket
 
     def readmit(self, former: Ticket, priority: int, waited: float, granted: Callable[[], None]) -> bool:
@@ -170,14 +199,14 @@ class Ledger:
             return 0
         return max(self.limits.max_workers - self.running, 0) + max(self.limits.queue_size - self.waiting, 0)
 
-    def pass_by(self, owner: Hashable) -> Ticket:
+    def pass_by(self, owner: Hashable, reason: Reason) -> Ticket:
         """A ticket that claims nothing, for a task that needs no worker: it is not counted, and no limit of
         the pool or of its owner refuses it. Raises `PoolRefused` while the process goes down."""
         snapshot = self._snapshot(owner)
         if self._draining:
             decision = decide(snapshot)
             raise PoolRefused(decision, snapshot, self._retry_after(decision))
-        ticket = Ticket(owner, Decision(Route.DIRECT, Reason.CACHED), snapshot, self._clock())
+        ticket = Ticket(owner, Decision(Route.DIRECT, reason), snapshot, self._clock())
         ticket.withdraw()
         return ticket
 
@@ -189,12 +218,17 @@ class Ledger:
         self._per_owner[ticket.owner] -= 1
         if not self._per_owner[ticket.owner]:
             del self._per_owner[ticket.owner]
+        follower = self._next_of_series(ticket)
         if held is Holding.PLACE:
             assert ticket._place is not None
             self._queue.remove(ticket._place)
         else:
             self._running.discard(ticket)
             self._service.observe(self._clock() - ticket._since)
+        if follower is not None:
+            assert follower._place is not None
+            self._queue.let_go(follower._place)
+        if held is Holding.PERMIT or follower is not None:
             self._grant()
         if ticket.on_release is not None:
             ticket.on_release()
@@ -221,8 +255,10 @@ class Ledger:
         self._draining = True
 
     def line(self) -> list[tuple[Ticket, float]]:
-        """The eligible waiting tickets in order, each with the expected seconds until its permit."""
-        places = self._queue.ordered(self._clock(), self._promise())
+        """The waiting tickets but for those that are away, in order, each with the expected seconds until its
+        permit."""
+        # Who is held comes when the earlier ones of its series are over, so not before those that stand here.
+        places = [*self._queue.ordered(self._clock(), self._promise()), *self._queue.held()]
         etas = self._waits(len(places))
         return [(place.payload, eta) for place, eta in zip(places, etas, strict=True)]
 
@@ -273,7 +309,19 @@ class Ledger:
         longest = max(limits.longest_wait - _HASTE, full_line + _FULL_LINE_AND)
         return Promise(longest * service, service / limits.max_workers)
 
-    def _snapshot(self, owner: Hashable) -> Snapshot:
+    def _next_of_series(self, ticket: Ticket) -> Ticket | None:
+        """Take `ticket` out of its series; who may go on because of that."""
+        if ticket.series is None:
+            return None
+        series = self._series[ticket.series]
+        was_first = series[0] is ticket
+        series.remove(ticket)
+        if not series:
+            del self._series[ticket.series]
+            return None
+        return series[0] if was_first else None
+
+    def _snapshot(self, owner: Hashable, series: Hashable | None = None) -> Snapshot:
         return Snapshot(
             pool=self.limits.name,
             running=self.running,
@@ -285,4 +333,5 @@ class Ledger:
             oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3) if self._queue else 0.0,
             draining=self._draining,
             eligible=self._queue.eligible,
+            earlier=0 if series is None else len(self._series.get(series, ())),
         )

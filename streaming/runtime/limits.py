@@ -35,13 +35,14 @@ class StreamLimits:
         """Seconds that a reader who is sent away shall wait before it comes back."""
         return self.retry * (1 + random.uniform(0, RETRY_JITTER))  # noqa: S311 (no secret)
 
-    def coalescer(self, *, joining: bool = True) -> Coalescer:
-        """The buffer of one stream; without `joining` each piece stays as it is."""
+    def coalescer(self, *, joining: bool = True, eager: bool = False) -> Coalescer:
+        """The buffer of one stream; without `joining` each piece stays as it is. `eager`: see `Coalescer`."""
         return Coalescer(
             flush_chars=self.flush_chars if joining else 0,
             flush_interval=self.flush_interval,
             buffer_size=self.buffer_size,
             max_flush_interval=self.max_flush_interval,
+            eager=eager,
         )
 
 

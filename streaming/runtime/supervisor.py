@@ -24,6 +24,7 @@ from streaming.core.errors import (
     TooManyFollowers,
 )
 from streaming.core.events import Status, encode
+from streaming.core.routing import Reason
 from streaming.core.states import State
 
 from .announcements import Announcements, timestamp
@@ -101,10 +102,15 @@ class Supervisor:
         task_id = self._ids.new()
         try:
             if spec.source is not None:
-                ticket = pool.ledger.pass_by(spec.share_key)
+                ticket = pool.ledger.pass_by(spec.share_key, Reason.CACHED)
+            elif not spec.needs_worker:
+                ticket = pool.ledger.pass_by(spec.share_key, Reason.NO_WORKER_NEEDED)
             else:
                 ticket = pool.ledger.admit(
-                    spec.share_key, spec.priority, lambda: self._start(self.tasks.active[task_id])
+                    spec.share_key,
+                    spec.priority,
+                    lambda: self._start(self.tasks.active[task_id]),
+                    spec.series,
                 )
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
@@ -338,7 +344,9 @@ class Supervisor:
             # Known to run before its first event is seen: what waits is started anew after a crash.
             ready = partial(self._recorder.started(task).wait, COMMIT_PATIENCE)
         # A copy has the end and the chunks of its source.
-        pump = Pump(self, task, self.limits.coalescer(joining=task.spec.source is None), ready)
+        spec = task.spec
+        coalescer = self.limits.coalescer(joining=spec.source is None, eager=spec.eager)
+        pump = Pump(self, task, coalescer, ready)
         task.pump = self.loop.create_task(
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )

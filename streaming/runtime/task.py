@@ -56,7 +56,9 @@ class TaskSpec:
     its last reader; 0 cancels at once, infinity goes on. `arguments`: what a registered producer was
     given (JSON), None for an iterator. `context`: context variables in which the producer runs.
     `fingerprint`: by which the same work is found, empty if it is not shared. `source`: the task that this
-    one copies; then it needs no permit.
+    one copies; then it needs no permit. `needs_worker`: whether it takes a permit; without one it starts at
+    once, and no limit of the pool counts it. `series`: tasks of one pool with the same value run one at a
+    time, in order of arrival. `eager`: text that comes after a pause does not wait for more (`Coalescer`).
     """
 
     kind: str
@@ -72,6 +74,9 @@ class TaskSpec:
     context: contextvars.Context = field(default_factory=contextvars.Context)
     fingerprint: str = ""
     source: Task | None = None
+    needs_worker: bool = True
+    series: Hashable | None = None
+    eager: bool = False
 
 
 @dataclass(slots=True)

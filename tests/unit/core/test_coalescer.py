@@ -168,6 +168,27 @@ def test_another_channel_sends_the_waiting_text_first():
     assert subject.flush() == [("b", "stderr")]
 
 
+def test_an_eager_one_lets_text_go_that_comes_after_a_pause():
+    subject = started(eager=True)
+    assert subject.offer("a", None, INTERVAL) == [("a", None)]
+    assert subject.offer("b", None, 1.5 * INTERVAL) == []
+    assert subject.deadline == 2 * INTERVAL, "no longer than events must be apart"
+    assert subject.offer("c", None, 2 * INTERVAL) == [("bc", None)]
+    assert subject.offer("d", None, 9.0) == [("d", None)]
+
+
+def test_an_eager_one_keeps_events_apart():
+    subject = started(eager=True)
+    left = [0.0]
+    for step in range(1, 65):
+        now = step * INTERVAL / 8
+        if subject.deadline is not None and subject.deadline <= now and subject.flush():
+            left.append(now)
+        left += [now for _ in subject.offer("x", None, now)]
+    assert all(later - earlier >= INTERVAL for earlier, later in zip(left, left[1:], strict=False))
+    assert len(left) >= 8
+
+
 def test_the_deadline_is_that_of_the_oldest_character():
     subject = started()
     subject.offer("a", None, 1.0)

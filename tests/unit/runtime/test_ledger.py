@@ -258,6 +258,73 @@ def test_who_is_away_can_be_withdrawn_and_who_runs_cannot_step_aside(clock):
     assert ledger.admit("b", 0, never).holding is Holding.PLACE
 
 
+def test_a_series_runs_one_at_a_time_in_order_of_arrival_while_others_pass(clock):
+    ledger = Ledger(pool_limits(max_workers=3), clock)
+    granted: list[str] = []
+
+    def arrive(name, series, priority=0):
+        return ledger.admit(name, priority, partial(granted.append, name), series)
+
+    first, second = arrive("first", "book"), arrive("second", "book", 2)
+    third, stranger = arrive("third", "book"), arrive("stranger", "other")
+    assert [each.decision.reason for each in (first, second, third, stranger)] == [
+        Reason.WORKER_FREE,
+        Reason.EARLIER_ONE_ACTIVE,
+        Reason.EARLIER_ONE_ACTIVE,
+        Reason.WORKER_FREE,
+    ]
+    assert arrive("nobody", None).decision.reason is Reason.WORKER_FREE, "who is held keeps nobody from a permit"
+    assert [ticket for ticket, _ in ledger.line()] == [second, third]
+    ledger.release(stranger)
+    assert granted == []
+    ledger.release(first)
+    assert granted == ["second"], "the class counts for nothing within a series"
+    ledger.release(second)
+    ledger.release(third)
+    assert granted == ["second", "third"]
+    assert arrive("again", "book").decision.reason is Reason.WORKER_FREE, "the series is forgotten"
+
+
+def test_who_of_a_series_is_withdrawn_or_away_lets_nobody_pass_who_must_wait(clock):
+    ledger = Ledger(pool_limits(max_workers=4), clock)
+    granted: list[str] = []
+    first, second, third, fourth = (
+        ledger.admit(name, 0, partial(granted.append, name), "book")
+        for name in ("first", "second", "third", "fourth")
+    )
+    ledger.release(third)
+    assert granted == [], "one in the middle has left"
+    ledger.step_aside(second)
+    ledger.release(first)
+    assert granted == [], "its successor does not run before it"
+    assert [ticket for ticket, _ in ledger.line()] == [fourth]
+    ledger.release(second)
+    assert granted == ["fourth"]
+    ledger.release(fourth)
+    assert (ledger.running, ledger.waiting) == (0, 0)
+
+
+def test_who_comes_back_while_it_is_held_is_still_held(clock):
+    ledger = Ledger(pool_limits(max_workers=4), clock)
+    first = ledger.admit("first", 0, never, "book")
+    granted: list[str] = []
+    second = ledger.admit("second", 0, partial(granted.append, "second"), "book")
+    ledger.step_aside(second)
+    ledger.come_back(second)
+    assert (granted, ledger.statistics().away) == ([], 0)
+    ledger.release(first)
+    assert granted == ["second"]
+
+
+def test_a_series_takes_places_like_all_others(clock):
+    ledger = Ledger(pool_limits(max_workers=4, queue_size=1), clock)
+    ledger.admit("a", 0, never, "book")
+    ledger.admit("a", 0, never, "book")
+    with pytest.raises(PoolRefused) as refusal:
+        ledger.admit("a", 0, never, "book")
+    assert (refusal.value.decision.reason, refusal.value.snapshot.earlier) == (Reason.QUEUE_FULL, 2)
+
+
 def test_on_release_is_called_once_when_the_permit_has_gone_on(clock):
     ledger = Ledger(pool_limits(max_workers=1, per_owner=1), clock)
     ticket = ledger.admit("a", 0, never)
