@@ -1,7 +1,7 @@
 """From a brief to what a model is told. The words are templates, so that an operator can change them.
 
 In `contentgen/prompts/<language>/`, `system.txt` is who the model is, `brief.txt` what it shall write and
-`tones/<tone>.txt` how it sounds; a file of the same name in the project's `templates/` replaces ours. What a
+`tones/<tone>.txt` how it sounds; `code.txt` is who writes code for notebooks; a file of the same name in the project's `templates/` replaces ours. What a
 user wrote is data: it stands between marks that it cannot imitate, and the system prompt says what it is.
 """
 
@@ -25,7 +25,7 @@ CHARACTERS_PER_WORD: Final = 6
 FIELDS: Final = ("topic", "category", "tone", "audience", "requirements")
 """What a user writes freely; each stands in the brief between `<name>` and `</name>`."""
 
-_MARKS: Final = re.compile(rf"<(\s*/?\s*(?:{'|'.join((*FIELDS, 'brief'))})\b[^<>]*)>", re.IGNORECASE)
+_MARKS: Final = re.compile(rf"<(\s*/?\s*(?:{'|'.join((*FIELDS, 'brief', 'request'))})\b[^<>]*)>", re.IGNORECASE)
 _EMPTY_LINES: Final = re.compile(r"\n{3,}")
 
 
@@ -39,6 +39,15 @@ def messages(brief: Brief) -> list[dict[str, str]]:
     ]
 
 
+def code_messages(prompt: str, language: str) -> list[dict[str, str]]:
+    """The chat that asks for code."""
+    name = f"contentgen/prompts/{language}/code.txt"
+    return [
+        {"role": "system", "content": str(Engine.get_default().get_template(name).render(Context())).strip()},
+        {"role": "user", "content": f"<request>\n{_as_data(prompt)}\n</request>"},
+    ]
+
+
 def tone_of(brief: Brief) -> str:
     """The tone whose words the brief uses, else `other`."""
     return recognise(brief.tone, TONES) or OTHER_TONE
@@ -46,7 +55,7 @@ def tone_of(brief: Brief) -> str:
 
 def broken_prompts() -> Iterator[tuple[str, str]]:
     """Every file that cannot be rendered for some brief, with the reason: for all languages and tones."""
-    names = ["system.txt", "brief.txt", *(f"tones/{tone}.txt" for tone in (*TONES, OTHER_TONE))]
+    names = ["system.txt", "brief.txt", "code.txt", *(f"tones/{tone}.txt" for tone in (*TONES, OTHER_TONE))]
     for language in LENGTHS:
         short = Brief(user_id="u", topic="t", language=language)  # type: ignore[arg-type]
         full = msgspec.structs.replace(short, **dict.fromkeys(FIELDS, "t"))

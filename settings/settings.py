@@ -101,6 +101,44 @@ THREAD_CONFIG = {
     ),
 }
 
+# Whether users with the permission notebooks.run_code may run code here; it runs with the rights of this server's
+# user unless KERNEL_SANDBOX says otherwise (docs/notebooks.md).
+KERNELS_ENABLED = flag("KERNELS_ENABLED", default=False)
+# With several users, no sandbox and this off, no server starts with kernels.
+KERNELS_WITHOUT_SANDBOX = flag("KERNELS_WITHOUT_SANDBOX", default=False)
+
+KERNEL_CONFIG = overridden(
+    "KERNEL",
+    {
+        # s of silence after which it is looked whether a busy kernel lives; output never waits for it
+        "message_timeout": 0.1,
+        # s for one cell
+        "execution_timeout": 300,
+        # s after which a kernel that does nothing ends
+        "idle_timeout": 3600,
+        # kernels at once
+        "max_kernels": 8,
+        # bytes of one cell's output; beyond it `truncated`
+        "output_limit": 1_048_576,
+        # bytes of address space of each process of a kernel; 0: any
+        "memory_limit": 2_147_483_648,
+        # bytes of a file that a kernel writes; 0: any
+        "file_limit": 1_073_741_824,
+        # s of processor time of each process of a kernel; 0: any
+        "cpu_limit": 7200,
+        # processes of a kernel and of all that it starts; 0: any
+        "processes": 64,
+        # kernels that are ready before somebody asks
+        "prestarted": 0,
+        # the interpreter of kernels; empty: the server's
+        "python": "",
+        # words before a kernel's command, as a shell splits them: another user, a container
+        "sandbox": "",
+        # names of variables that kernels get from the server's environment
+        "environment": [],
+    },
+)
+
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
@@ -205,6 +243,7 @@ INSTALLED_APPS = [
     "ninja",  # its own copy of the API documentation page: nothing from a CDN
     "streaming",
     "contentgen",
+    "notebooks",
     "accounts",
 ]
 
@@ -300,6 +339,7 @@ LOGGING = {
     "loggers": {
         "streaming": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "contentgen": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
+        "notebooks": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "accounts": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},

@@ -13,6 +13,7 @@ handler500 = "streaming.error_views.server_error"
 urlpatterns = [
     path("", include("contentgen.urls")),
     path("", include("streaming.urls")),
+    path("", include("notebooks.urls")),
     path("accounts/", include("accounts.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),

@@ -62,13 +62,14 @@ class Caller:
         return owner is None or owner == self.account
 
 
-async def identify(request: HttpRequest) -> Caller:
-    """The caller. Raises `Problem` 400 (host), 401 (nobody, or a key that is not valid) or 403 (CSRF).
+async def identify(request: HttpRequest, *, anybody: bool = False) -> Caller:
+    """The caller; who is nobody, too, where `anybody` may call. Raises `Problem` 400 (host), 401 (nobody, or a
+    key that is not valid) or 403 (CSRF).
 
     Who called a moment ago is remembered (see `identities`); then this waits for nothing.
     """
     _check_host(request)
-    return await _identify(request, _check_csrf)
+    return await _identify(request, _check_csrf, anybody)
 
 
 async def identify_socket(request: HttpRequest) -> Caller:
@@ -90,7 +91,7 @@ async def identify_socket(request: HttpRequest) -> Caller:
             request.COOKIES.clear()
     if not allowed:
         raise Problem(403, "wrong_origin", _("This page may not open sockets here."))
-    return await _identify(request, _nothing_more)
+    return await _identify(request, _nothing_more, anybody=False)
 
 
 def _is_own(request: HttpRequest, origin: str) -> bool:
@@ -106,7 +107,9 @@ def _check_host(request: HttpRequest) -> None:
         raise Problem(400, "bad_host", _("This server does not answer to that host name.")) from error
 
 
-async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest], None]) -> Caller:
+async def _identify(
+    request: HttpRequest, check_session: Callable[[HttpRequest], None], anybody: bool
+) -> Caller:
     """`check_session`: what else a session needs to speak for its user; raises `Problem` 403."""
     address = request.META.get("REMOTE_ADDR") or ""
     credentials = request.META.get("HTTP_AUTHORIZATION")
@@ -116,7 +119,7 @@ async def _identify(request: HttpRequest, check_session: Callable[[HttpRequest],
     if caller is not None:
         check_session(request)
         return caller
-    if _anonymous_allowed(request, address):
+    if anybody or _anonymous_allowed(request, address):
         return Caller(None, address)
     raise Problem(
         401,

@@ -37,6 +37,9 @@ ERRORS: Final = {
     "upstream_truncated": gettext_noop("The model service broke off its answer. Please try again."),
     "storage_full": gettext_noop("The server has no room for more text."),
     "kernel_died": gettext_noop("The notebook's kernel died."),
+    "kernel_stopped": gettext_noop("The notebook's kernel was shut down or restarted."),
+    "kernel_not_started": gettext_noop("The notebook's kernel did not start."),
+    "too_many_kernels": gettext_noop("Too many kernels run; shut one down, or try again later."),
 }
 
 

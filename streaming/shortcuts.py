@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -27,7 +27,7 @@ from streaming.runtime.task import Task, TaskSpec
 from . import conf
 from .access import Caller, identify
 from .idempotency import CallKey, call_key
-from .messages import DjangoMessages, language_context, language_of
+from .messages import DjangoMessages, language_context, language_of, supported
 from .models import StreamTask
 from .problems import Problem, of_failed_task
 from .producers import open_producer
@@ -62,6 +62,8 @@ class Options:
     work (JSON values), for the cache (CACHE_CONFIG); without it each call is work of its own. `series`: tasks
     of one pool and series run one at a time, in order of arrival. `needs_worker`: whether it counts against
     the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
+    `message_language`: of messages, whatever `Accept-Language` says. `anybody`: who is nobody is served, too,
+    whatever ALLOW_ANONYMOUS says.
     """
 
     kind: str = "stream"
@@ -74,6 +76,8 @@ class Options:
     series: str | None = None
     needs_worker: bool = True
     eager: bool = False
+    message_language: str | None = None
+    anybody: bool = False
 
 
 def _answers(
@@ -174,9 +178,11 @@ async def _stream(
 ) -> HttpResponseBase:
     _require_asgi(request)
     wishes = follow_options(request, resumed=False)
-    caller = await identify(request)
+    caller = await identify(request, anybody=options.anybody)
     key = idempotency_key(request)
     spec = _spec(request, caller, opens, arguments, options)
+    if options.message_language:
+        wishes = replace(wishes, language=spec.language)
     if key is None:
         follower = await service().open(spec, wishes)
         return EventStream(request, follower, wishes.framing.content_type)
@@ -248,7 +254,8 @@ def _spec(
     arguments: dict[str, Any] | None,
     options: Options,
 ) -> TaskSpec:
-    return task_spec(caller, language_of(request, options.language), opens, arguments, options)
+    language = supported(options.message_language or "") or language_of(request, options.language)
+    return task_spec(caller, language, opens, arguments, options)
 
 
 def task_spec(

@@ -18,6 +18,17 @@ from contentgen.brief import Brief
 Write = Callable[[Brief], AsyncIterator[Any] | Iterator[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class CodeRequest:
+    """What a piece of code shall do, and the language of its comments (`en`, `zh`)."""
+
+    prompt: str
+    language: str
+
+
+WriteCode = Callable[[CodeRequest], AsyncIterator[Any]]
+
+
 class ProviderUnavailable(LookupError):
     """No provider of that name, or it is switched off."""
 
@@ -26,7 +37,7 @@ class ProviderUnavailable(LookupError):
 class Provider:
     """A way to write. `models`: the names that a brief may ask for; `default_model`: the one that writes when
     it names none. `is_model`: whether a model writes, not a program. `takes_options`: whether a brief may
-    carry `options`. `enabled`: whether the settings allow it."""
+    carry `options`. `enabled`: whether the settings allow it. `write_code`: how it writes code, if it can."""
 
     name: str
     write: Write
@@ -35,6 +46,7 @@ class Provider:
     is_model: bool = False
     takes_options: bool = False
     enabled: Callable[[], bool] = lambda: True
+    write_code: WriteCode | None = None
 
 
 _MODULES: Final = {
@@ -66,6 +78,12 @@ _loaded: Final[dict[str, Provider]] = {}
 def default_provider() -> Provider:
     """The provider of briefs that name none. Raises `ProviderUnavailable`."""
     return find_provider(settings.CONTENT_PROVIDER)
+
+
+def code_provider() -> Provider:
+    """Who writes code: the default provider, else the offline one. Raises `ProviderUnavailable`."""
+    provider = default_provider()
+    return provider if provider.write_code is not None else find_provider("offline")
 
 
 def available_providers() -> list[str]:

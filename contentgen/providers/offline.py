@@ -9,9 +9,10 @@ from typing import Final
 from contentgen.brief import Brief
 from contentgen.copywriter import CopyRequest, compose
 from contentgen.copywriter.pieces import split_natural
+from contentgen.sketches import sketch
 from streaming import Finish
 
-from . import Provider
+from . import CodeRequest, Provider
 
 MODEL: Final = "offline-copywriter"
 
@@ -43,6 +44,18 @@ async def write(brief: Brief) -> AsyncIterator[str | Finish]:
     yield Finish(model=MODEL)
 
 
+async def write_code(wanted: CodeRequest) -> AsyncIterator[str | Finish]:
+    """One of the programs that it knows by heart, line by line."""
+    for line in sketch(wanted.prompt, wanted.language).splitlines(keepends=True):
+        yield line
+        await asyncio.sleep(PACE)
+    yield Finish(model=MODEL)
+
+
 PROVIDER: Final = Provider(
-    name="offline", write=write, models=lambda: frozenset({MODEL}), default_model=lambda: MODEL
+    name="offline",
+    write=write,
+    models=lambda: frozenset({MODEL}),
+    default_model=lambda: MODEL,
+    write_code=write_code,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -10,19 +10,33 @@ from contentgen import conf
 from contentgen.brief import Brief
 from contentgen.chat_protocol import Part
 from contentgen.conf import Service
-from contentgen.prompts import messages
+from contentgen.prompts import code_messages, messages
 from contentgen.upstream import upstream
 from streaming import Finish
 
-from . import Provider, ProviderUnavailable
+from . import CodeRequest, Provider, ProviderUnavailable
 
 
 async def write(brief: Brief) -> AsyncGenerator[Part | Finish, None]:
     """What the model writes. Raises what `Upstream.write` raises; `ProviderUnavailable` when switched off."""
+    async with aclosing(_chat(lambda service: chat_request(brief, service))) as parts:
+        async for part in parts:
+            yield part
+
+
+async def write_code(wanted: CodeRequest) -> AsyncGenerator[Part | Finish, None]:
+    """The code that the model writes. Raises as `write`."""
+    chat = code_messages(wanted.prompt, wanted.language)
+    async with aclosing(_chat(lambda service: {"model": service.model, "messages": chat})) as parts:
+        async for part in parts:
+            yield part
+
+
+async def _chat(request: Callable[[Service], dict[str, Any]]) -> AsyncGenerator[Part | Finish, None]:
     service, way = conf.service(), upstream()
     if service is None or way is None:
         raise ProviderUnavailable("openai")
-    async with aclosing(way.write(chat_request(brief, service))) as parts:
+    async with aclosing(way.write(request(service))) as parts:
         async for part in parts:
             yield part
 
@@ -53,4 +67,5 @@ PROVIDER: Final = Provider(
     default_model=_default_model,
     is_model=True,
     enabled=lambda: conf.service() is not None,
+    write_code=write_code,
 )

@@ -104,6 +104,26 @@ class KernelDied(GenerationError):
     retryable = True
 
 
+class KernelStopped(GenerationError):
+    """Somebody shut the kernel down, or began with a new one."""
+
+    code = "kernel_stopped"
+
+
+class KernelNotStarted(GenerationError):
+    """The kernel behind a notebook did not become ready."""
+
+    code = "kernel_not_started"
+    retryable = True
+
+
+class TooManyKernels(GenerationError):
+    """`max_kernels` kernels run."""
+
+    code = "too_many_kernels"
+    retryable = True
+
+
 class Refused(StreamError):
     """The task was not accepted; nothing was started."""
 

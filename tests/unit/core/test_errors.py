@@ -21,6 +21,9 @@ ENDS = {
     "upstream_truncated": True,
     "storage_full": True,
     "kernel_died": True,
+    "kernel_stopped": False,
+    "kernel_not_started": True,
+    "too_many_kernels": True,
 }
 REFUSALS = {
     "stream_error": False,

@@ -1,0 +1,28 @@
+"""The process's kernels, made at their first use and ended with the process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from . import conf
+from .kernels.table import Kernels
+
+_tables: dict[asyncio.AbstractEventLoop, Kernels] = {}
+
+
+def kernels() -> Kernels:
+    """The running loop's kernels."""
+    loop = asyncio.get_running_loop()
+    found = _tables.get(loop)
+    if found is None:
+        for closed in [each for each in _tables if each.is_closed()]:
+            del _tables[closed]
+        found = _tables[loop] = Kernels(conf.limits())
+    return found
+
+
+async def close_kernels() -> None:
+    """End them, if there are any."""
+    found = _tables.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.close()

@@ -1,0 +1,1 @@
+"""Kernels: processes that run what people write. Nothing here knows HTTP, tasks or the database."""

@@ -1,0 +1,113 @@
+"""How a kernel's process is started: its folders, its environment, its command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+from . import keeper
+from .limits import KernelLimits
+
+FLUSH_INTERVAL: Final = 0.02
+"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would wait)."""
+
+_PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that hold no secret and that a program may need."""
+
+_FIRST_LINES: Final = (
+    f"__import__('sys').stdout.flush_interval = {FLUSH_INTERVAL}",
+    f"__import__('sys').stderr.flush_interval = {FLUSH_INTERVAL}",
+)
+
+
+class Folder:
+    """A kernel's private folder (mode 0700): sockets, connection file, log, and what it works in."""
+
+    def __init__(self) -> None:
+        # Short, because the path of a Unix socket must be (unix(7): 108 bytes).
+        self.path = Path(tempfile.mkdtemp(prefix="sluice-"))
+        self.work = self.path / "work"
+        self.work.mkdir(mode=0o700)
+
+    @property
+    def connection_file(self) -> Path:
+        """Where the kernel reads its sockets and its key."""
+        return self.path / "connection.json"
+
+    @property
+    def sockets(self) -> Path:
+        """The sockets' common prefix."""
+        return self.path / "s"
+
+    @property
+    def log(self) -> Path:
+        """What the process says outside of all cells."""
+        return self.path / "log"
+
+    def last_words(self) -> str:
+        """The end of the log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(-min(self.log.stat().st_size, 2_000), os.SEEK_END)
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def remove(self) -> None:
+        """Delete it with everything in it; what cannot be deleted stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class OnlySpec(KernelSpecManager):  # type: ignore[misc]
+    """Knows one kernel, which needs no installation."""
+
+    def __init__(self, argv: list[str], **traits: Any) -> None:
+        super().__init__(**traits)
+        self._spec = KernelSpec(argv=argv, display_name="Python 3", language="python", interrupt_mode="signal")
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """The one."""
+        return self._spec
+
+
+def command(limits: KernelLimits, lifeline: int) -> list[str]:
+    """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
+    python = limits.python or sys.executable
+    kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel += [f"--IPKernelApp.exec_lines={line}" for line in _FIRST_LINES]
+    kernel += ["--HistoryManager.enabled=False", "--IPKernelApp.log_level=40"]
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        keeper.__file__,
+        f"--lifeline={lifeline}",
+        f"--memory={limits.memory_limit}",
+        f"--file-size={limits.file_limit}",
+        f"--cpu={limits.cpu_limit}",
+        f"--processes={limits.processes}",
+        "--",
+        *limits.sandbox,
+        *kernel,
+    ]
+
+
+def environment(folder: Folder, wanted: Iterable[str]) -> dict[str, str]:
+    """All that a kernel knows of the server's environment: names of `_PASSED_ON` and of `wanted`."""
+    passed = {name: os.environ[name] for name in (*_PASSED_ON, *wanted) if name in os.environ}
+    return passed | {
+        "HOME": str(folder.work),
+        "TMPDIR": str(folder.work),
+        "IPYTHONDIR": str(folder.path / "ipython"),
+        "PYTHONUTF8": "1",
+        "PYTHONNOUSERSITE": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "TERM": "xterm-256color",
+    }

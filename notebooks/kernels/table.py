@@ -1,0 +1,183 @@
+"""All kernels of a process: one for each notebook, started when first needed, ended when idle.
+
+A kernel belongs to one user's one notebook for all its life. Kernels that were started beforehand belong to
+nobody yet, and come to whoever asks first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from streaming.core.errors import KernelNotStarted, TooManyKernels
+
+from .kernel import Kernel, Late
+from .limits import KernelLimits
+
+logger = logging.getLogger(__name__)
+
+CULL_INTERVAL: Final = 5.0
+"""Seconds between two looks for idle and dead kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whose notebook it is, and which."""
+
+    owner: str
+    notebook: str
+
+
+class Kernels:
+    """See the module. Belongs to the running event loop."""
+
+    def __init__(self, limits: KernelLimits) -> None:
+        self.limits = limits
+        self._kernels: dict[Key, Kernel] = {}
+        self._starting: dict[Key, asyncio.Task[Kernel]] = {}
+        self._spare: list[Kernel] = []
+        self._spares_to_come = 0
+        self._background: set[asyncio.Task[None]] = set()
+        self._culler: asyncio.Task[None] | None = None
+        self._eras: Counter[Key] = Counter()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Kernels that run or start, those that belong to nobody included."""
+        return len(self._kernels) + len(self._starting) + len(self._spare) + self._spares_to_come
+
+    def of(self, owner: str) -> dict[str, Kernel]:
+        """A user's kernels by notebook."""
+        return {key.notebook: kernel for key, kernel in self._kernels.items() if key.owner == owner}
+
+    def find(self, key: Key) -> Kernel | None:
+        """The notebook's kernel, if it lives."""
+        kernel = self._kernels.get(key)
+        return kernel if kernel is not None and kernel.alive else None
+
+    def era(self, key: Key) -> int:
+        """How often the notebook's kernel was ended on purpose: what was asked for before waits in vain."""
+        return self._eras[key]
+
+    def starting(self, key: Key) -> bool:
+        """Whether the notebook's kernel is being started."""
+        return key in self._starting
+
+    async def get(self, key: Key, on_late: Late) -> Kernel:
+        """The notebook's kernel; started if there is none. Raises `KernelNotStarted`, `TooManyKernels`."""
+        kernel = self.find(key)
+        if kernel is None:
+            starting = self._starting.get(key)
+            if starting is None:
+                starting = self._starting[key] = asyncio.create_task(self._begin(key), name="kernel starts")
+            kernel = await asyncio.shield(starting)
+        kernel.listen(on_late)
+        return kernel
+
+    async def stop(self, key: Key) -> bool:
+        """End the notebook's kernel, and what runs and waits for it; False if it has none. Also one that is
+        being started."""
+        self._eras[key] += 1
+        starting = self._starting.get(key)
+        if starting is not None:
+            with suppress(Exception):
+                await asyncio.shield(starting)
+        kernel = self._kernels.pop(key, None)
+        if kernel is None:
+            return False
+        await kernel.stop()
+        return True
+
+    def warm_up(self) -> None:
+        """Start kernels beforehand, as many as the settings say."""
+        missing = self.limits.prestarted - len(self._spare) - self._spares_to_come
+        for _ in range(min(missing, self.limits.max_kernels - len(self))):
+            self._spares_to_come += 1
+            self._in_background(self._add_spare())
+        self._look_after()
+
+    async def close(self) -> None:
+        """End all of them."""
+        self._closed = True
+        if self._culler is not None:
+            self._culler.cancel()
+        await asyncio.gather(*self._starting.values(), *self._background, return_exceptions=True)
+        kernels = [*self._kernels.values(), *self._spare]
+        self._kernels.clear()
+        self._spare.clear()
+        await asyncio.gather(*(kernel.stop() for kernel in kernels), return_exceptions=True)
+
+    # Inside
+
+    async def _begin(self, key: Key) -> Kernel:
+        try:
+            former = self._kernels.pop(key, None)
+            if former is not None:
+                await former.stop()
+            kernel = await self._spare_or_new()
+            if self._closed:
+                await kernel.stop()
+                raise KernelNotStarted("the process goes down")
+            self._kernels[key] = kernel
+        finally:
+            del self._starting[key]
+        self.warm_up()
+        return kernel
+
+    async def _spare_or_new(self) -> Kernel:
+        while self._spare:
+            kernel = self._spare.pop()
+            if kernel.alive:
+                return kernel
+            await kernel.stop()
+        await self.cull(time.monotonic())
+        # This one counts already: it is being started.
+        if len(self) > self.limits.max_kernels:
+            raise TooManyKernels(str(self.limits.max_kernels))
+        return await Kernel.started(self.limits)
+
+    async def _add_spare(self) -> None:
+        try:
+            kernel = await Kernel.started(self.limits)
+        except KernelNotStarted as error:
+            logger.warning("a kernel that was to be ready beforehand did not start: %s", error)
+            return
+        finally:
+            self._spares_to_come -= 1
+        if self._closed:
+            await kernel.stop()
+        else:
+            self._spare.append(kernel)
+
+    def _look_after(self) -> None:
+        if self._culler is None or self._culler.done():
+            self._culler = asyncio.create_task(self._cull_for_ever(), name="kernels are culled")
+
+    async def _cull_for_ever(self) -> None:
+        while self._kernels or self._spare or self._starting or self._spares_to_come:
+            await asyncio.sleep(CULL_INTERVAL)
+            await self.cull(time.monotonic())
+
+    async def cull(self, now: float) -> None:
+        """End kernels that have done nothing for `idle_timeout`, and forget the dead. Those that work stay,
+        however long."""
+        for key, kernel in list(self._kernels.items()):
+            idle = not kernel.busy and now - kernel.used >= self.limits.idle_timeout
+            if (idle or not kernel.lives()) and self._kernels.get(key) is kernel:
+                logger.info("notebook %s: its kernel ends, %s", key.notebook, "idle" if kernel.alive else "dead")
+                del self._kernels[key]
+                await kernel.stop()
+        for kernel in [each for each in self._spare if not each.lives()]:
+            self._spare.remove(kernel)
+            await kernel.stop()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

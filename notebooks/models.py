@@ -1,0 +1,62 @@
+"""The record of notebooks: cells, what they said last, and whose they are."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+MAX_ID = 64
+
+
+class Notebook(models.Model):
+    """One user's notebook. `slug` is what its owner calls it: the `notebook_id` of the API."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, verbose_name=_("owner"))
+    slug = models.CharField(_("id"), max_length=MAX_ID)
+    title = models.CharField(_("title"), max_length=200, blank=True, default="")
+    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("notebook")
+        verbose_name_plural = _("notebooks")
+        ordering = ("-updated_at", "-pk")
+        constraints = (models.UniqueConstraint(fields=("owner", "slug"), name="one_notebook_of_a_name"),)
+        permissions = (("run_code", _("Can run code in notebooks")),)
+
+    def __str__(self) -> str:
+        return self.title or self.slug
+
+
+class Cell(models.Model):
+    """A cell. `outputs`: as nbformat 4.5 has them. `position` orders the cells of a notebook."""
+
+    class Kind(models.TextChoices):
+        """What is in it."""
+
+        CODE = "code", _("Code")
+        MARKDOWN = "markdown", _("Text")
+        RAW = "raw", _("Raw")
+
+    notebook = models.ForeignKey(
+        Notebook, models.CASCADE, related_name="cells", verbose_name=_("notebook")
+    )
+    cell_id = models.CharField(_("id"), max_length=MAX_ID)
+    kind = models.CharField(_("kind"), max_length=8, choices=Kind.choices, default=Kind.CODE)
+    position = models.PositiveIntegerField(_("position"), default=0)
+    source = models.TextField(_("source"), blank=True, default="")
+    outputs = models.JSONField(_("outputs"), default=list, blank=True)
+    execution_count = models.PositiveIntegerField(_("number"), null=True, blank=True)
+    metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("cell")
+        verbose_name_plural = _("cells")
+        ordering = ("position", "pk")
+        constraints = (models.UniqueConstraint(fields=("notebook", "cell_id"), name="one_cell_of_an_id"),)
+
+    def __str__(self) -> str:
+        return f"{self.notebook} {self.cell_id}"
