@@ -1,0 +1,334 @@
+"""One kernel, for real: what it prints comes as it prints it, and whatever happens to it ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from notebooks.kernels.kernel import CellEnd, Kernel
+from notebooks.kernels.output import CellOutput
+from streaming.core.errors import KernelDied, KernelNotStarted, RunTimeout
+from streaming.core.events import Content, Output, Truncated
+
+from .conftest import limits
+
+
+async def run(kernel: Kernel, code: str, tag: str = "cell", limit: int = 1_048_576) -> tuple[list[Any], CellEnd]:
+    """What a cell says, and how it ends."""
+    async with asyncio.timeout(60), aclosing(kernel.execute(code, CellOutput(limit), tag)) as parts:
+        found = [part async for part in parts]
+    assert isinstance(found[-1], CellEnd)
+    return found[:-1], found[-1]
+
+
+def text(parts: list[Any], channel: str = "stdout") -> str:
+    return "".join(part.delta for part in parts if isinstance(part, Content) and part.channel == channel)
+
+
+def outputs(parts: list[Any]) -> list[Output]:
+    return [part for part in parts if isinstance(part, Output)]
+
+
+def family(kernel: Kernel) -> list[psutil.Process]:
+    """The keeper and everything below it."""
+    assert kernel.pid is not None
+    keeper = psutil.Process(kernel.pid)
+    return [keeper, *keeper.children(recursive=True)]
+
+
+async def gone(processes: list[psutil.Process], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_a_cell_prints_and_has_a_number(kernel: Kernel) -> None:
+    parts, end = await run(kernel, "import sys\nprint('中文 👩‍👩‍👧‍👦 שלום')\nprint('oops', file=sys.stderr)")
+    assert (text(parts), text(parts, "stderr")) == ("中文 👩‍👩‍👧‍👦 שלום\n", "oops\n")
+    assert end == CellEnd("ok", 1)
+    assert (await run(kernel, "1 + 1"))[1].execution_count == 2
+
+
+async def test_what_is_printed_comes_while_the_cell_runs(kernel: Kernel) -> None:
+    code = "import time\nfor k in range(20):\n    print(f'{time.time():.4f}')\n    time.sleep(0.05)"
+    late = []
+    async with aclosing(kernel.execute(code, CellOutput(10_000), "cell")) as parts:
+        async for part in parts:
+            if isinstance(part, Content):
+                late += [time.time() - float(line) for line in part.delta.split()]
+    assert len(late) == 20
+    # A hang of ipykernel's own interval (0.2 s) would be ten times the promise.
+    assert sorted(late)[10] < 0.15
+
+
+async def test_values_figures_and_tables_are_bundles(kernel: Kernel) -> None:
+    parts, _ = await run(
+        kernel,
+        "from IPython.display import display, HTML, Image\n"
+        "print('before')\n"
+        "display(HTML('<b>bold</b>'))\n"
+        "print('after')\n"
+        "{'a': 1}",
+    )
+    kinds = [part.channel if isinstance(part, Content) else part.output_type for part in parts]
+    assert kinds == ["stdout", "display_data", "stdout", "execute_result"]
+    shown, result = outputs(parts)
+    assert shown.data is not None
+    assert shown.data["text/html"] == "<b>bold</b>"
+    assert result.data == {"text/plain": "{'a': 1}"}
+
+
+async def test_a_display_is_updated_and_cleared(kernel: Kernel) -> None:
+    parts, _ = await run(
+        kernel,
+        "from IPython.display import display, clear_output\n"
+        "handle = display('one', display_id='d')\nhandle.update('two')\nclear_output(wait=True)\nprint('three')",
+    )
+    assert [part.output_type for part in outputs(parts)] == ["display_data", "update_display_data", "clear_output"]
+    assert [part.display_id for part in outputs(parts)][:2] == ["d", "d"]
+    assert outputs(parts)[2].wait
+    assert text(parts) == "three\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "ename"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("def", "SyntaxError"),
+        ("input('?')", "StdinNotImplementedError"),
+        ("import getpass; getpass.getpass()", "StdinNotImplementedError"),
+        ("class R:\n    def __repr__(self): raise ValueError('no')\nR()", "ValueError"),
+        ("raise ValueError('x' * 10**6)", "ValueError"),
+    ],
+)
+async def test_a_fault_in_the_code_is_output(kernel: Kernel, code: str, ename: str) -> None:
+    parts, _ = await run(kernel, code)
+    faults = [part for part in outputs(parts) if part.output_type == "error"]
+    assert [fault.ename for fault in faults] == [ename] or ename in text(parts, "stderr")
+    assert (await run(kernel, "print('still here')"))[1].status == "ok"
+
+
+async def test_a_hundred_megabytes_are_cut_and_the_kernel_stays(kernel: Kernel) -> None:
+    before = psutil.Process().memory_info().rss
+    parts, end = await run(kernel, "for _ in range(100): print('x' * 1_000_000)", limit=100_000)
+    cuts = [part for part in parts if isinstance(part, Truncated)]
+    assert len(text(parts)) == 100_000
+    assert cuts[-1].dropped_chars == 100 * 1_000_001 - 100_000
+    assert end.status == "ok"
+    assert psutil.Process().memory_info().rss - before < 150 * 2**20
+    assert text((await run(kernel, "print('usable')"))[0]) == "usable\n"
+
+
+async def test_an_endless_cell_is_interrupted_and_its_kernel_stays(kernel: Kernel) -> None:
+    async def endless() -> tuple[list[Any], CellEnd]:
+        return await run(kernel, "print('on', flush=True)\nwhile True: pass")
+
+    running = asyncio.create_task(endless())
+    await asyncio.sleep(0.5)
+    await kernel.interrupt()
+    parts, end = await running
+    assert (end.status, outputs(parts)[-1].ename) == ("error", "KeyboardInterrupt")
+    assert kernel.alive
+
+
+async def test_who_stops_reading_stops_the_code(kernel: Kernel) -> None:
+    began = time.monotonic()
+    async with aclosing(kernel.execute("print('on', flush=True)\nwhile True: pass", CellOutput(99), "c")) as parts:
+        async for _ in parts:
+            break
+    assert time.monotonic() - began < 30
+    assert (kernel.alive, kernel.busy) == (True, False)
+    assert (await run(kernel, "1"))[1].status == "ok"
+
+
+async def test_code_that_ignores_interrupts_goes_with_its_kernel_and_all_its_children(kernel: Kernel) -> None:
+    code = (
+        "import subprocess, time\n"
+        "subprocess.Popen(['sleep', '1000'])\n"
+        "subprocess.Popen(['setsid', 'sleep', '1000'])\n"
+        "print('on', flush=True)\n"
+        "while True:\n"
+        "    try:\n        time.sleep(1000)\n    except BaseException:\n        pass\n"
+    )
+    async with aclosing(kernel.execute(code, CellOutput(99), "c")) as parts:
+        async for _ in parts:
+            processes = family(kernel)
+            assert len(processes) >= 4
+            break
+    assert not kernel.alive
+    assert await gone(processes)
+
+
+@pytest.mark.parametrize("code", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)", "exit()"])
+async def test_a_kernel_that_ends_says_so_at_once(kernel: Kernel, code: str) -> None:
+    processes = family(kernel)
+    if code == "exit()":
+        # Answered in order; then it is gone.
+        await run(kernel, code)
+        assert await gone(processes)
+        assert not kernel.lives()
+        return
+    began = time.monotonic()
+    with pytest.raises(KernelDied):
+        await run(kernel, f"print('last words', flush=True)\n{code}")
+    assert time.monotonic() - began < 10
+    assert await gone(processes)
+
+
+async def test_a_kernel_that_is_killed_from_outside_is_noticed(kernel: Kernel) -> None:
+    running = asyncio.create_task(run(kernel, "import time; time.sleep(100)"))
+    await asyncio.sleep(0.3)
+    family(kernel)[1].send_signal(signal.SIGKILL)
+    with pytest.raises(KernelDied):
+        await running
+
+
+async def test_a_keeper_that_is_killed_takes_its_kernel_along(kernel: Kernel) -> None:
+    processes = family(kernel)
+    processes[0].kill()
+    with pytest.raises(KernelDied):
+        await run(kernel, "import time; time.sleep(100)")
+    assert await gone(processes)
+
+
+async def test_a_cell_has_a_time_limit() -> None:
+    kernel = await Kernel.started(limits(execution_timeout=0.5))
+    try:
+        with pytest.raises(RunTimeout):
+            await run(kernel, "while True: print('x')")
+        assert kernel.alive
+    finally:
+        await kernel.stop()
+
+
+async def test_memory_is_limited() -> None:
+    kernel = await Kernel.started(limits(memory_limit=1_073_741_824))
+    try:
+        parts, _ = await run(kernel, "x = bytearray(4 * 2**30)")
+        assert outputs(parts)[-1].ename == "MemoryError"
+        parts, _ = await run(kernel, "print('fine')")
+        assert text(parts) == "fine\n"
+    finally:
+        await kernel.stop()
+
+
+async def test_files_are_limited() -> None:
+    kernel = await Kernel.started(limits(file_limit=1_000_000))
+    try:
+        parts, _ = await run(kernel, "open('big', 'wb').write(b'x' * 2_000_000)")
+        assert outputs(parts)[-1].ename == "OSError"
+    finally:
+        await kernel.stop()
+
+
+async def test_processes_are_limited() -> None:
+    kernel = await Kernel.started(limits(processes=12))
+    try:
+        processes = family(kernel)
+        with pytest.raises(KernelDied):
+            await run(kernel, "import subprocess, time\nfor _ in range(40): subprocess.Popen(['sleep', '99'])\ntime.sleep(60)")
+        assert await gone(processes)
+    finally:
+        await kernel.stop()
+
+
+async def test_the_environment_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "do not tell")
+    monkeypatch.setenv("DATABASE_URL", "postgres://secret")
+    monkeypatch.setenv("ALLOWED", "yes")
+    kernel = await Kernel.started(limits(environment=("ALLOWED",)))
+    try:
+        parts, _ = await run(
+            kernel,
+            "import os\nprint(sorted(os.environ))\nprint(os.environ['ALLOWED'], os.getcwd() == os.environ['HOME'])\n"
+            "print(oct(os.stat('.').st_mode & 0o777), oct(os.stat('..').st_mode & 0o777))",
+        )
+        said = text(parts)
+        assert "SECRET_KEY" not in said
+        assert "DATABASE_URL" not in said
+        assert "yes True\n0o700 0o700" in said
+    finally:
+        await kernel.stop()
+
+
+async def test_nothing_is_left_behind(kernel: Kernel) -> None:
+    processes, work = family(kernel), Path(kernel.work)
+    await run(kernel, "open('file', 'w').write('x')")
+    assert work.exists()
+    await kernel.stop()
+    await kernel.stop()
+    assert await gone(processes)
+    assert not work.parent.exists()
+
+
+async def test_late_output_goes_to_its_own_cell(kernel: Kernel) -> None:
+    late: list[tuple[str, Any]] = []
+    kernel.listen(lambda tag, parts: late.append((tag, parts)))
+    await run(
+        kernel,
+        "import threading, time\n"
+        "def later():\n    time.sleep(0.5)\n    print('late')\n"
+        "threading.Thread(target=later).start()",
+        "first",
+    )
+    parts, _ = await run(kernel, "time.sleep(1.2)\nprint('second')", "second")
+    assert text(parts) == "second\n"
+    assert [(tag, text(parts)) for tag, parts in late] == [("first", "late\n")]
+
+
+async def test_completion_and_inspection(kernel: Kernel) -> None:
+    await run(kernel, "apple = 1")
+    answer = await kernel.ask("complete", "app", 3)
+    assert "apple" in answer["matches"]
+    answer = await kernel.ask("inspect", "len", 3)
+    assert answer["found"]
+
+
+async def test_an_interpreter_that_does_not_start_says_why() -> None:
+    with pytest.raises(KernelNotStarted, match="could not be started"):
+        await Kernel.started(limits(python="/nowhere/python"))
+
+
+async def test_no_process_is_left_of_what_did_not_start() -> None:
+    before = {each.pid for each in psutil.Process().children()}
+    with pytest.raises(KernelNotStarted):
+        await Kernel.started(limits(python="/bin/false"))
+    assert {each.pid for each in psutil.Process().children()} <= before
+
+
+def test_a_server_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import asyncio, sys, os\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "from notebooks.kernels.kernel import Kernel\n"
+        "from notebooks.kernels.output import CellOutput\n"
+        "from tests.notebooks.conftest import limits\n"
+        "async def main():\n"
+        "    kernel = await Kernel.started(limits())\n"
+        "    code = \"import subprocess\\nsubprocess.Popen(['setsid', 'sleep', '1000'])\\nprint('on', flush=True)\\nwhile True: pass\"\n"
+        "    async for part in kernel.execute(code, CellOutput(99), 'c'):\n"
+        "        print(kernel.pid, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    keeper = psutil.Process(int(server.stdout.readline()))
+    processes = [keeper, *keeper.children(recursive=True)]
+    assert len(processes) >= 3
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    assert asyncio.run(gone(processes, 10))
