@@ -32,6 +32,19 @@ _FINISH: Final = {"ok": "stop", "error": "error", "aborted": "aborted"}
 
 _late: Final[set[asyncio.Task[None]]] = set()
 
+_streams: Final[dict[tuple[Key, str], str]] = {}
+"""Of cells that run or wait, their streams' ids."""
+
+
+def runs_as(key: Key, cell_id: str, stream_id: str) -> None:
+    """The cell's stream, as long as it runs or waits, so that a page that is opened anew finds it."""
+    _streams[key, cell_id] = stream_id
+
+
+def streams_of(key: Key) -> dict[str, str]:
+    """The streams of a notebook's cells that run or wait, by cell."""
+    return {cell_id: stream_id for (of, cell_id), stream_id in _streams.items() if of == key}
+
 
 async def run_cell(kernels: Kernels, key: Key, cell_id: str, code: str, era: int) -> AsyncIterator[Any]:
     """A cell's output as it comes. `era`: see `Kernels.era`. Raises `KernelDied`, `KernelStopped`,

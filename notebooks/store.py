@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Max
+from django.utils import timezone
 
 from .models import Cell, Notebook
 
@@ -31,6 +32,11 @@ def find(owner: str, slug: str) -> Notebook | None:
     return Notebook.objects.filter(owner_id=owner, slug=slug).first()
 
 
+def delete(owner: str, slug: str) -> bool:
+    """Delete the owner's notebook of that name; False if there is none."""
+    return bool(Notebook.objects.filter(owner_id=owner, slug=slug).delete()[0])
+
+
 def begin_cell(owner: str, slug: str, cell_id: str, source: str) -> None:
     """A cell is about to run: its source is kept, also if nobody hears of it again."""
     with transaction.atomic():
@@ -46,10 +52,8 @@ def end_cell(
     owner: str, slug: str, cell_id: str, outputs: Sequence[dict[str, Any]], execution_count: int | None
 ) -> None:
     """What a cell said, and its number. A cell that was deleted meanwhile stays so."""
-    with transaction.atomic():
-        cells = Cell.objects.filter(notebook__owner_id=owner, notebook__slug=slug, cell_id=cell_id)
-        cells.update(outputs=list(outputs), execution_count=execution_count)
-        Notebook.objects.filter(owner_id=owner, slug=slug).first()
+    cells = Cell.objects.filter(notebook__owner_id=owner, notebook__slug=slug, cell_id=cell_id)
+    cells.update(outputs=list(outputs), execution_count=execution_count, updated_at=timezone.now())
 
 
 def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, Any]], limit: int) -> None:

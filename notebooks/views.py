@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from django.http import HttpRequest
+import msgspec
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.translation import get_language, override
 
 from streaming import start, stream
+from streaming.problems import Problem
 from streaming.requests import endpoint, json_object
 
-from . import cells, generation, operations, store
+from . import cells, documents, generation, operations, store
 from .access import runner_of, user_of
 from .engine import kernels
 from .kernels.table import Key
+from .models import Notebook
 from .operations import parse
 
 POOL: Final = "kernel_pool"
@@ -63,15 +68,75 @@ async def _answer(
             options |= {"series": series, "on_disconnect": "cancel"}
         case _:
             options |= {"needs_worker": False, "on_disconnect": "continue"}
-    return await stream(request, _source(key, operation), **options)
+    if not isinstance(operation, operations.Execute):
+        return await stream(request, _source(key, operation), **options)
+    cell_id = operation.cell_id or store.new_cell_id()
+    source = cells.run_cell(kernels(), key, cell_id, operation.code, kernels().era(key))
+    response = await stream(request, source, **options)
+    if stream_id := response.get("X-Stream-Id"):
+        cells.runs_as(key, cell_id, stream_id)
+    return response
+
+
+@endpoint("GET", "PUT", "DELETE")
+async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
+    """`/notebooks/<id>`: read, save or delete it."""
+    owner = await user_of(request)
+    operations.check_id("notebook_id", notebook_id)
+    if request.method == "PUT":
+        title, drafts = documents.parse_draft(json_object(request))
+        await sync_to_async(documents.save)(owner, notebook_id, title, drafts)
+    elif request.method == "DELETE":
+        await kernels().stop(Key(owner, notebook_id))
+        if not await sync_to_async(store.delete)(owner, notebook_id):
+            raise Problem(404, "not_found")
+        return HttpResponse(status=204)
+    key = Key(owner, notebook_id)
+    found = await sync_to_async(_shown)(owner, notebook_id, cells.streams_of(key))
+    return _json(found | {"kernel": cells.status(kernels(), key)})
+
+
+@endpoint("GET", "PUT")
+async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
+    """`/notebooks/<id>.ipynb`: the notebook as a file for Jupyter, and from one."""
+    owner = await user_of(request)
+    operations.check_id("notebook_id", notebook_id)
+    if request.method == "PUT":
+        text = json.dumps(json_object(request))
+        await sync_to_async(documents.imported)(owner, notebook_id, text)
+        return HttpResponse(status=204)
+    text = await sync_to_async(_exported)(owner, notebook_id)
+    response = HttpResponse(text, content_type="application/x-ipynb+json")
+    response["Content-Disposition"] = f'attachment; filename="{notebook_id}.ipynb"'
+    response["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _shown(owner: str, slug: str, streams: dict[str, str]) -> dict[str, Any]:
+    return documents.shown(_found(owner, slug), streams)
+
+
+def _exported(owner: str, slug: str) -> str:
+    return documents.exported(_found(owner, slug))
+
+
+def _found(owner: str, slug: str) -> Notebook:
+    """Raises `Problem` 404, for absent and foreign ones alike."""
+    found = store.find(owner, slug)
+    if found is None:
+        raise Problem(404, "not_found")
+    return found
+
+
+def _json(values: dict[str, Any]) -> HttpResponse:
+    response = HttpResponse(msgspec.json.encode(values), content_type="application/json")
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def _source(key: Key, operation: operations.Operation) -> AsyncIterator[Any]:
     table = kernels()
     match operation:
-        case operations.Execute():
-            cell = operation.cell_id or store.new_cell_id()
-            return cells.run_cell(table, key, cell, operation.code, table.era(key))
         case operations.Complete() | operations.Inspect():
             return cells.ask(table, key, operation, table.era(key))
         case operations.Interrupt():

@@ -1,0 +1,188 @@
+"""Notebooks as documents: what the page shows and saves, and `.ipynb` files (nbformat 4.5).
+
+Synchronous; called in threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import nbformat
+from django.db import transaction
+from django.utils.translation import gettext as _
+from msgspec import Meta
+
+from streaming.problems import FieldError, Problem
+from streaming.validation import cleaned, faults_of, invalid
+
+from .models import Cell, Notebook
+from .operations import MAX_CODE, check_id
+from .store import new_cell_id, notebook_of
+
+MAX_CELLS: Final = 1_000
+"""Cells of a notebook."""
+
+_BAD_IN_ID: Final = re.compile(r"[^A-Za-z0-9_-]|^[_-]")
+
+
+class CellDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cell as the page saves it. Its outputs stay as they are, but for `clear`."""
+
+    cell_id: str
+    kind: Literal["code", "markdown", "raw"] = "code"
+    source: Annotated[str, Meta(max_length=MAX_CODE)] = ""
+    clear: bool = False
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole notebook as the page saves it: cells that are not in it are deleted."""
+
+    title: Annotated[str, Meta(max_length=200)] = ""
+    cells: Annotated[list[dict[str, Any]], Meta(max_length=MAX_CELLS)]
+
+
+def parse_draft(values: dict[str, Any]) -> tuple[str, list[CellDraft]]:
+    """Title and cells. Raises `Problem` 400 for an unusable id, 422 naming every wrong field."""
+    values = {key: cleaned(value) for key, value in values.items()}
+    try:
+        draft = msgspec.convert(values, Draft)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise invalid(faults_of(values, Draft, _no_fault)) from None
+    cells = [_parse_cell(f"cells.{number}.", cleaned(cell)) for number, cell in enumerate(draft.cells)]
+    ids = [cell.cell_id for cell in cells]
+    for number, cell_id in enumerate(ids):
+        check_id(f"cells.{number}.cell_id", cell_id)
+        if cell_id in ids[:number]:
+            message = _("Another cell has that id.")
+            raise invalid([FieldError(f"cells.{number}.cell_id", "duplicate", message)])
+    return draft.title, cells
+
+
+def save(owner: str, slug: str, title: str, cells: list[CellDraft]) -> None:
+    """Replace titles, sources and order."""
+    with transaction.atomic():
+        notebook = notebook_of(owner, slug)
+        notebook.title = title
+        notebook.save()
+        known = {cell.cell_id: cell for cell in notebook.cells.all()}
+        for position, draft in enumerate(cells):
+            cell = known.pop(draft.cell_id, None) or Cell(notebook=notebook, cell_id=draft.cell_id)
+            cell.position, cell.kind, cell.source = position, draft.kind, draft.source
+            if draft.clear:
+                cell.outputs, cell.execution_count = [], None
+            cell.save()
+        Cell.objects.filter(pk__in=[cell.pk for cell in known.values()]).delete()
+
+
+def shown(notebook: Notebook, streams: dict[str, str]) -> dict[str, Any]:
+    """For the page. `streams`: of cells that run or wait, their streams' ids."""
+    return {
+        "notebook_id": notebook.slug,
+        "title": notebook.title,
+        "cells": [
+            {
+                "cell_id": cell.cell_id,
+                "kind": cell.kind,
+                "source": cell.source,
+                "outputs": cell.outputs,
+                "execution_count": cell.execution_count,
+                "stream": streams.get(cell.cell_id),
+            }
+            for cell in notebook.cells.all()
+        ],
+    }
+
+
+def exported(notebook: Notebook) -> str:
+    """The text of an `.ipynb` file, valid for nbformat."""
+    document = nbformat.v4.new_notebook(
+        metadata={
+            **notebook.metadata,
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+        },
+        cells=[_exported_cell(cell) for cell in notebook.cells.all()],
+    )
+    if notebook.title:
+        document.metadata["title"] = notebook.title
+    nbformat.validate(document)
+    return str(nbformat.writes(document))
+
+
+def imported(owner: str, slug: str, text: str) -> Notebook:
+    """A notebook with what an `.ipynb` file says, in place of what it was. Raises `Problem` 422."""
+    try:
+        document = nbformat.reads(text, as_version=4)
+        nbformat.validate(document)
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:300]
+        message = _("This is not a notebook: %s") % reason
+        raise Problem(422, "not_a_notebook", message) from error
+    if len(document.cells) > MAX_CELLS:
+        message = _("At most %d cells.") % MAX_CELLS
+        raise invalid([FieldError("cells", "too_long", message)])
+    metadata = dict(document.metadata)
+    title = str(metadata.pop("title", ""))[:200]
+    for ours in ("kernelspec", "language_info"):
+        metadata.pop(ours, None)
+    with transaction.atomic():
+        notebook = notebook_of(owner, slug)
+        notebook.title, notebook.metadata = title, metadata
+        notebook.save()
+        notebook.cells.all().delete()
+        Cell.objects.bulk_create(_imported_cells(notebook, document.cells))
+    return notebook
+
+
+def _exported_cell(cell: Cell) -> Any:
+    common = {"id": cell.cell_id, "metadata": cell.metadata}
+    if cell.kind == Cell.Kind.MARKDOWN:
+        return nbformat.v4.new_markdown_cell(cell.source, **common)
+    if cell.kind == Cell.Kind.RAW:
+        return nbformat.v4.new_raw_cell(cell.source, **common)
+    outputs = [nbformat.from_dict(output) for output in cell.outputs]
+    return nbformat.v4.new_code_cell(
+        cell.source, outputs=outputs, execution_count=cell.execution_count, **common
+    )
+
+
+def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
+    taken: set[str] = set()
+    for position, cell in enumerate(cells):
+        cell_id = _BAD_IN_ID.sub("", str(cell.get("id", "")))[:64]
+        if not cell_id or cell_id in taken:
+            cell_id = new_cell_id()
+        taken.add(cell_id)
+        yield Cell(
+            notebook=notebook,
+            cell_id=cell_id,
+            kind=cell.cell_type,
+            position=position,
+            source=cleaned(cell.source),
+            outputs=cleaned_outputs(cell.get("outputs", [])),
+            execution_count=cell.get("execution_count"),
+            metadata=cleaned(dict(cell.metadata)),
+        )
+
+
+def cleaned_outputs(value: Any) -> Any:
+    """Without NUL and lone surrogates, which databases refuse, at any depth."""
+    if isinstance(value, list):
+        return [cleaned_outputs(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): cleaned_outputs(each) for key, each in value.items()}
+    return cleaned(value)
+
+
+def _parse_cell(within: str, values: Any) -> CellDraft:
+    try:
+        return msgspec.convert(values, CellDraft)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise invalid(faults_of(values, CellDraft, _no_fault, within)) from None
+
+
+def _no_fault(name: str, value: Any) -> None:
+    return None
