@@ -18,6 +18,8 @@ class NotebooksConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; take part in a server's start and end."""
+        from . import checks  # noqa: F401
+
         starting.connect(_warm, dispatch_uid="notebooks")
         stopping.connect(_close, dispatch_uid="notebooks")
 

@@ -94,7 +94,7 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
         f"--cpu={limits.cpu_limit}",
         f"--processes={limits.processes}",
         "--",
-        *limits.sandbox,
+        *limits.sandbox_words,
         *kernel,
     ]
 

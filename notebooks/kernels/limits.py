@@ -1,32 +1,43 @@
-"""The settings of kernels (KERNEL_CONFIG), as the kernel layer sees them."""
+"""What bounds kernels: the settings of KERNEL_CONFIG, with their ranges and defaults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=0, le=1_099_511_627_776)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelLimits:
-    """Seconds, bytes, counts.
+class KernelLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """KERNEL_CONFIG. Times in seconds, sizes in bytes; see docs/settings.md.
 
     `message_timeout`: after so much silence of a busy kernel it is looked whether it lives.
     `execution_timeout`: for one cell. `idle_timeout`: after which an idle kernel ends. `output_limit`: of one
-    cell's output. `memory_limit`, `file_limit`, `cpu_limit`: of a kernel's process, 0 for none. `processes`: of
-    a kernel and all that it starts. `prestarted`: kernels that are ready before somebody asks. `python`: the
-    interpreter, empty for that of the server. `sandbox`: words before a kernel's command. `environment`: names
-    of variables that kernels get from the server.
+    cell's output. `memory_limit`, `file_limit`, `cpu_limit`: of each process of a kernel, 0 for none.
+    `processes`: of a kernel and all that it starts, 0 for any number. `prestarted`: kernels that are ready
+    before somebody asks. `python`: the interpreter, empty for the server's. `sandbox`: words before a kernel's
+    command. `environment`: names of variables that kernels get from the server.
     """
 
-    message_timeout: float
-    execution_timeout: float
-    idle_timeout: float
-    max_kernels: int
-    output_limit: int
-    memory_limit: int
-    file_limit: int
-    cpu_limit: int
-    processes: int
-    prestarted: int
-    python: str
-    sandbox: tuple[str, ...]
-    environment: tuple[str, ...]
+    message_timeout: Annotated[float, Meta(ge=0.01, le=60)] = 0.1
+    execution_timeout: Seconds = 300
+    idle_timeout: Seconds = 3600
+    max_kernels: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    output_limit: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 1_048_576
+    memory_limit: Bytes = 2_147_483_648
+    file_limit: Bytes = 1_073_741_824
+    cpu_limit: Annotated[int, Meta(ge=0, le=31_536_000)] = 7200
+    processes: Annotated[int, Meta(ge=0, le=100_000)] = 64
+    prestarted: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    python: str = ""
+    sandbox: str = ""
+    environment: list[str] = []
+
+    @property
+    def sandbox_words(self) -> list[str]:
+        """`sandbox` as a shell splits it. Raises `ValueError` for a quote that is not closed."""
+        return shlex.split(self.sandbox)

@@ -247,7 +247,7 @@ async def test_the_environment_is_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SECRET_KEY", "do not tell")
     monkeypatch.setenv("DATABASE_URL", "postgres://secret")
     monkeypatch.setenv("ALLOWED", "yes")
-    kernel = await Kernel.started(limits(environment=("ALLOWED",)))
+    kernel = await Kernel.started(limits(environment=["ALLOWED"]))
     try:
         parts, _ = await run(
             kernel,
