@@ -1,4 +1,4 @@
-"""Code for a notebook's next cell: the registered producer `code`. Whoever reads it decides whether it runs."""
+"""Code for a notebook's next cell: the registered producer `code`. Its reader decides whether it runs."""
 
 from __future__ import annotations
 

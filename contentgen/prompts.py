@@ -1,8 +1,9 @@
 """From a brief to what a model is told. The words are templates, so that an operator can change them.
 
 In `contentgen/prompts/<language>/`, `system.txt` is who the model is, `brief.txt` what it shall write and
-`tones/<tone>.txt` how it sounds; `code.txt` is who writes code for notebooks; a file of the same name in the project's `templates/` replaces ours. What a
-user wrote is data: it stands between marks that it cannot imitate, and the system prompt says what it is.
+`tones/<tone>.txt` how it sounds; `code.txt` is who writes code for notebooks; a file of the same name in the
+project's `templates/` replaces ours. What a user wrote is data: it stands between marks that it cannot
+imitate, and the system prompt says what it is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ CHARACTERS_PER_WORD: Final = 6
 FIELDS: Final = ("topic", "category", "tone", "audience", "requirements")
 """What a user writes freely; each stands in the brief between `<name>` and `</name>`."""
 
-_MARKS: Final = re.compile(rf"<(\s*/?\s*(?:{'|'.join((*FIELDS, 'brief', 'request'))})\b[^<>]*)>", re.IGNORECASE)
+_MARKS: Final = re.compile(
+    rf"<(\s*/?\s*(?:{'|'.join((*FIELDS, 'brief', 'request'))})\b[^<>]*)>", re.IGNORECASE
+)
 _EMPTY_LINES: Final = re.compile(r"\n{3,}")
 
 

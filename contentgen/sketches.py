@@ -1,5 +1,5 @@
-"""Short programs by heart: what the offline provider writes when somebody asks for code. The first whose words
-are in the prompt is written, else a frame for what was asked."""
+"""Short programs by heart: what the offline provider writes when somebody asks for code. The first whose
+words are in the prompt is written, else a frame for what was asked."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
-from streaming.access import Caller, identify
+from streaming.access import Caller, is_local
 from streaming.problems import Problem
 
 from . import conf
@@ -14,32 +14,26 @@ from . import conf
 RUN_CODE = "notebooks.run_code"
 
 
-async def user_of(request: HttpRequest) -> str:
+def account_of(caller: Caller) -> str:
     """The primary key of the caller's account. Raises `Problem` 401 for everybody who has none."""
-    caller = await identify(request)
-    return _account(caller)
+    if caller.account is None:
+        raise Problem(
+            401, "not_authenticated", _("Notebooks belong to somebody: sign in, or send an API key.")
+        )
+    return caller.account
 
 
-async def runner_of(request: HttpRequest) -> str:
-    """The same, of a caller who may run code here. Raises `Problem` 401, and 403 where kernels are off or the
+async def require_runner(request: HttpRequest, caller: Caller) -> str:
+    """`account_of` a caller who may run code here. Raises `Problem` 401, and 403 where kernels are off or the
     permission is missing."""
-    account = await user_of(request)
-    await require_runner(account)
-    return account
-
-
-async def require_runner(account: str) -> None:
-    """Raises `Problem` 403 for an account that may not run code here."""
-    if not conf.kernels_enabled():
+    account = account_of(caller)
+    policy = conf.kernels_enabled()
+    if policy == "false":
         raise Problem(403, "kernels_disabled", _("Nobody can run code on this server (KERNELS_ENABLED)."))
+    if policy == "loopback" and not is_local(request, caller.address):
+        detail = _("Code can be run from the server's own machine only (KERNELS_ENABLED).")
+        raise Problem(403, "kernels_disabled", detail)
     user = await get_user_model().objects.filter(pk=account, is_active=True).afirst()
     if user is None or not await user.ahas_perm(RUN_CODE):
-        raise Problem(
-            403, "permission_denied", _("Running code needs the permission %s.") % RUN_CODE
-        )
-
-
-def _account(caller: Caller) -> str:
-    if caller.account is None:
-        raise Problem(401, "not_authenticated", _("Notebooks belong to somebody: sign in, or send an API key."))
-    return caller.account
+        raise Problem(403, "permission_denied", _("Running code needs the permission %s.") % RUN_CODE)
+    return account

@@ -24,7 +24,7 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     found: list[CheckMessage] = [
         Error(text, hint=HINT, obj=setting, id="notebooks.E001") for setting, text in conf.problems()
     ]
-    if not conf.kernels_enabled():
+    if not conf.has_kernels():
         return found
     if "kernel_pool" not in getattr(settings, "THREAD_CONFIG", {"kernel_pool": {}}):
         found.append(
@@ -38,7 +38,7 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
         found.append(
             Warning(
                 "kernels are on, without a sandbox",
-                hint="Whoever may run code does so with the rights of the server's user: see docs/notebooks.md.",
+                hint="Code runs with the rights of the server's user: see docs/notebooks.md.",
                 id="notebooks.W001",
             )
         )
@@ -50,7 +50,7 @@ def check_who_runs_code(
     app_configs: Sequence[Any] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """E003: several users share the server's own user. E004: nobody need sign in, from anywhere."""
-    if not conf.kernels_enabled() or not databases:
+    if not conf.has_kernels() or not databases:
         return []
     found: list[CheckMessage] = []
     if allow_anonymous() == "true":
@@ -65,8 +65,8 @@ def check_who_runs_code(
         found.append(
             Error(
                 "several users may run code, and nothing keeps them apart",
-                hint="Set KERNEL_SANDBOX (docs/notebooks.md), or KERNELS_WITHOUT_SANDBOX=true if they trust each "
-                "other, and this server's data to each of them.",
+                hint="Set KERNEL_SANDBOX (docs/notebooks.md), or KERNELS_WITHOUT_SANDBOX=true if they trust "
+                "each other, and this server's data to each of them.",
                 id="notebooks.E003",
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from django.conf import settings
@@ -15,10 +15,17 @@ from streaming.conf import problems_of
 
 from .kernels.limits import KernelLimits
 
+POLICIES: Final = ("false", "loopback", "true")
 
-def kernels_enabled() -> bool:
-    """Whether anybody may run code (KERNELS_ENABLED)."""
-    return bool(getattr(settings, "KERNELS_ENABLED", False))
+
+def kernels_enabled() -> str:
+    """From where code may be run (KERNELS_ENABLED): `false`, `loopback` or `true`."""
+    return str(getattr(settings, "KERNELS_ENABLED", "false")).lower()
+
+
+def has_kernels() -> bool:
+    """Whether code may be run from anywhere."""
+    return kernels_enabled() != "false"
 
 
 def without_sandbox() -> bool:
@@ -35,7 +42,10 @@ def limits() -> KernelLimits:
 
 
 def problems() -> Iterator[tuple[str, str]]:
-    """Everything that is wrong with KERNEL_CONFIG: the setting's name, and a sentence."""
+    """Everything that is wrong with the settings: the setting's name, and a sentence."""
+    if kernels_enabled() not in POLICIES:
+        expected = ", ".join(POLICIES)
+        yield "KERNELS_ENABLED", f"KERNELS_ENABLED is {kernels_enabled()!r}: expected one of {expected}"
     found = list(problems_of("KERNEL_CONFIG", "KERNEL", KernelLimits, _values()))
     yield from found
     if not found:

@@ -40,9 +40,7 @@ class Cell(models.Model):
         MARKDOWN = "markdown", _("Text")
         RAW = "raw", _("Raw")
 
-    notebook = models.ForeignKey(
-        Notebook, models.CASCADE, related_name="cells", verbose_name=_("notebook")
-    )
+    notebook = models.ForeignKey(Notebook, models.CASCADE, related_name="cells", verbose_name=_("notebook"))
     cell_id = models.CharField(_("id"), max_length=MAX_ID)
     kind = models.CharField(_("kind"), max_length=8, choices=Kind.choices, default=Kind.CODE)
     position = models.PositiveIntegerField(_("position"), default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from django.utils.translation import gettext as _
@@ -24,7 +24,12 @@ CellId = Annotated[str, Meta(description="The cell that the code is of; without 
 
 
 class Operation(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", omit_defaults=True
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    omit_defaults=True,
 ):
     """Base of all operations."""
 
@@ -105,9 +110,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     lang: Literal["en", "zh"] | None = None
 
 
-O = TypeVar("O", bound=Operation)
-
-
 def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
     """The notebook's id, what is asked of it, and the language.
 
@@ -148,7 +150,9 @@ def operation_of(values: dict[str, Any]) -> Operation:
 def check_id(field: str, value: str) -> None:
     """Raises `Problem` 400 for what is not the id of a notebook or cell."""
     if _ID.fullmatch(value) is None:
-        message = _("An id is of 1 to 64 letters (a to z), digits, hyphens and underscores, a letter or digit first.")
+        message = _(
+            "An id is of 1 to 64 letters (a to z), digits, hyphens and underscores, a letter or digit first."
+        )
         raise Problem(400, "invalid_id", message, fields=(FieldError(field, "invalid_id", message),))
 
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any, Final
 
 import msgspec
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.translation import get_language, override
+from django.utils.translation import override
 
 from streaming import start, stream
+from streaming.access import identify
 from streaming.problems import Problem
 from streaming.requests import endpoint, json_object
 
-from . import cells, documents, generation, operations, store
-from .access import runner_of, user_of
+from . import cells, documents, operations, store
+from .access import account_of
 from .engine import kernels
 from .kernels.table import Key
 from .models import Notebook
 from .operations import parse
-
-POOL: Final = "kernel_pool"
+from .work import CODE, work_of
 
 LANGUAGES: Final = {"en": "en", "zh": "zh-hans"}
 
@@ -32,56 +32,22 @@ LANGUAGES: Final = {"en": "en", "zh": "zh-hans"}
 async def send_operation(request: HttpRequest) -> HttpResponseBase:
     """`POST /send_operation`: an operation on a notebook → event stream."""
     notebook, operation, lang = parse(json_object(request))
-    if lang is None:
-        return await _answer(request, notebook, operation, None)
-    with override(LANGUAGES[lang]):
-        return await _answer(request, notebook, operation, lang)
-
-
-async def _answer(
-    request: HttpRequest, notebook: str, operation: operations.Operation, lang: str | None
-) -> HttpResponseBase:
-    options: dict[str, Any] = {
-        "kind": f"notebook.{operation.__struct_config__.tag}",
-        "pool": POOL,
-        "message_language": lang,
-    }
-    if isinstance(operation, operations.Ping):
-        pong = cells.answer({"pong": True})
-        return await stream(request, pong, **options, needs_worker=False, anybody=True)
-    if isinstance(operation, operations.List):
-        mine = cells.list_notebooks(kernels(), await user_of(request))
-        return await stream(request, mine, **options, needs_worker=False)
-    if isinstance(operation, operations.Generate):
-        await user_of(request)
-        wanted = generation.arguments(operation.prompt, lang or get_language() or "en")
-        return await start(
-            request, generation.PRODUCER, wanted, kind=options["kind"], message_language=lang
-        )
-    key = Key(await runner_of(request), notebook)
-    series = f"{key.owner} {key.notebook}"
-    match operation:
-        case operations.Execute():
-            # Who closes the page comes back to what the cell has said meanwhile.
-            options |= {"series": series, "eager": True, "on_disconnect": "continue"}
-        case operations.Complete() | operations.Inspect():
-            options |= {"series": series, "on_disconnect": "cancel"}
-        case _:
-            options |= {"needs_worker": False, "on_disconnect": "continue"}
-    if not isinstance(operation, operations.Execute):
-        return await stream(request, _source(key, operation), **options)
-    cell_id = operation.cell_id or store.new_cell_id()
-    source = cells.run_cell(kernels(), key, cell_id, operation.code, kernels().era(key))
-    response = await stream(request, source, **options)
+    with override(LANGUAGES[lang]) if lang else nullcontext():
+        caller = await identify(request, anybody=isinstance(operation, operations.Ping))
+        work = await work_of(request, caller, notebook, operation, lang)
+        if work.source is None:
+            assert work.arguments is not None
+            return await start(request, CODE, work.arguments, **work.options)
+        response = await stream(request, work.source, **work.options)
     if stream_id := response.get("X-Stream-Id"):
-        cells.runs_as(key, cell_id, stream_id)
+        work.begun(stream_id)
     return response
 
 
 @endpoint("GET", "PUT", "DELETE")
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
     """`/notebooks/<id>`: read, save or delete it."""
-    owner = await user_of(request)
+    owner = account_of(await identify(request))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
         title, drafts = documents.parse_draft(json_object(request))
@@ -99,7 +65,7 @@ async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
 @endpoint("GET", "PUT")
 async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
     """`/notebooks/<id>.ipynb`: the notebook as a file for Jupyter, and from one."""
-    owner = await user_of(request)
+    owner = account_of(await identify(request))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
         text = json.dumps(json_object(request))
@@ -132,18 +98,3 @@ def _json(values: dict[str, Any]) -> HttpResponse:
     response = HttpResponse(msgspec.json.encode(values), content_type="application/json")
     response["Cache-Control"] = "no-store"
     return response
-
-
-def _source(key: Key, operation: operations.Operation) -> AsyncIterator[Any]:
-    table = kernels()
-    match operation:
-        case operations.Complete() | operations.Inspect():
-            return cells.ask(table, key, operation, table.era(key))
-        case operations.Interrupt():
-            return cells.interrupt(table, key)
-        case operations.Restart():
-            return cells.restart(table, key)
-        case operations.Shutdown():
-            return cells.shutdown(table, key)
-    assert isinstance(operation, operations.Status)
-    return cells.answer(cells.status(table, key))

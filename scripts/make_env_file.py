@@ -15,6 +15,8 @@ SECRET_KEY={secret_key}
 DEBUG=true
 # Who may call without signing in: callers from this machine only.
 ALLOW_ANONYMOUS=loopback
+# Who is signed in and has the permission may run code in notebooks, from this machine only; it runs as you.
+KERNELS_ENABLED=loopback
 """
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     with open(descriptor, "w", encoding="utf-8") as file:
         # 64 characters of A-Z a-z 0-9 _ and -: no reader of .env files sees more in them.
         file.write(TEMPLATE.format(secret_key=secrets.token_urlsafe(48)))
-    print("env-file: wrote .env (random SECRET_KEY, DEBUG=true, ALLOW_ANONYMOUS=loopback)")
+    print("env-file: wrote .env (random SECRET_KEY, DEBUG=true, callers and kernels from this machine)")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,10 @@ THREAD_CONFIG = {
     ),
 }
 
-# Whether users with the permission notebooks.run_code may run code here; it runs with the rights of this server's
-# user unless KERNEL_SANDBOX says otherwise (docs/notebooks.md).
-KERNELS_ENABLED = flag("KERNELS_ENABLED", default=False)
+# From where users with the permission notebooks.run_code may run code: "false" nowhere, "loopback" this
+# machine without a proxy, "true". It runs with the rights of this server's user unless KERNEL_SANDBOX says
+# otherwise (docs/notebooks.md).
+KERNELS_ENABLED = env.str("KERNELS_ENABLED", default="false").lower()
 # With several users, no sandbox and this off, no server starts with kernels.
 KERNELS_WITHOUT_SANDBOX = flag("KERNELS_WITHOUT_SANDBOX", default=False)
 

@@ -63,8 +63,8 @@ class Caller:
 
 
 async def identify(request: HttpRequest, *, anybody: bool = False) -> Caller:
-    """The caller; who is nobody, too, where `anybody` may call. Raises `Problem` 400 (host), 401 (nobody, or a
-    key that is not valid) or 403 (CSRF).
+    """The caller; who is nobody, too, where `anybody` may call. Raises `Problem` 400 (host), 401 (nobody, or
+    a key that is not valid) or 403 (CSRF).
 
     Who called a moment ago is remembered (see `identities`); then this waits for nothing.
     """
@@ -132,7 +132,7 @@ async def _identify(
 async def require_operator(request: HttpRequest) -> Caller:
     """The caller, who must be staff, or come from this machine where that is allowed. Raises `Problem`."""
     caller = await identify(request)
-    if caller.staff or (caller.account is None and _local(request, caller.address)):
+    if caller.staff or (caller.account is None and is_local(request, caller.address)):
         return caller
     raise Problem(403, "permission_denied", _("These numbers are for operators."))
 
@@ -203,8 +203,9 @@ def _no_view(request: HttpRequest) -> HttpResponse:
 
 def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
     policy = conf.allow_anonymous()
-    return policy == "true" or (policy == "loopback" and _local(request, address))
+    return policy == "true" or (policy == "loopback" and is_local(request, address))
 
 
-def _local(request: HttpRequest, address: str) -> bool:
+def is_local(request: HttpRequest, address: str) -> bool:
+    """Whether the caller at `address` is on this machine, and no proxy between."""
     return is_loopback(address) and not any(map(_FORWARDING.fullmatch, request.META))

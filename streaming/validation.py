@@ -1,7 +1,8 @@
-"""What callers send, checked against a type to the last field: every fault with its field, a stable code and a
-sentence in the reader's language; nothing is coerced.
+"""What callers send, checked against a type to the last field: every fault with its field, a stable code and
+a sentence in the reader's language; nothing is coerced.
 
-msgspec says whether a value fits a type; its reasons are English and stop at the first, so they are told anew.
+msgspec says whether a value fits a type; its reasons are English and stop at the first, so they are told
+anew.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def faults_of(
     ]
     for name, field in fields.items():
         if name in values:
-            fault = _wrong_value(within + name, values[name], field.type) or check(within + name, values[name])
+            fault = _wrong_value(within + name, values[name], field.type) or check(
+                within + name, values[name]
+            )
             if fault is not None:
                 faults.append(fault)
         elif field.required:
@@ -62,7 +65,9 @@ def is_blank(text: str) -> bool:
     return all(unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf") for char in text)
 
 
-def not_a_choice(name: str, choices: Collection[Any], struct: type[msgspec.Struct] | None = None) -> FieldError:
+def not_a_choice(
+    name: str, choices: Collection[Any], struct: type[msgspec.Struct] | None = None
+) -> FieldError:
     """A value that is none of `choices`, nor of the numbers that the `struct` allows besides."""
     kinds: list[inspect.Type] = []
     if struct is not None:

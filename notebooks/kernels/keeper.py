@@ -1,10 +1,10 @@
 """The parent of one kernel: sets its limits, passes signals on, and takes everything down with it.
 
-Run as a program by itself (`python -I -S keeper.py OPTIONS -- COMMAND`), with the standard library only, so that
-it is small and starts at once. Whatever the kernel starts, however often it forks and whatever session it
-moves to, is adopted by the keeper when its parent ends (Linux: `PR_SET_CHILD_SUBREAPER`, prctl(2)), and killed
-when the kernel ends, when the server asks for it (SIGTERM), and when the server is gone: then the lifeline, a
-pipe whose other end only the server holds, comes to its end.
+Run as a program by itself (`python -I -S keeper.py OPTIONS -- COMMAND`), with the standard library only, so
+that it is small and starts at once. Whatever the kernel starts, however often it forks and whatever session
+it moves to, is adopted by the keeper when its parent ends (Linux: `PR_SET_CHILD_SUBREAPER`, prctl(2)), and
+killed when the kernel ends, when the server asks for it (SIGTERM), and when the server is gone: then the
+lifeline, a pipe whose other end only the server holds, comes to its end.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _become(options: argparse.Namespace) -> None:
         os.set_inheritable(options.lifeline, False)
         os.execvp(options.command[0], options.command)  # noqa: S606 - that is what it is for
     except BaseException as error:
-        print(f"the kernel could not be started: {error}", file=sys.stderr, flush=True)
+        os.write(2, f"the kernel could not be started: {error}\n".encode())
         os._exit(127)
 
 

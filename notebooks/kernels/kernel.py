@@ -1,8 +1,8 @@
 """One kernel: a process, its sockets, and the cells that it runs.
 
 Two tasks wait on the sockets and hand each message to the cell that it belongs to (`parent_header.msg_id`);
-nothing polls for output. A cell is over when the kernel has answered *and* said on iopub that it is idle. What a
-cell's threads say later goes to `on_late`, never to another cell.
+nothing polls for output. A cell is over when the kernel has answered *and* said on iopub that it is idle.
+What a cell's threads say later goes to `on_late`, never to another cell.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ START_TIMEOUT: Final = 30.0
 """Seconds in which a kernel must be ready."""
 
 ASK_AGAIN: Final = 0.5
-"""Seconds after which a kernel that starts is asked again: its first message may be lost before it is heard."""
+"""Seconds after which a kernel that starts is asked again: its first message may be lost before it is
+heard."""
 
 INTERRUPT_PATIENCE: Final = 3.0
 """Seconds that an interrupted cell has before its kernel is killed."""
@@ -163,7 +164,8 @@ class Kernel:
             await self._leave(run)
 
     async def ask(self, kind: str, code: str, cursor: int) -> dict[str, Any]:
-        """The answer to `complete` or `inspect` at a position in `code` (code points). Raises as `execute`."""
+        """The answer to `complete` or `inspect` at a position in `code` (code points). Raises as
+        `execute`."""
         client = self._require()
         message_id = client.complete(code, cursor) if kind == "complete" else client.inspect(code, cursor)
         run = self._begin(message_id)
@@ -184,8 +186,8 @@ class Kernel:
                 await self._manager.interrupt_kernel()
 
     async def stop(self) -> None:
-        """Kill it with everything that it has started, and forget its folder. Idempotent; returns when nothing
-        of it is left."""
+        """Kill it with everything that it has started, and forget its folder. Idempotent; returns when
+        nothing of it is left."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(), name="kernel stops")
         await asyncio.shield(self._stopping)
@@ -202,7 +204,7 @@ class Kernel:
         finally:
             os.close(reads)
         assert self._manager is not None
-        self._client = self._manager.client(context=zmq.asyncio.Context.shadow(self._manager.context))
+        self._client = self._manager.client()
         self._client.start_channels(stdin=False, hb=False)
         self._readers = [
             asyncio.create_task(self._read(self._client.get_iopub_msg, self._on_iopub), name="kernel iopub"),
@@ -216,7 +218,8 @@ class Kernel:
             ip=str(self._folder.sockets),
             connection_file=str(self._folder.connection_file),
             kernel_spec_manager=OnlySpec(command(self._limits, lifeline)),
-            context=zmq.Context.instance(),
+            # One for all kernels: each would have threads of its own.
+            context=zmq.asyncio.Context.shadow(zmq.Context.instance()),
         )
         await self._manager.start_kernel(
             cwd=self.work,

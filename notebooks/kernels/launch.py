@@ -16,7 +16,8 @@ from . import keeper
 from .limits import KernelLimits
 
 FLUSH_INTERVAL: Final = 0.02
-"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would wait)."""
+"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
+wait)."""
 
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
@@ -70,7 +71,9 @@ class OnlySpec(KernelSpecManager):  # type: ignore[misc]
 
     def __init__(self, argv: list[str], **traits: Any) -> None:
         super().__init__(**traits)
-        self._spec = KernelSpec(argv=argv, display_name="Python 3", language="python", interrupt_mode="signal")
+        self._spec = KernelSpec(
+            argv=argv, display_name="Python 3", language="python", interrupt_mode="signal"
+        )
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """The one."""

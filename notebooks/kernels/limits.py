@@ -19,8 +19,8 @@ class KernelLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `execution_timeout`: for one cell. `idle_timeout`: after which an idle kernel ends. `output_limit`: of one
     cell's output. `memory_limit`, `file_limit`, `cpu_limit`: of each process of a kernel, 0 for none.
     `processes`: of a kernel and all that it starts, 0 for any number. `prestarted`: kernels that are ready
-    before somebody asks. `python`: the interpreter, empty for the server's. `sandbox`: words before a kernel's
-    command. `environment`: names of variables that kernels get from the server.
+    before somebody asks. `python`: the interpreter, empty for the server's. `sandbox`: words before a
+    kernel's command. `environment`: names of variables that kernels get from the server.
     """
 
     message_timeout: Annotated[float, Meta(ge=0.01, le=60)] = 0.1

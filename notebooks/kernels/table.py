@@ -170,7 +170,9 @@ class Kernels:
         for key, kernel in list(self._kernels.items()):
             idle = not kernel.busy and now - kernel.used >= self.limits.idle_timeout
             if (idle or not kernel.lives()) and self._kernels.get(key) is kernel:
-                logger.info("notebook %s: its kernel ends, %s", key.notebook, "idle" if kernel.alive else "dead")
+                logger.info(
+                    "notebook %s: its kernel ends, %s", key.notebook, "idle" if kernel.alive else "dead"
+                )
                 del self._kernels[key]
                 await kernel.stop()
         for kernel in [each for each in self._spare if not each.lives()]:

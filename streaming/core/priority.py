@@ -8,8 +8,8 @@ them has waiting, and an owner that was away earns no credit. Ageing lifts a tas
 younger, whoever sent it.
 
 A task may step aside: it keeps its place and its order key, others pass it, and nothing serves it until it
-comes back. A task may also be held, until an earlier one of its series is over. *Eligible* are those who wait,
-are not away and not held.
+comes back. A task may also be held, until an earlier one of its series is over. *Eligible* are those who
+wait, are not away and not held.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ class FairQueue(Generic[T]):
         """Tasks that can be served."""
         return self._eligible
 
-    def push(
-        self, payload: T, owner: Hashable, priority: int, now: float, *, held: bool = False
-    ) -> Place[T]:
+    def push(self, payload: T, owner: Hashable, priority: int, now: float, *, held: bool = False) -> Place[T]:
         """Let a task wait; `priority` 0 is the highest class. The place is the handle for `remove`."""
         self._sequence += 1
         virtual_time = self._virtual_time.get(priority, 0)

@@ -6,7 +6,7 @@ No channel layer takes part: a socket reads journals, through the same followers
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from streaming.core.errors import NotNow, TaskNotFound
 from streaming.core.framing import WebSocketFraming
-from streaming.messages import language_of
+from streaming.messages import language_of, supported
 from streaming.problems import Problem
 from streaming.producers import open_producer
 from streaming.requests import problem_of, socket_options
@@ -110,15 +110,29 @@ class MultiplexConsumer(SocketConsumer):
     async def start(self, request_id: str, name: str, arguments: Mapping[str, Any], **options: Any) -> None:
         """Start the registered producer `name` and stream it as `request_id`; keyword arguments are those of
         `Options`. Raises `Problem`, `PoolRefused`."""
-        self._check_room(request_id)
-        wishes = Options(**{"kind": name} | options)
-        language = language_of(self.request, wishes.language)
         opens = partial(open_producer, name, arguments)
-        spec = task_spec(self.caller, language, opens, dict(arguments), wishes)
+        await self._start(request_id, opens, dict(arguments), Options(**{"kind": name} | options))
+
+    async def stream(self, request_id: str, parts: AsyncIterable[Any] | Iterable[Any], **options: Any) -> str:
+        """Stream what `parts` yields as `request_id`; the task's id. Arguments and errors are those of
+        `streaming.stream` and `start`."""
+        return await self._start(request_id, lambda: parts, None, Options(**options))
+
+    async def _start(
+        self,
+        request_id: str,
+        opens: Callable[[], Any],
+        arguments: dict[str, Any] | None,
+        wishes: Options,
+    ) -> str:
+        self._check_room(request_id)
+        language = supported(wishes.message_language or "") or language_of(self.request, wishes.language)
+        spec = task_spec(self.caller, language, opens, arguments, wishes)
         follow = socket_options(self.request, WebSocketFraming(request_id), 0, resumed=False)
         async with borrowed_thread():
             follower = await service().open(spec, follow)
         self._streams[request_id] = await self.read(follower, follow, request_id=request_id)
+        return follower.task.id
 
     async def on_follow(self, message: protocol.Follow) -> None:
         """Read a task that there is already."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given
@@ -185,7 +185,7 @@ def test_an_eager_one_keeps_events_apart():
         if subject.deadline is not None and subject.deadline <= now and subject.flush():
             left.append(now)
         left += [now for _ in subject.offer("x", None, now)]
-    assert all(later - earlier >= INTERVAL for earlier, later in zip(left, left[1:], strict=False))
+    assert all(later - earlier >= INTERVAL for earlier, later in pairwise(left))
     assert len(left) >= 8
 
 

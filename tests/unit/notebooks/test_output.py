@@ -1,4 +1,5 @@
-"""What a kernel says, as parts of a stream: in order, in small pieces, within bounds, and kept as nbformat has it."""
+"""What a kernel says, as parts of a stream: in order, in small pieces, within bounds, and kept as nbformat
+has it."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ def test_a_long_text_comes_in_pieces():
 
 
 @fast
-@given(st.lists(st.tuples(st.text(max_size=40), st.sampled_from(["stdout", "stderr"])), max_size=12), st.integers(1, 200))
+@given(
+    st.lists(st.tuples(st.text(max_size=40), st.sampled_from(["stdout", "stderr"])), max_size=12),
+    st.integers(1, 200),
+)
 def test_text_is_kept_up_to_the_limit_and_the_rest_is_counted(prints, limit):
     output = CellOutput(limit)
     parts = said(output, *(printed(text, name) for text, name in prints))
@@ -69,7 +73,9 @@ def test_what_is_cut_is_said_at_once_and_with_its_number_at_the_end():
 
 def test_rich_output_keeps_its_bundle():
     data = {"text/plain": "<Figure>", "image/png": "iVBOR"}
-    shown = message("display_data", data=data, metadata={"image/png": {"width": 3}}, transient={"display_id": "d"})
+    shown = message(
+        "display_data", data=data, metadata={"image/png": {"width": 3}}, transient={"display_id": "d"}
+    )
     output = CellOutput(1_000)
     assert said(output, shown) == [
         Output(output_type="display_data", data=data, metadata={"image/png": {"width": 3}}, display_id="d")
@@ -114,7 +120,9 @@ def test_an_exception_is_told_also_when_there_was_too_much_before():
 
 def test_a_huge_traceback_keeps_both_ends():
     output = CellOutput(1_000)
-    (fault,) = said(output, message("error", ename="E", evalue="v" * 10**6, traceback=["a" * 10**6, "the end"]))
+    (fault,) = said(
+        output, message("error", ename="E", evalue="v" * 10**6, traceback=["a" * 10**6, "the end"])
+    )
     assert sum(map(len, fault.traceback)) <= PIECE + 1
     assert fault.traceback[-1].endswith("the end")
     assert len(fault.evalue) == PIECE

@@ -273,7 +273,9 @@ def test_a_series_runs_one_at_a_time_in_order_of_arrival_while_others_pass(clock
         Reason.EARLIER_ONE_ACTIVE,
         Reason.WORKER_FREE,
     ]
-    assert arrive("nobody", None).decision.reason is Reason.WORKER_FREE, "who is held keeps nobody from a permit"
+    assert arrive("nobody", None).decision.reason is Reason.WORKER_FREE, (
+        "who is held keeps nobody from a permit"
+    )
     assert [ticket for ticket, _ in ledger.line()] == [second, third]
     ledger.release(stranger)
     assert granted == []

@@ -1,0 +1,93 @@
+"""From an operation to what a stream needs: its source, and how it shall run. For HTTP and WebSocket
+alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.http import HttpRequest
+from django.utils.translation import get_language
+
+from streaming.access import Caller
+
+from . import cells, store
+from .access import account_of, require_runner
+from .engine import kernels
+from .kernels.table import Key
+from .operations import (
+    Complete,
+    Execute,
+    Generate,
+    Inspect,
+    Interrupt,
+    List,
+    Operation,
+    Ping,
+    Restart,
+    Shutdown,
+)
+
+POOL: Final = "kernel_pool"
+
+CODE: Final = "code"
+"""The registered producer that writes code, of whichever app; known by its name only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be streamed: `source`, or what the registered producer `CODE` makes of `arguments`.
+    `options`: keyword arguments of `streaming.Options`. `cell`: whose output it is, if it runs one."""
+
+    options: dict[str, Any]
+    source: AsyncIterator[Any] | None = None
+    arguments: dict[str, Any] | None = None
+    cell: tuple[Key, str] | None = None
+
+    def begun(self, stream_id: str) -> None:
+        """The stream has this id: pages that are opened now find it."""
+        if self.cell is not None:
+            cells.runs_as(*self.cell, stream_id)
+
+
+async def work_of(
+    request: HttpRequest, caller: Caller, notebook: str, operation: Operation, lang: str | None
+) -> Work:
+    """What `operation` asks for. Raises `Problem` 401 and 403 for those who may not ask it."""
+    options: dict[str, Any] = {
+        "kind": f"notebook.{operation.__struct_config__.tag}",
+        "pool": POOL,
+        "message_language": lang,
+    }
+    alone = {**options, "needs_worker": False, "on_disconnect": "continue"}
+    match operation:
+        case Ping():
+            return Work({**alone, "anybody": True}, cells.answer({"pong": True}))
+        case List():
+            return Work(alone, cells.list_notebooks(kernels(), account_of(caller)))
+        case Generate():
+            account_of(caller)
+            language = "zh" if (lang or get_language() or "").startswith("zh") else "en"
+            arguments = {"prompt": operation.prompt, "language": language}
+            return Work({**options, "pool": "agent_pool"}, arguments=arguments)
+    key = Key(await require_runner(request, caller), notebook)
+    table = kernels()
+    in_order = {**options, "series": f"{key.owner} {key.notebook}"}
+    match operation:
+        case Execute():
+            cell_id = operation.cell_id or store.new_cell_id()
+            source = cells.run_cell(table, key, cell_id, operation.code, table.era(key))
+            # Who closes the page comes back to what the cell has said meanwhile.
+            how = {**in_order, "eager": True, "on_disconnect": "continue"}
+            return Work(how, source, cell=(key, cell_id))
+        case Complete() | Inspect():
+            how = {**in_order, "on_disconnect": "cancel"}
+            return Work(how, cells.ask(table, key, operation, table.era(key)))
+        case Interrupt():
+            return Work(alone, cells.interrupt(table, key))
+        case Restart():
+            return Work(alone, cells.restart(table, key))
+        case Shutdown():
+            return Work(alone, cells.shutdown(table, key))
+    return Work(alone, cells.answer(cells.status(table, key)))
