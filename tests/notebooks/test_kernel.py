@@ -281,11 +281,13 @@ async def test_the_environment_is_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_nothing_is_left_behind(kernel: Kernel) -> None:
     processes, work = family(kernel), kernel.work
     await run(kernel, "open('file', 'w').write('x')")
-    assert os.path.exists(work)
+    parts, _ = await run(kernel, "print(open('file').read())")
+    assert text(parts) == "x\n"
     await kernel.stop()
     await kernel.stop()
     assert await gone(processes)
-    assert not os.path.exists(os.path.dirname(work))
+    with pytest.raises(FileNotFoundError):
+        os.stat(work)
 
 
 async def test_late_output_goes_to_its_own_cell(kernel: Kernel) -> None:
