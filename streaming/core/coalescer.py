@@ -7,10 +7,13 @@ next deadline goes out as a property; nothing here sleeps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 Chunk = tuple[str, str | None]
 """Text and its channel (None: the main text), ready to become one `content` event."""
+
+_NOTHING: Final[Sequence[Chunk]] = ()
 
 # One event should stay small enough for any reader's line buffer and for a WebSocket frame.
 MAX_CHUNK_CHARS: Final = 16_384
@@ -67,18 +70,18 @@ class Coalescer:
         """Seconds that text may wait now."""
         return self._interval
 
-    def offer(self, text: str, channel: str | None, now: float) -> list[Chunk]:
+    def offer(self, text: str, channel: str | None, now: float) -> Sequence[Chunk]:
         """Take a delta; returns what must leave now, in order (mostly nothing)."""
         if not text:
-            return []
+            return _NOTHING
         size = len(text)
         ready: list[Chunk] = []
-        if self._buffer and channel != self._channel:
+        if not self._buffer or channel != self._channel:
             ready = self.flush()
-        if not self._buffer:
             if (size >= self._at_once or not self._started) and size <= MAX_CHUNK_CHARS:
                 self._started = True
-                return [*ready, (text, channel)]
+                ready.append((text, channel))
+                return ready
             self._oldest = now
             self._channel = channel
         self._buffer.append(text)
@@ -90,7 +93,7 @@ class Coalescer:
             or not self._started
         ):
             self._started = True
-            ready += self.flush()
+            return ready + self.flush()
         return ready
 
     def flush(self) -> list[Chunk]:
