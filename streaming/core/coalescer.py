@@ -7,13 +7,10 @@ next deadline goes out as a property; nothing here sleeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 Chunk = tuple[str, str | None]
 """Text and its channel (None: the main text), ready to become one `content` event."""
-
-_NOTHING: Final[Sequence[Chunk]] = ()
 
 # One event should stay small enough for any reader's line buffer and for a WebSocket frame.
 MAX_CHUNK_CHARS: Final = 16_384
@@ -70,10 +67,10 @@ class Coalescer:
         """Seconds that text may wait now."""
         return self._interval
 
-    def offer(self, text: str, channel: str | None, now: float) -> Sequence[Chunk]:
+    def offer(self, text: str, channel: str | None, now: float) -> list[Chunk]:
         """Take a delta; returns what must leave now, in order (mostly nothing)."""
         if not text:
-            return _NOTHING
+            return []
         size = len(text)
         ready: list[Chunk] = []
         if not self._buffer or channel != self._channel:

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -210,7 +210,7 @@ class Pump:
         else:
             raise TypeError(f"not a part of a stream: {type(part).__name__}")
 
-    def _append_text(self, chunks: Sequence[Chunk], now: float) -> None:
+    def _append_text(self, chunks: list[Chunk], now: float) -> None:
         for index, (text, channel) in enumerate(chunks):
             try:
                 self._task.append_content(text, channel, now)

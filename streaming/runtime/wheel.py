@@ -1,4 +1,4 @@
-"""One timer for everything that is due "about then": text that waits; heartbeats, status messages, slow readers.
+"""One timer for everything that is due "about then": waiting text; heartbeats, status messages, slow readers.
 
 A hashed timing wheel (Varghese and Lauck, SOSP 1987): callbacks of the same tick share a bucket, so ten
 thousand followers cost one loop timer. There is no cancel: a callback looks whether it is still wanted,
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 class TimerWheel:
-    """Callbacks by due time on `clock` (seconds, monotonic). `resolution`: seconds per tick; a callback runs at
-    most this late, beside the lateness of the loop itself."""
+    """Callbacks by due time on `clock` (seconds, monotonic). `resolution`: seconds per tick; a callback runs
+    at most this late, beside the lateness of the loop itself."""
 
     def __init__(
         self,
