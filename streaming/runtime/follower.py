@@ -78,7 +78,7 @@ class FollowerHost(Protocol):
 
 
 class Follower:
-    """See the module. Made by `Supervisor.follow`; read with `take` and `wait`, or by `follow`."""
+    """See the module. Made by `Supervisor.follow`; read with `take` and `news`, or by `follow`."""
 
     __slots__ = (
         "_armed_for",

@@ -130,7 +130,8 @@ class Pump:
             return Finish(finish_reason="length", usage=self._finish.usage, model=self._finish.model)
         if isinstance(error, GenerationError):
             logger.warning("task %s: %s: %s", self._task.id, error.code, error)
-            return error
+            # Its traceback holds this pump, which holds it.
+            return error.with_traceback(None)
         logger.error("task %s: the producer failed", self._task.id, exc_info=error)
         return ProducerFailed()
 

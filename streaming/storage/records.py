@@ -49,7 +49,7 @@ than a second of text."""
 WRITING: Final = 0.1
 """Share of the time that writing events may take before they are collected for longer than the interval."""
 
-AT_ONCE: Final = 64
+AT_ONCE: Final = 128
 """Tasks whose new events are noted in one step of the loop, where nobody waits for it."""
 
 PACE: Final = 0.003
@@ -244,6 +244,7 @@ class DatabaseRecorder:
     def _collect_in_steps(self, left: int = 0) -> None:
         """`_collect`, with a turn for others in between; the writer begins when all is noted. `left`: how
         many tasks are to be noted yet, 0 at the first step."""
+        self._collector = None
         if not left:
             self._collect_admissions()
             left = len(self._unread)
@@ -251,20 +252,20 @@ class DatabaseRecorder:
         loop = asyncio.get_running_loop()
         if left > AT_ONCE:
             self._collector = loop.call_soon(self._collect_in_steps, left - AT_ONCE)
-        else:
+        elif self._unread:
             # What came in between has not waited yet.
-            self._collector = (
-                loop.call_later(self._patience(), self._collect_in_steps) if self._unread else None
-            )
+            self._collector = loop.call_later(self._patience(), self._collect_in_steps)
 
     def _note_events(self, count: int, *, wake: bool) -> None:
         """Note the new events of so many tasks."""
         with self._lock:
             for pk in list(islice(self._unread, count)):
-                task = self._unread.pop(pk)
-                self._notes.add(pk, Note(task.epoch, batches=[_new_events(task)]))
+                # Events of a task whose row is not noted yet wait for it.
+                if pk not in self._fresh:
+                    task = self._unread.pop(pk)
+                    self._notes.add(pk, Note(task.epoch, batches=[_new_events(task)]))
             self._drop_beyond_bounds()
-            if wake:
+            if wake and self._notes:
                 self._wake_writer(within=0.0)
 
     def _patience(self) -> float:
@@ -281,9 +282,10 @@ class DatabaseRecorder:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_for_ever, name="sluice-records", daemon=True)
             self._thread.start()
-        due = time.monotonic() + within
-        if due < self._due:
-            self._due = due
+        now = time.monotonic()
+        # A moment that has passed is none: the writer may have woken up for nothing then, and sleeps.
+        if now + within < self._due or self._due <= now:
+            self._due = min(self._due, now + within)
             self._lock.notify_all()
 
     # In the writer's thread

@@ -461,6 +461,40 @@ async def test_events_of_many_tasks_are_noted_in_steps_and_written_together(
     await asyncio.gather(*(task.ended for task in tasks))
 
 
+@pytest.mark.parametrize("wake_for_nothing", ["a collection that finds nothing", "a sign of life"])
+async def test_a_writer_that_woke_up_for_nothing_hears_the_next_note_at_once(
+    house: House, wake_for_nothing: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "TICK", 1_000.0)
+    await house.run("first")
+    if wake_for_nothing == "a sign of life":
+        house.recorder.start()
+    await asyncio.sleep(4 * house.recorder._interval)
+    await house.run("second")
+    assert house.supervisor.counters.late_commits == 0
+
+
+async def test_events_of_a_task_whose_row_is_not_noted_yet_wait_for_it(house: House):
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "said"
+        await gate.wait()
+
+    task = house.supervisor.open(spec(source))
+    house.supervisor.record(task)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert task.id in house.recorder._unread
+    # A later step of a collection that began before the task came.
+    house.recorder._collect_in_steps(1)
+    assert (task.id in house.recorder._unread, task.id in house.recorder._notes) == (True, False)
+    await house.written()
+    assert await _stored(task) == task.journal.read(0, 10)
+    gate.set()
+    await ended(task)
+
+
 async def test_the_terminal_event_is_stored_before_it_is_sent(house: House):
     task = house.supervisor.open(spec(_of("text")))
     house.supervisor.record(task)
