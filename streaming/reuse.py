@@ -18,7 +18,7 @@ from django.db import DatabaseError, InterfaceError
 from django.db.models import Q
 from django.utils import timezone
 
-from streaming.core.errors import EventsPruned
+from streaming.core.errors import EventsPruned, NotNow
 from streaming.core.events import Complete
 from streaming.core.states import State
 from streaming.runtime.copying import copying
@@ -125,7 +125,7 @@ class Reuse:
         task = self._supervisor.tasks.find(row.id)
         try:
             self._newest[wanted] = task or await self._load(row)
-        except EventsPruned:
+        except (EventsPruned, NotNow):
             return
 
 

@@ -68,7 +68,8 @@ async def send_stream(
                 await asyncio.sleep(0)
             if watcher is None:
                 watcher = asyncio.create_task(_close_when_gone(follower, receive))
-            await follower.wait()
+            if (news := follower.news()) is not None:
+                await news
         await send(_END)
     except asyncio.CancelledError:
         if not _closed_as_slow(follower, send):

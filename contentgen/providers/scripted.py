@@ -77,7 +77,7 @@ def _tokens(script: ScriptedOptions, limit: int | None) -> Iterator[str | Finish
 
 def _texts(script: ScriptedOptions) -> Iterator[str]:
     if script.text is None:
-        return (f"{number} " for number in range(script.tokens))
+        return map("{} ".format, range(script.tokens))
     return (match.group() for match in _CLUSTER.finditer(script.text))
 
 

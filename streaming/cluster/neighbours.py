@@ -46,7 +46,7 @@ class Wishes:
         """What is new since the last look. When a task was followed is told by another clock than ours: it
         only counts that it has changed."""
         rows = StreamTask.objects.filter(process=self._process_id, state__in=_ACTIVE)
-        touched = rows.exclude(cancel_requested="", followed_at=None)
+        touched = rows.exclude(cancel_requested="", followed_at=None).order_by()
         found = list(touched.values_list("id", "cancel_requested", "followed_at"))
         before, self._followed_at = self._followed_at, {pk: moment for pk, _, moment in found}
         return [
@@ -85,6 +85,7 @@ def taken_from(process_id: str, task_ids: Iterable[str]) -> list[str]:
         for ids in _chunks(task_ids)
         for pk in StreamTask.objects.filter(pk__in=ids)
         .exclude(process=process_id)
+        .order_by()
         .values_list("pk", flat=True)
     ]
 
@@ -92,7 +93,9 @@ def taken_from(process_id: str, task_ids: Iterable[str]) -> list[str]:
 def purged_of_late() -> list[str]:
     """Tasks whose text and events were deleted within the last minute, by whichever process."""
     since = timezone.now() - PURGED_OF_LATE
-    return list(StreamTask.objects.filter(purged_at__gte=since).values_list("pk", flat=True))
+    # In no order: to have the rows in theirs, SQLite would look at all there are.
+    late = StreamTask.objects.filter(purged_at__gte=since).order_by()
+    return list(late.values_list("pk", flat=True))
 
 
 def others_than(process_id: str) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ class Replicas:
             self._drop(watched)
             await self._disconnect()
             raise
-        if self._closed:
+        if self._closed or self._supervisor.draining:
             self._drop(watched)
             raise Draining(row.id)
         watched.read_at = time.monotonic()

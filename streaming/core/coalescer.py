@@ -85,14 +85,14 @@ class Coalescer:
             return []
         size = len(text)
         ready: list[Chunk] = []
-        if self._buffer and channel != self._channel:
+        if not self._buffer or channel != self._channel:
             ready = self.flush()
-        if not self._buffer:
             at_once = size >= self._at_once or not self._started or (self._eager and now >= self._free_at)
             if at_once and size <= MAX_CHUNK_CHARS:
                 self._started = True
                 self._free_at = now + self._interval
-                return [*ready, (text, channel)]
+                ready.append((text, channel))
+                return ready
             self._oldest = now
             self._channel = channel
         self._buffer.append(text)
@@ -104,7 +104,7 @@ class Coalescer:
             or not self._started
         ):
             self._started = True
-            ready += self.flush()
+            return ready + self.flush()
         return ready
 
     def flush(self) -> list[Chunk]:

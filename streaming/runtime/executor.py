@@ -17,17 +17,18 @@ from typing import Final
 from .ledger import Holding, Ledger, PoolLimits, Ticket
 
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds after which one busy pool thread offers the interpreter to the event loop (CPython's default, 5 ms,
-lets two busy threads delay every stream by 8 ms in the median). Several threads share this time: the loop may
-have to wait for each of them in turn."""
+"""Seconds after which one busy thread of ours offers the interpreter to the event loop (CPython's default, 5
+ms, lets two busy threads delay every stream by 8 ms in the median). Several threads share this time: the
+loop may have to wait for each of them in turn."""
 
 MIN_SWITCH_INTERVAL: Final = 0.0001
 """Seconds below which switching costs more than it gives."""
 
 
 class _Courtesy:
-    """The interpreter's switch interval, shorter the more pool threads are busy. It is one setting of the
-    whole process, so it is kept in one place, and given back when no thread is busy."""
+    """The interpreter's switch interval, shorter the more threads of ours are busy: those of pools, and the
+    writer's. It is one setting of the whole process, so it is kept in one place, and given back when no
+    thread is busy."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class _Courtesy:
         sys.setswitchinterval(min(shared, self._found) + 1e-7)
 
 
-_courtesy: Final = _Courtesy()
+COURTESY: Final = _Courtesy()
 
 
 class WorkerPool:
@@ -81,5 +82,5 @@ class WorkerPool:
 
 
 def _run(context: contextvars.Context, job: Callable[[], None]) -> None:
-    with _courtesy:
+    with COURTESY:
         context.run(job)

@@ -78,7 +78,7 @@ class FollowerHost(Protocol):
 
 
 class Follower:
-    """See the module. Made by `Supervisor.follow`; read with `take` and `wait`, or by `follow`."""
+    """See the module. Made by `Supervisor.follow`; read with `take` and `news`, or by `follow`."""
 
     __slots__ = (
         "_armed_for",
@@ -215,20 +215,23 @@ class Follower:
                 self._arm(now)
         return b"".join(pieces)
 
-    async def wait(self) -> None:
-        """Return when `take` may have something new."""
+    def news(self) -> asyncio.Future[None] | None:
+        """What to await until `take` may have something new; None where it may have now.
+
+        A future and no coroutine: it is made for each event, and for one reader at a time.
+        """
         if self._ready():
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+            return None
+        self._waiter = self._host.loop.create_future()
+        return self._waiter
 
     def wake(self) -> None:
-        """Something happened: let `wait` return."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Something happened: let who awaits `news` go on."""
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def update(self, now: float) -> None:
         """The task's state or place may have changed: tell the reader if it is worth telling."""
@@ -414,7 +417,8 @@ async def follow(follower: Follower) -> AsyncGenerator[bytes, None]:
             if burst >= MAX_BURST:
                 burst = 0
                 await asyncio.sleep(0)
-            await follower.wait()
+            if (news := follower.news()) is not None:
+                await news
     except Exception:
         logger.exception("stream %s: the reader's bytes failed", follower.task.id)
     finally:

@@ -25,6 +25,7 @@ from .executor import WorkerPool
 from .journals.base import JournalClosed, JournalFull
 from .loop_share import LoopShare
 from .task import Outcome, Task
+from .wheel import FINE, TimerWheel
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class PumpHost(Protocol):
     """What a pump needs of its supervisor."""
 
     loop: asyncio.AbstractEventLoop
+    flushes: TimerWheel
 
     def pool_of(self, task: Task) -> WorkerPool:
         """The pool whose permit the task holds."""
@@ -70,7 +72,8 @@ class Pump:
         self._coalescer = coalescer
         self._ready = ready
         self._finish = Finish()
-        self._timer: asyncio.TimerHandle | None = None
+        self._armed = False
+        self._over = False
         self._fault: Exception | None = None
         self._bridge: ThreadBridge | None = None
         self._full = False
@@ -83,23 +86,34 @@ class Pump:
 
     async def run(self) -> None:
         """Pump until the source ends, fails or is cancelled, and see to the end. Raises nothing."""
-        outcome = await self._outcome()
-        self._stop_timer()
-        outcome = self._drain(outcome)
-        if not self.in_thread:
-            self._host.permit_free(self._task)
-        await self._host.end(self._task, outcome)
-
-    async def _outcome(self) -> Outcome:
         raised: BaseException | None = None
         try:
             if self._ready is not None:
                 await self._ready()
-            await self._iterate()
+            # What a producer really gave is not what its annotation says until it has been looked at.
+            source: Any = self._task.spec.open_source()
+            if not isinstance(source, AsyncIterable) and inspect.isawaitable(source):
+                source = await source
+            if isinstance(source, AsyncIterable):
+                # From here, and not from deeper below: each coroutine between costs each token.
+                await self._iterate_async(source)
+            elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
+                await self._iterate_in_thread(iter(source))
+            else:
+                raise TypeError(f"a producer must be an iterator of parts, not {type(source).__name__}")
         except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
             # A producer must not be able to end the server.
             raised = error
-        # Why it was stopped counts, not what the producer made of being stopped.
+        self._over = True
+        outcome = self._drain(self._outcome(raised))
+        # It holds this frame, which holds it.
+        raised = None
+        if not self.in_thread:
+            self._host.permit_free(self._task)
+        await self._host.end(self._task, outcome)
+
+    def _outcome(self, raised: BaseException | None) -> Outcome:
+        """Why it was stopped counts, not what the producer made of being stopped."""
         if self._fault is not None:
             return self._outcome_of(self._fault)
         if self._task.ending is not None:
@@ -116,21 +130,10 @@ class Pump:
             return Finish(finish_reason="length", usage=self._finish.usage, model=self._finish.model)
         if isinstance(error, GenerationError):
             logger.warning("task %s: %s: %s", self._task.id, error.code, error)
-            return error
+            # Its traceback holds this pump, which holds it.
+            return error.with_traceback(None)
         logger.error("task %s: the producer failed", self._task.id, exc_info=error)
         return ProducerFailed()
-
-    async def _iterate(self) -> None:
-        # What a producer really gave is not what its annotation says until it has been looked at.
-        source: Any = self._task.spec.open_source()
-        if not isinstance(source, AsyncIterable) and inspect.isawaitable(source):
-            source = await source
-        if isinstance(source, AsyncIterable):
-            await self._iterate_async(source)
-        elif isinstance(source, Iterable) and not isinstance(source, str | bytes | dict):
-            await self._iterate_in_thread(iter(source))
-        else:
-            raise TypeError(f"a producer must be an iterator of parts, not {type(source).__name__}")
 
     async def _iterate_async(self, source: AsyncIterable[Any]) -> None:
         share = LoopShare(self._host.loop, time.monotonic())
@@ -145,8 +148,8 @@ class Pump:
                     counts.parts += 1
                     if ready := offer(part, None, now):
                         self._append_text(ready, now)
-                    if self._timer is None:
-                        self._arm(now)
+                    if not self._armed:
+                        self._arm()
                 else:
                     self._accept(part, now)
                 if share.used_up(now) or counts.parts == 1:
@@ -190,13 +193,14 @@ class Pump:
         else:
             self._task.counts.parts += 1
             self._accept_record(part, now)
-        if self._timer is None:
-            self._arm(now)
+        if not self._armed:
+            self._arm()
 
-    def _arm(self, now: float) -> None:
-        """One lazy timer for text that waits: it looks again when it is due."""
+    def _arm(self) -> None:
+        """Text that waits is looked at when it is due, or up to one tick before: never after."""
         if (deadline := self._coalescer.deadline) is not None:
-            self._timer = self._host.loop.call_later(deadline - now, self._flush_due)
+            self._armed = True
+            self._host.flushes.at(deadline - FINE, self._flush_due)
 
     def _accept_record(self, part: Any, now: float) -> None:
         if isinstance(part, Content):
@@ -224,14 +228,14 @@ class Pump:
             raise _OutputFull from None
 
     def _flush_due(self) -> None:
-        """The flush timer: armed for a deadline that later text may have moved, so it looks again."""
-        self._timer = None
+        """Armed for a deadline that later text may have moved, so it looks again."""
+        self._armed = False
         deadline = self._coalescer.deadline
-        if deadline is None:
+        if deadline is None or self._over:
             return
         now = time.monotonic()
-        if now < deadline:
-            self._arm(now)
+        if now < deadline - FINE:
+            self._arm()
             return
         self._coalescer.observe_lateness(now - deadline)
         try:
@@ -240,11 +244,6 @@ class Pump:
             self._fault = error
             if self._task.pump is not None:
                 self._task.pump.cancel()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _drain(self, outcome: Outcome) -> Outcome:
         """Journal what still waits in the coalescer, and say so if the journal was full."""

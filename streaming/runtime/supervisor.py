@@ -43,7 +43,7 @@ from .table import TaskTable
 from .task import CancelReason, Outcome, Task, TaskSpec
 from .task_ids import TaskIds
 from .waiting import WaitingLines
-from .wheel import TimerWheel
+from .wheel import FINE, TimerWheel
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Supervisor:
         self.counters = Counters()
         self.backlogs = Backlogs()
         self.wheel = TimerWheel(self.loop)
+        self.flushes = TimerWheel(self.loop, resolution=FINE)
         self.pools = {name: WorkerPool(pool) for name, pool in pools.items()}
         self.followers: set[Follower] = set()
         self.tidy_thread = tidy_thread
@@ -308,6 +309,7 @@ class Supervisor:
     def close(self) -> None:
         """Let go of timers and threads."""
         self.wheel.close()
+        self.flushes.close()
         for pool in self.pools.values():
             pool.close()
 

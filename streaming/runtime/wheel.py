@@ -1,4 +1,4 @@
-"""One timer for everything that is due "about then": heartbeats, status messages, slow readers.
+"""One timer for everything that is due "about then": waiting text; heartbeats, status messages, slow readers.
 
 A hashed timing wheel (Varghese and Lauck, SOSP 1987): callbacks of the same tick share a bucket, so ten
 thousand followers cost one loop timer. There is no cancel: a callback looks whether it is still wanted,
@@ -16,16 +16,26 @@ from collections.abc import Callable
 from typing import Final
 
 RESOLUTION: Final = 0.1
-"""Seconds per tick: a callback runs at most this late (beside the lateness of the loop itself)."""
+"""Seconds per tick of what is for people, who do not notice a tenth."""
+
+FINE: Final = 0.005
+"""Seconds per tick of text that waits for more."""
 
 logger = logging.getLogger(__name__)
 
 
 class TimerWheel:
-    """Callbacks by due time on `clock` (seconds, monotonic)."""
+    """Callbacks by due time on `clock` (seconds, monotonic). `resolution`: seconds per tick; a callback runs
+    at most this late, beside the lateness of the loop itself."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+        resolution: float = RESOLUTION,
+    ) -> None:
         self._loop = loop
+        self._resolution = resolution
         self._clock = clock
         self._buckets: dict[int, list[Callable[[], None]]] = {}
         self._ticks: list[int] = []
@@ -35,8 +45,8 @@ class TimerWheel:
 
     def at(self, when: float, callback: Callable[[], None]) -> None:
         """Run `callback` once, not before `when` and at most one tick later."""
-        tick = math.ceil(when / RESOLUTION)
-        if tick * RESOLUTION < when:
+        tick = math.ceil(when / self._resolution)
+        if tick * self._resolution < when:
             # The division rounded down; a callback that comes early would not be asked again.
             tick += 1
         tick = max(tick, self._earliest)
@@ -63,15 +73,15 @@ class TimerWheel:
             self._timer = None
         if self._ticks:
             self._armed_tick = self._ticks[0]
-            delay = max(self._armed_tick * RESOLUTION - self._clock(), 0.0)
+            delay = max(self._armed_tick * self._resolution - self._clock(), 0.0)
             self._timer = self._loop.call_later(delay, self._run)
 
     def _run(self) -> None:
         self._timer = None
         now = self._clock()
         # A callback that asks for "at once" gets the next tick: served in this loop, it would never end.
-        self._earliest = math.floor(now / RESOLUTION) + 1
-        while self._ticks and self._ticks[0] * RESOLUTION <= now:
+        self._earliest = math.floor(now / self._resolution) + 1
+        while self._ticks and self._ticks[0] * self._resolution <= now:
             for callback in self._buckets.pop(heapq.heappop(self._ticks)):
                 try:
                     callback()

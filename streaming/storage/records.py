@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection, transaction
@@ -23,6 +24,7 @@ from streaming.core import sse
 from streaming.core.events import encode
 from streaming.core.routing import Snapshot
 from streaming.core.states import State
+from streaming.runtime.executor import COURTESY
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise, settle_soon
@@ -46,6 +48,9 @@ than a second of text."""
 
 WRITING: Final = 0.1
 """Share of the time that writing events may take before they are collected for longer than the interval."""
+
+AT_ONCE: Final = 128
+"""Tasks whose new events are noted in one step of the loop, where nobody waits for it."""
 
 PACE: Final = 0.003
 """Seconds at least between the beginnings of two transactions: what comes meanwhile shares the next one. Who
@@ -99,7 +104,7 @@ class DatabaseRecorder:
         self._fresh: dict[str, tuple[Task, Promise]] = {}
         self._unread: dict[str, Task] = {}
         self._admissions: asyncio.TimerHandle | None = None
-        self._collector: asyncio.TimerHandle | None = None
+        self._collector: asyncio.Handle | None = None
         self.failed_writes = 0
         self.dropped = 0
         self.dropped_events = 0
@@ -131,7 +136,7 @@ class DatabaseRecorder:
             return
         self._unread[task.id] = task
         if self._collector is None:
-            self._collector = asyncio.get_running_loop().call_later(self._patience(), self._collect)
+            self._collector = asyncio.get_running_loop().call_later(self._patience(), self._collect_in_steps)
 
     def ended(self, task: Task) -> Promise:
         """Note the end, with the terminal event as the next one of the journal; the text is put together in
@@ -233,14 +238,35 @@ class DatabaseRecorder:
         if self._collector is not None:
             self._collector.cancel()
             self._collector = None
-        if not self._unread:
-            return
-        tasks, self._unread = self._unread, {}
+        if self._unread:
+            self._note_events(len(self._unread), wake=True)
+
+    def _collect_in_steps(self, left: int = 0) -> None:
+        """`_collect`, with a turn for others in between; the writer begins when all is noted. `left`: how
+        many tasks are to be noted yet, 0 at the first step."""
+        self._collector = None
+        if not left:
+            self._collect_admissions()
+            left = len(self._unread)
+        self._note_events(min(left, AT_ONCE), wake=left <= AT_ONCE)
+        loop = asyncio.get_running_loop()
+        if left > AT_ONCE:
+            self._collector = loop.call_soon(self._collect_in_steps, left - AT_ONCE)
+        elif self._unread:
+            # What came in between has not waited yet.
+            self._collector = loop.call_later(self._patience(), self._collect_in_steps)
+
+    def _note_events(self, count: int, *, wake: bool) -> None:
+        """Note the new events of so many tasks."""
         with self._lock:
-            for task in tasks.values():
-                self._notes.add(task.id, Note(task.epoch, batches=[_new_events(task)]))
+            for pk in list(islice(self._unread, count)):
+                # Events of a task whose row is not noted yet wait for it.
+                if pk not in self._fresh:
+                    task = self._unread.pop(pk)
+                    self._notes.add(pk, Note(task.epoch, batches=[_new_events(task)]))
             self._drop_beyond_bounds()
-            self._wake_writer(within=0.0)
+            if wake and self._notes:
+                self._wake_writer(within=0.0)
 
     def _patience(self) -> float:
         """Seconds for which events are collected."""
@@ -256,9 +282,10 @@ class DatabaseRecorder:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_for_ever, name="sluice-records", daemon=True)
             self._thread.start()
-        due = time.monotonic() + within
-        if due < self._due:
-            self._due = due
+        now = time.monotonic()
+        # A moment that has passed is none: the writer may have woken up for nothing then, and sleeps.
+        if now + within < self._due or self._due <= now:
+            self._due = min(self._due, now + within)
             self._lock.notify_all()
 
     # In the writer's thread
@@ -326,7 +353,8 @@ class DatabaseRecorder:
             refusals, self._refusals = self._refusals, Counter()
             flushes, self._flushes = self._flushes, []
         try:
-            unwritable = self._write(notes, refusals)
+            with COURTESY:
+                unwritable = self._write(notes, refusals)
         except (DatabaseError, InterfaceError):
             self.failed_writes += 1
             self._able = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -417,6 +418,81 @@ async def test_events_are_collected_for_longer_where_writing_takes_long(
     assert armed.call_args.args[0] == pytest.approx(collected_for)
     house.recorder._unread.clear()
     house.recorder._collector = None
+
+
+async def test_events_of_many_tasks_are_noted_in_steps_and_written_together(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "AT_ONCE", 3)
+    gate = asyncio.Event()
+    steps: list[tuple[int, bool]] = []
+    written: list[tuple[int, float]] = []
+    note_events, write_segments = house.recorder._note_events, rows.write_segments
+
+    async def source() -> AsyncIterator[str]:
+        yield "said"
+        await gate.wait()
+
+    def noted(count: int, *, wake: bool) -> None:
+        steps.append((count, wake))
+        note_events(count, wake=wake)
+
+    def segments(batches: list[Any]) -> None:
+        written.append((len(batches), sys.getswitchinterval()))
+        write_segments(batches)
+
+    found = sys.getswitchinterval()
+    with (
+        mock.patch.object(house.recorder, "_note_events", noted),
+        mock.patch.object(rows, "write_segments", segments),
+    ):
+        tasks = [house.supervisor.open(spec(source)) for _ in range(8)]
+        for task in tasks:
+            house.supervisor.record(task)
+
+        async def all_written() -> bool:
+            return sum(count for count, _ in written) == 8
+
+        assert await eventually(all_written)
+    assert steps == [(3, False), (3, False), (2, True)]
+    assert [count for count, _ in written if count] == [8]
+    assert all(interval < found for _, interval in written), "the loop is let in more often meanwhile"
+    gate.set()
+    await asyncio.gather(*(task.ended for task in tasks))
+
+
+@pytest.mark.parametrize("wake_for_nothing", ["a collection that finds nothing", "a sign of life"])
+async def test_a_writer_that_woke_up_for_nothing_hears_the_next_note_at_once(
+    house: House, wake_for_nothing: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "TICK", 1_000.0)
+    await house.run("first")
+    if wake_for_nothing == "a sign of life":
+        house.recorder.start()
+    await asyncio.sleep(4 * house.recorder._interval)
+    await house.run("second")
+    assert house.supervisor.counters.late_commits == 0
+
+
+async def test_events_of_a_task_whose_row_is_not_noted_yet_wait_for_it(house: House):
+    gate = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "said"
+        await gate.wait()
+
+    task = house.supervisor.open(spec(source))
+    house.supervisor.record(task)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert task.id in house.recorder._unread
+    # A later step of a collection that began before the task came.
+    house.recorder._collect_in_steps(1)
+    assert (task.id in house.recorder._unread, task.id in house.recorder._notes) == (True, False)
+    await house.written()
+    assert await _stored(task) == task.journal.read(0, 10)
+    gate.set()
+    await ended(task)
 
 
 async def test_the_terminal_event_is_stored_before_it_is_sent(house: House):

@@ -18,7 +18,7 @@ from django.utils import timezone
 from streaming import producers
 from streaming import service as service_module
 from streaming.access import Caller
-from streaming.core.errors import UpstreamTimeout
+from streaming.core.errors import Draining, UpstreamTimeout
 from streaming.core.events import Finish
 from streaming.core.framing import SSE
 from streaming.idempotency import call_key
@@ -170,6 +170,21 @@ async def test_after_a_restart_it_is_found_in_the_database():
 
 
 # What is not served
+
+
+async def test_what_cannot_be_read_here_now_is_made_anew(monkeypatch: pytest.MonkeyPatch):
+    here, work = service(), Work()
+    work.gate.set()
+    first, _ = await _whole(here, work.spec())
+    await close_service(0)
+    service_module._services.clear()
+
+    async def going_down(row: StreamTask) -> Task:
+        raise Draining(row.id)
+
+    monkeypatch.setattr(service()._reuse, "_load", going_down)
+    again, text = await _whole(service(), work.spec())
+    assert (again.id != first.id, text, work.calls) == (True, "one two", 2)
 
 
 @pytest.mark.parametrize("end", [UpstreamTimeout(), ValueError("x"), Finish(finish_reason="length")])

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from streaming.cluster import processes, replicas
@@ -761,6 +762,32 @@ async def test_who_locks_many_rows_never_waits_for_who_waits_for_them(house: Mak
 
 
 # Statistics
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="its words for a plan")
+async def test_no_look_at_the_others_reads_the_whole_table(house: Make):
+    here = house(A)
+    for _ in range(300):
+        await arow(state="complete", process=A)
+    task = here.open(held(asyncio.Event()))
+    await here.saved()
+    await sync_to_async(show_following)([task.id])
+
+    def plans() -> list[str]:
+        with CaptureQueriesContext(connection) as looked:
+            Registry.tick(here.registry, 1e9, able=True)
+        queries = [each["sql"] for each in looked if each["sql"].startswith("SELECT")]
+        assert len(queries) >= 5
+        with connection.cursor() as cursor:
+            found = []
+            for query in queries:
+                cursor.execute(f"EXPLAIN QUERY PLAN {query}")
+                found += [f"{step[-1]}: {query}" for step in cursor.fetchall()]
+        return found
+
+    assert [
+        plan for plan in await sync_to_async(plans)() if plan.startswith("SCAN streaming_streamtask")
+    ] == []
 
 
 def test_numbers_of_several_processes_are_those_of_one_service():

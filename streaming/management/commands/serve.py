@@ -30,6 +30,10 @@ WORKER_PATIENCE: Final = 30
 KERNEL_PATIENCE: Final = 2
 """Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
 
+COLLECT_AFTER: Final = (10_000, 20, 50)
+"""New objects, and rounds, after which the garbage collector looks at each generation (CPython: 700, 10,
+10)."""
+
 PING_INTERVAL: Final = 15
 """Seconds between two pings on a WebSocket."""
 
@@ -92,8 +96,11 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         self._announce(listener, config, 1)
-        # What exists now lives as long as the process: the garbage collector need not look at it again.
+        # What exists now lives as long as the process: the garbage collector need not look at it again. And
+        # of what comes hardly anything is garbage that only it would find, so it looks less often: a look at
+        # all objects of a thousand streams holds each of them up.
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         server.run(sockets=[listener])
 
     def _serve_in(self, workers: int, listener: socket.socket) -> None:

@@ -26,7 +26,7 @@ from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task, TaskSpec
-from streaming.runtime.wheel import TimerWheel
+from streaming.runtime.wheel import FINE, TimerWheel
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test has failed; far above every promise."""
@@ -238,6 +238,7 @@ async def house(
     )
     if isinstance(loop, VirtualLoop):
         supervisor.wheel = TimerWheel(loop, loop.time)
+        supervisor.flushes = TimerWheel(loop, loop.time, FINE)
         supervisor.pools[pool.name] = WorkerPool(pool, loop.time)
     try:
         yield supervisor
