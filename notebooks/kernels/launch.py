@@ -22,10 +22,27 @@ wait)."""
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
 
-_FIRST_LINES: Final = (
-    f"__import__('sys').stdout.flush_interval = {FLUSH_INTERVAL}",
-    f"__import__('sys').stderr.flush_interval = {FLUSH_INTERVAL}",
-)
+_BEGINNING: Final = f"""
+import concurrent.futures, contextvars, sys, threading
+
+sys.stdout.flush_interval = sys.stderr.flush_interval = {FLUSH_INTERVAL}
+
+# What a thread prints belongs to the cell that started it, and what a pool's thread prints to the cell that gave
+# it the work: ipykernel keeps the cell in a context variable, which threads do not inherit.
+start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+
+def start_in_context(self):
+    run, context = self.run, contextvars.copy_context()
+    self.run = lambda: context.run(run)
+    start(self)
+
+def submit_in_context(self, function, /, *args, **kwargs):
+    return submit(self, contextvars.copy_context().run, function, *args, **kwargs)
+
+threading.Thread.start = start_in_context
+concurrent.futures.ThreadPoolExecutor.submit = submit_in_context
+"""
+"""Runs in the kernel before the first cell, with names of its own."""
 
 
 class Folder:
@@ -84,8 +101,7 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
     """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
     python = limits.python or sys.executable
     kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel += [f"--IPKernelApp.exec_lines={line}" for line in _FIRST_LINES]
-    kernel += ["--HistoryManager.enabled=False", "--IPKernelApp.log_level=40"]
+    kernel += [f"--IPKernelApp.exec_lines=exec({_BEGINNING!r}, {{}})", "--HistoryManager.enabled=False", "--IPKernelApp.log_level=40"]
     return [
         sys.executable,
         "-I",

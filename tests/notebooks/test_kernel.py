@@ -305,6 +305,17 @@ async def test_late_output_goes_to_its_own_cell(kernel: Kernel) -> None:
     assert [(tag, text(parts)) for tag, parts in late] == [("first", "late\n")]
 
 
+async def test_a_pool_prints_for_the_cell_that_gave_it_the_work(kernel: Kernel) -> None:
+    await run(
+        kernel,
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(1)\npool.submit(print, 'one').result()",
+        "first",
+    )
+    parts, _ = await run(kernel, "pool.submit(print, 'two').result()", "second")
+    assert text(parts) == "two\n"
+
+
 async def test_completion_and_inspection(kernel: Kernel) -> None:
     await run(kernel, "apple = 1")
     answer = await kernel.ask("complete", "app", 3)
@@ -351,7 +362,9 @@ asyncio.run(main())
 def test_a_server_that_is_killed_leaves_nothing() -> None:
     server = subprocess.Popen([sys.executable, "-c", A_SERVER], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    keeper = psutil.Process(int(server.stdout.readline()))
+    with server.stdout:
+        pid = int(server.stdout.readline())
+    keeper = psutil.Process(pid)
     processes = [keeper, *keeper.children(recursive=True)]
     assert len(processes) >= 3
     os.kill(server.pid, signal.SIGKILL)
