@@ -34,52 +34,52 @@ class Operation(
     """Base of all operations."""
 
 
-class Ping(Operation, tag="ping"):
+class Ping(Operation, frozen=True, kw_only=True, tag="ping"):
     """Is anybody there? Answers without a kernel, to everybody."""
 
 
-class Execute(Operation, tag="execute"):
+class Execute(Operation, frozen=True, kw_only=True, tag="execute"):
     """Run a cell."""
 
     code: Code
     cell_id: CellId | None = None
 
 
-class Interrupt(Operation, tag="interrupt"):
+class Interrupt(Operation, frozen=True, kw_only=True, tag="interrupt"):
     """Stop the cell that runs, as Ctrl-C does."""
 
 
-class Restart(Operation, tag="restart"):
+class Restart(Operation, frozen=True, kw_only=True, tag="restart"):
     """Begin with a new kernel; what runs ends."""
 
 
-class Shutdown(Operation, tag="shutdown"):
+class Shutdown(Operation, frozen=True, kw_only=True, tag="shutdown"):
     """End the kernel."""
 
 
-class Status(Operation, tag="status"):
+class Status(Operation, frozen=True, kw_only=True, tag="status"):
     """What the kernel does."""
 
 
-class Complete(Operation, tag="complete"):
+class Complete(Operation, frozen=True, kw_only=True, tag="complete"):
     """How the code at the cursor may go on."""
 
     code: Code
     cursor: Cursor | None = None
 
 
-class Inspect(Operation, tag="inspect"):
+class Inspect(Operation, frozen=True, kw_only=True, tag="inspect"):
     """What the name at the cursor is."""
 
     code: Code
     cursor: Cursor | None = None
 
 
-class List(Operation, tag="list"):
+class List(Operation, frozen=True, kw_only=True, tag="list"):
     """The caller's notebooks."""
 
 
-class Generate(Operation, tag="generate"):
+class Generate(Operation, frozen=True, kw_only=True, tag="generate"):
     """Have the next cell's code written; nothing runs it but its reader."""
 
     prompt: Annotated[str, Meta(min_length=1, max_length=20_000, description="What the code shall do")]

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Count, Max
 from django.utils import timezone
@@ -23,18 +24,21 @@ def new_cell_id() -> str:
 
 def notebook_of(owner: str, slug: str) -> Notebook:
     """The owner's notebook of that name; made if there is none."""
-    notebook, _ = Notebook.objects.get_or_create(owner_id=owner, slug=slug)
-    return notebook
+    found = find(owner, slug)
+    if found is None:
+        user = get_user_model().objects.get(pk=owner)
+        found, _ = Notebook.objects.get_or_create(owner=user, slug=slug)
+    return found
 
 
 def find(owner: str, slug: str) -> Notebook | None:
     """The owner's notebook of that name."""
-    return Notebook.objects.filter(owner_id=owner, slug=slug).first()
+    return Notebook.objects.filter(owner__pk=owner, slug=slug).first()
 
 
 def delete(owner: str, slug: str) -> bool:
     """Delete the owner's notebook of that name; False if there is none."""
-    return bool(Notebook.objects.filter(owner_id=owner, slug=slug).delete()[0])
+    return bool(Notebook.objects.filter(owner__pk=owner, slug=slug).delete()[0])
 
 
 def begin_cell(owner: str, slug: str, cell_id: str, source: str) -> None:
@@ -52,7 +56,7 @@ def end_cell(
     owner: str, slug: str, cell_id: str, outputs: Sequence[dict[str, Any]], execution_count: int | None
 ) -> None:
     """What a cell said, and its number. A cell that was deleted meanwhile stays so."""
-    cells = Cell.objects.filter(notebook__owner_id=owner, notebook__slug=slug, cell_id=cell_id)
+    cells = Cell.objects.filter(notebook__owner__pk=owner, notebook__slug=slug, cell_id=cell_id)
     cells.update(outputs=list(outputs), execution_count=execution_count, updated_at=timezone.now())
 
 
@@ -60,7 +64,7 @@ def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, An
     """What a cell's threads said after its end; not more than `limit` outputs are kept."""
     with transaction.atomic():
         cells = Cell.objects.select_for_update(of=("self",))
-        cell = cells.filter(notebook__owner_id=owner, notebook__slug=slug, cell_id=cell_id).first()
+        cell = cells.filter(notebook__owner__pk=owner, notebook__slug=slug, cell_id=cell_id).first()
         if cell is not None and len(cell.outputs) < limit:
             cell.outputs = [*cell.outputs, *outputs]
             cell.save(update_fields=["outputs"])
@@ -68,7 +72,7 @@ def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, An
 
 def listed(owner: str) -> list[dict[str, Any]]:
     """The owner's notebooks, the last changed first."""
-    notebooks = Notebook.objects.filter(owner_id=owner).annotate(size=Count("cells"))
+    notebooks = Notebook.objects.filter(owner__pk=owner).annotate(size=Count("cells"))
     return [
         {
             "notebook_id": notebook.slug,

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -138,7 +138,7 @@ class Kernel:
 
     # What it is asked
 
-    async def execute(self, code: str, output: CellOutput, tag: str) -> AsyncIterator[Part | CellEnd]:
+    async def execute(self, code: str, output: CellOutput, tag: str) -> AsyncGenerator[Part | CellEnd, None]:
         """Run `code`; what it says, as it says it, and at last how it ended. `output` keeps it within bounds,
         and what is left of it; `tag` is what late output will be known by.
 

@@ -83,7 +83,7 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class OnlySpec(KernelSpecManager):  # type: ignore[misc]
+class OnlySpec(KernelSpecManager):
     """Knows one kernel, which needs no installation."""
 
     def __init__(self, argv: list[str], **traits: Any) -> None:
@@ -101,7 +101,11 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
     """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
     python = limits.python or sys.executable
     kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel += [f"--IPKernelApp.exec_lines=exec({_BEGINNING!r}, {{}})", "--HistoryManager.enabled=False", "--IPKernelApp.log_level=40"]
+    kernel += [
+        f"--IPKernelApp.exec_lines=exec({_BEGINNING!r}, {{}})",
+        "--HistoryManager.enabled=False",
+        "--IPKernelApp.log_level=40",
+    ]
     return [
         sys.executable,
         "-I",

@@ -18,6 +18,7 @@ from streaming.cluster.elsewhere import Elsewhere
 from streaming.cluster.processes import Registry
 from streaming.cluster.takeover import take_over
 from streaming.core.events import Cancelled, Complete, Error, Event
+from streaming.core.routing import Reason
 from streaming.core.states import State
 from streaming.models import StreamTask
 from streaming.runtime.journals.base import Journal
@@ -66,7 +67,7 @@ class Written:
         self.supervisor = Supervisor(
             {"agent_pool": pool_limits()}, stream_limits(), self._recorder, FakeMessages(), lambda: None
         )
-        ticket = self.supervisor.pools["agent_pool"].ledger.pass_by(None)
+        ticket = self.supervisor.pools["agent_pool"].ledger.pass_by(None, Reason.CACHED)
         task = task_of(self._journals.create(), ticket, loop)
         task.id = secrets.token_hex(16)
         task.journal.subscribe(partial(self._recorder.appended, task))

@@ -20,6 +20,7 @@ from streaming.core import sse
 from streaming.core.errors import CursorAhead
 from streaming.core.events import Cancelled, Content, Error, Event, Output, Restart, decode
 from streaming.core.framing import SSE
+from streaming.core.routing import Reason
 from streaming.core.states import State
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.journals.base import LOST_IDS, Journal
@@ -366,7 +367,7 @@ async def _reader(journal: Journal, after: int) -> _EarlyReader:
     supervisor = Supervisor(
         {"agent_pool": pool_limits()}, stream_limits(), FakeRecorder(), FakeMessages(), lambda: None
     )
-    ticket = supervisor.pools["agent_pool"].ledger.pass_by(None)
+    ticket = supervisor.pools["agent_pool"].ledger.pass_by(None, Reason.CACHED)
     return _EarlyReader(supervisor, task_of(journal, ticket, asyncio.get_running_loop()), after)
 
 
