@@ -27,8 +27,8 @@ import concurrent.futures, contextvars, sys, threading
 
 sys.stdout.flush_interval = sys.stderr.flush_interval = {FLUSH_INTERVAL}
 
-# What a thread prints belongs to the cell that started it, and what a pool's thread prints to the cell that gave
-# it the work: ipykernel keeps the cell in a context variable, which threads do not inherit.
+# What a thread prints belongs to the cell that started it, and what a pool's thread prints to the cell that
+# gave it the work: ipykernel keeps the cell in a context variable, which threads do not inherit.
 start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
 
 def start_in_context(self):

@@ -122,8 +122,8 @@ function frame(html) {
   shown.srcdoc = `<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>${FRAME_STYLE}</style><body>${html}`;
   shown.addEventListener("load", () => {
-    const body = shown.contentDocument?.documentElement;
-    if (body) shown.style.height = `${Math.min(body.scrollHeight + 4, 600)}px`;
+    const body = shown.contentDocument?.body;
+    if (body) shown.style.height = `${Math.min(body.offsetHeight + 12, 600)}px`;
   });
   return shown;
 }
