@@ -155,7 +155,7 @@ def setting_variables() -> set[str]:
 def problem_codes() -> set[str]:
     codes = set(problems.TITLES) | {error.code for error in cursor_errors()}
     codes |= set(get_args(strict_json.Code))
-    for source in sources("streaming", "contentgen", "accounts"):
+    for source in sources("streaming", "contentgen", "notebooks", "accounts"):
         codes |= called_with_literal(source, PROBLEM_CALLS)
         if "FieldError(" in source:
             codes |= assigned_literals(source, "code")
@@ -177,7 +177,7 @@ def event_members() -> set[str]:
 
 def check_ids() -> set[str]:
     found: set[str] = set()
-    for app in ("streaming", "contentgen", "accounts"):
+    for app in ("streaming", "contentgen", "notebooks", "accounts"):
         for source in sources(app):
             found |= {
                 text for text in keyword_literals(source, "id") if re.fullmatch(r"\w+\.[EW]\d{3}", text)
@@ -186,7 +186,7 @@ def check_ids() -> set[str]:
 
 
 def commands() -> set[str]:
-    return {name for name, app in get_commands().items() if app in ("streaming", "contentgen", "accounts")}
+    return {name for name, app in get_commands().items() if app in ("streaming", "contentgen", "notebooks", "accounts")}
 
 
 @cache
