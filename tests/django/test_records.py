@@ -19,6 +19,7 @@ from streaming.cluster.processes import Registry
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
 from streaming.models import Refusal, Segment, StreamTask
+from streaming.runtime import supervisor
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
 from streaming.storage import notes, records, rows
@@ -466,6 +467,8 @@ async def test_a_writer_that_woke_up_for_nothing_hears_the_next_note_at_once(
     house: House, wake_for_nothing: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(records, "TICK", 1_000.0)
+    # An end waits for its record, so that only a writer that hears nothing makes it late.
+    monkeypatch.setattr(supervisor, "COMMIT_PATIENCE", 5.0)
     await house.run("first")
     if wake_for_nothing == "a sign of life":
         house.recorder.start()
@@ -474,7 +477,10 @@ async def test_a_writer_that_woke_up_for_nothing_hears_the_next_note_at_once(
     assert house.supervisor.counters.late_commits == 0
 
 
-async def test_events_of_a_task_whose_row_is_not_noted_yet_wait_for_it(house: House):
+async def test_events_of_a_task_whose_row_is_not_noted_yet_wait_for_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "SOON", 1_000.0)
     gate = asyncio.Event()
 
     async def source() -> AsyncIterator[str]:
