@@ -19,7 +19,17 @@ from tests.support.servers import ROOT, STOP_LIMIT, environment, migrate, starte
 
 pytestmark = pytest.mark.server
 
-OURS = ("accounts", "contentgen", "locale", "scripts", "settings", "streaming", "templates", "manage.py")
+OURS = (
+    "accounts",
+    "contentgen",
+    "locale",
+    "notebooks",
+    "scripts",
+    "settings",
+    "streaming",
+    "templates",
+    "manage.py",
+)
 
 SETTINGS_OF_TESTS = set(environment(Path(), ENV_FILE="")) - set(os.environ)
 """Variables that a test server has and a shell has not."""

@@ -291,9 +291,10 @@ async def test_stopping_a_stream_stops_its_code_even_if_it_resists(
     http: httpx2.AsyncClient, ada: Headers
 ) -> None:
     code = (
-        "import subprocess, time\nprocess = subprocess.Popen(['sleep', '1000'])\nprint(process.pid,
-        flush=True)\n" "while True:\n    try:\n        time.sleep(100)\n    except BaseException:\n
-        pass"
+        "import subprocess, time\n"
+        "process = subprocess.Popen(['sleep', '1000'])\n"
+        "print(process.pid, flush=True)\n"
+        "while True:\n    try:\n        time.sleep(100)\n    except BaseException:\n        pass"
     )
     async with http.stream(
         "POST", OPERATION, json=call("resists", "execute", code=code), headers=ada

@@ -186,7 +186,11 @@ def check_ids() -> set[str]:
 
 
 def commands() -> set[str]:
-    return {name for name, app in get_commands().items() if app in ("streaming", "contentgen", "notebooks", "accounts")}
+    return {
+        name
+        for name, app in get_commands().items()
+        if app in ("streaming", "contentgen", "notebooks", "accounts")
+    }
 
 
 @cache
