@@ -43,7 +43,7 @@ LOADS: Final[dict[str, dict[str, float] | None]] = {
 }
 
 DEFAULT_SWITCH: Final = (
-    "import sys, streaming.runtime.executor as executor; executor.SWITCH_INTERVAL = 1.0;"
+    "import sys, streaming.runtime.switch_interval as threads; threads.SWITCH_INTERVAL = 1.0;"
     "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'settings.settings';"
     "from django.core.management import execute_from_command_line as run; run(['manage.py', *sys.argv[1:]])"
 )

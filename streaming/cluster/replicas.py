@@ -40,7 +40,7 @@ TROUBLE_PAUSE: Final = 1.0
 """Seconds before the next look when the database did not answer."""
 
 
-def first_news_of(cursors: dict[str, int]) -> dict[str, News]:
+def _first_news_of(cursors: dict[str, int]) -> dict[str, News]:
     """`news_of`, after the owners were told that somebody reads. In one visit: nobody closes the thread
     between them."""
     show_following(list(cursors))
@@ -95,7 +95,7 @@ class Replicas:
         watched = self._watched[row.id] = _Watched(task, journal, now)
         self._supervisor.tasks.show(task)
         try:
-            await self._refresh([watched], first_news_of)
+            await self._refresh([watched], _first_news_of)
         except BaseException:
             self._drop(watched)
             await self._disconnect()

@@ -24,7 +24,7 @@ from streaming.core import sse
 from streaming.core.events import encode
 from streaming.core.routing import Snapshot
 from streaming.core.states import State
-from streaming.runtime.executor import COURTESY
+from streaming.runtime.switch_interval import COURTESY
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise, settle_soon

@@ -369,11 +369,7 @@ async def test_events_are_stored_one_by_one_and_in_order(house: House):
 async def test_events_are_stored_while_the_task_still_runs(house: House):
     goes_on = asyncio.Event()
 
-    async def source() -> AsyncIterator[str]:
-        yield "what came before the crash"
-        await goes_on.wait()
-
-    task = house.supervisor.open(spec(source))
+    task = house.supervisor.open(spec(_held(goes_on, "what came before the crash")))
     house.supervisor.record(task)
 
     async def stored() -> bool:
@@ -390,11 +386,7 @@ async def test_events_never_come_before_the_row_that_they_belong_to(house: House
     house.recorder._interval = 0.0
     goes_on = asyncio.Event()
 
-    async def source() -> AsyncIterator[str]:
-        yield "at once"
-        await goes_on.wait()
-
-    task = house.supervisor.open(spec(source))
+    task = house.supervisor.open(spec(_held(goes_on, "at once")))
     admitted = house.supervisor.record(task)
 
     async def stored() -> bool:
@@ -430,10 +422,6 @@ async def test_events_of_many_tasks_are_noted_in_steps_and_written_together(
     written: list[tuple[int, float]] = []
     note_events, write_segments = house.recorder._note_events, rows.write_segments
 
-    async def source() -> AsyncIterator[str]:
-        yield "said"
-        await gate.wait()
-
     def noted(count: int, *, wake: bool) -> None:
         steps.append((count, wake))
         note_events(count, wake=wake)
@@ -447,7 +435,7 @@ async def test_events_of_many_tasks_are_noted_in_steps_and_written_together(
         mock.patch.object(house.recorder, "_note_events", noted),
         mock.patch.object(rows, "write_segments", segments),
     ):
-        tasks = [house.supervisor.open(spec(source)) for _ in range(8)]
+        tasks = [house.supervisor.open(spec(_held(gate, "said"))) for _ in range(8)]
         for task in tasks:
             house.supervisor.record(task)
 
@@ -483,11 +471,7 @@ async def test_events_of_a_task_whose_row_is_not_noted_yet_wait_for_it(
     monkeypatch.setattr(records, "SOON", 1_000.0)
     gate = asyncio.Event()
 
-    async def source() -> AsyncIterator[str]:
-        yield "said"
-        await gate.wait()
-
-    task = house.supervisor.open(spec(source))
+    task = house.supervisor.open(spec(_held(gate, "said")))
     house.supervisor.record(task)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -544,6 +528,16 @@ async def test_events_of_a_database_that_stays_away_are_bounded_and_counted(hous
 async def _of_parts(*parts: str) -> AsyncIterator[str]:
     for part in parts:
         yield part
+
+
+def _held(gate: asyncio.Event, text: str) -> Callable[[], AsyncIterator[str]]:
+    """A source that says `text`, and ends when the gate is opened."""
+
+    async def source() -> AsyncIterator[str]:
+        yield text
+        await gate.wait()
+
+    return source
 
 
 def _of(*parts: str) -> Callable[[], AsyncIterator[str]]:

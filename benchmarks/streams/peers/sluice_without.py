@@ -48,10 +48,10 @@ def _no_events() -> None:
 
 
 def _default_switch_interval() -> None:
-    from streaming.runtime import executor
+    from streaming.runtime import switch_interval
 
-    setattr(executor, "SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010 - it is Final
-    setattr(executor, "MIN_SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010
+    setattr(switch_interval, "SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010 - it is Final
+    setattr(switch_interval, "MIN_SWITCH_INTERVAL", sys.getswitchinterval())  # noqa: B010
 
 
 def _gzip() -> None:

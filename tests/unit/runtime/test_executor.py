@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from streaming.core.routing import Route
-from streaming.runtime.executor import SWITCH_INTERVAL, WorkerPool
+from streaming.runtime.executor import WorkerPool
 from streaming.runtime.ledger import PoolRefused
+from streaming.runtime.switch_interval import SWITCH_INTERVAL
 
 from .fakes import PATIENCE, pool_limits
 
