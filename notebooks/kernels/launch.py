@@ -15,34 +15,10 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from . import keeper
 from .limits import KernelLimits
 
-FLUSH_INTERVAL: Final = 0.02
-"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
-wait)."""
-
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
 
-_BEGINNING: Final = f"""
-import concurrent.futures, contextvars, sys, threading
-
-sys.stdout.flush_interval = sys.stderr.flush_interval = {FLUSH_INTERVAL}
-
-# What a thread prints belongs to the cell that started it, and what a pool's thread prints to the cell that
-# gave it the work: ipykernel keeps the cell in a context variable, which threads do not inherit.
-start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-
-def start_in_context(self):
-    run, context = self.run, contextvars.copy_context()
-    self.run = lambda: context.run(run)
-    start(self)
-
-def submit_in_context(self, function, /, *args, **kwargs):
-    return submit(self, contextvars.copy_context().run, function, *args, **kwargs)
-
-threading.Thread.start = start_in_context
-concurrent.futures.ThreadPoolExecutor.submit = submit_in_context
-"""
-"""Runs in the kernel before the first cell, with names of its own."""
+_BEGINNING: Final = Path(__file__).with_name("beginning.py")
 
 
 class Folder:
@@ -101,8 +77,9 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
     """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
     python = limits.python or sys.executable
     kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    beginning = f"exec({_BEGINNING.read_text(encoding='utf-8')!r}, {{'OUTPUT_LIMIT': {limits.output_limit}}})"
     kernel += [
-        f"--IPKernelApp.exec_lines=exec({_BEGINNING!r}, {{}})",
+        f"--IPKernelApp.exec_lines={beginning}",
         "--HistoryManager.enabled=False",
         "--IPKernelApp.log_level=40",
     ]
