@@ -43,7 +43,7 @@ class Content(Event, frozen=True, kw_only=True, tag="content"):
 
 
 class Output(Event, frozen=True, kw_only=True, tag="output"):
-    """Rich output of a notebook cell: a MIME bundle, or a cell's exception; that one has a `code` where a program
+    """Rich output of a notebook cell: a MIME bundle, or a cell's exception, with a `code` where a program
     should know it."""
 
     output_type: str
