@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -12,21 +11,31 @@ from typing import Any, Final
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
+from streaming.core.errors import KernelNotStarted
+
 from . import keeper
 from .limits import KernelLimits
 
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
 
+PREFIX: Final = "sluice-"
+"""How the names of private folders begin."""
+
+LONGEST_PLACE: Final = 107 - len(f"/{PREFIX}12345678/s-12")
+"""Bytes of the path of a private folder's parent, so that there is room for a socket's path (unix(7))."""
+
 _BEGINNING: Final = Path(__file__).with_name("beginning.py")
 
 
 class Folder:
-    """A kernel's private folder (mode 0700): sockets, connection file, log, and what it works in."""
+    """A kernel's private folder (mode 0700): sockets, connection file, log, and what it works in.
+
+    Raises `KernelNotStarted` if there can be none.
+    """
 
     def __init__(self) -> None:
-        # Short, because the path of a Unix socket must be (unix(7): 108 bytes).
-        self.path = Path(tempfile.mkdtemp(prefix="sluice-"))
+        self.path = _private_folder()
         self.work = self.path / "work"
         self.work.mkdir(mode=0o700)
 
@@ -55,8 +64,25 @@ class Folder:
             return ""
 
     def remove(self) -> None:
-        """Delete it with everything in it; what cannot be deleted stays."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete it with everything in it; what cannot be deleted stays. Mostly the keeper has done so; if
+        not it may have been killed, and left processes behind: they end too."""
+        if self.path.exists():
+            keeper.kill_marked(str(self.path))
+            keeper.remove(self.path)
+
+
+def _private_folder() -> Path:
+    reasons = []
+    # Each once, in this order.
+    for place in dict.fromkeys(filter(None, (tempfile.gettempdir(), os.getenv("XDG_RUNTIME_DIR"), "/tmp"))):  # noqa: S108
+        if len(os.fsencode(place)) > LONGEST_PLACE:
+            reasons.append(f"{place} is too long for sockets (at most {LONGEST_PLACE} bytes)")
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        except OSError as error:
+            reasons.append(str(error))
+    raise KernelNotStarted(f"no place for a private folder: {'; '.join(reasons)}. Set TMPDIR.")
 
 
 class OnlySpec(KernelSpecManager):
@@ -93,6 +119,7 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
         f"--file-size={limits.file_limit}",
         f"--cpu={limits.cpu_limit}",
         f"--processes={limits.processes}",
+        "--connection-file={connection_file}",
         "--",
         *limits.sandbox_words,
         *kernel,
