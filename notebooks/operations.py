@@ -15,12 +15,21 @@ from streaming.validation import blank, cleaned, faults_of, invalid, is_blank, n
 MAX_CODE: Final = 1_000_000
 """Code points of a cell; a request body has its own limit."""
 
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-"""Ids of notebooks, and of cells (nbformat 4.5 allows these characters, and 64 of them)."""
+ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""Ids of notebooks, and of cells (nbformat 4.5 allows these characters, and 64 of them), as the API's
+description has it."""
+
+_ID: Final = re.compile(ID_PATTERN, re.ASCII)
 
 Code = Annotated[str, Meta(max_length=MAX_CODE, description="Source text of a cell")]
 Cursor = Annotated[int, Meta(ge=0, le=MAX_CODE, description="A position in `code`, in code points")]
-CellId = Annotated[str, Meta(description="The cell that the code is of; without it, a new one at the end")]
+CellId = Annotated[
+    str,
+    Meta(
+        description="The cell that the code is of; without it, a new one at the end",
+        extra_json_schema={"pattern": ID_PATTERN},
+    ),
+]
 
 
 class Operation(
@@ -103,11 +112,14 @@ OPERATIONS: Final[dict[str, type[Operation]]] = {
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call. `lang`: the language of messages."""
+    """What to do with which notebook. `lang`: the language of messages."""
 
-    notebook_id: str
+    notebook_id: Annotated[
+        str,
+        Meta(description="The name that its owner gives it", extra_json_schema={"pattern": ID_PATTERN}),
+    ]
     operation: dict[str, Any]
-    lang: Literal["en", "zh"] | None = None
+    lang: Annotated[Literal["en", "zh"] | None, Meta(description="The language of messages")] = None
 
 
 def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
