@@ -127,7 +127,6 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
 
     Raises `Problem`: 400 for an unusable id, 422 naming every wrong field.
     """
-    values = {key: cleaned(value) for key, value in values.items()} | _ids_as_they_are(values)
     try:
         call = msgspec.convert(values, Call)
     except (msgspec.ValidationError, UnicodeEncodeError):
@@ -138,6 +137,8 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
 
 def operation_of(values: dict[str, Any]) -> Operation:
     """The operation behind a JSON object. Raises `Problem` as `parse`."""
+    # An id is not mended: what is wrong with it is told.
+    values = {key: value if key == "cell_id" else cleaned(value) for key, value in values.items()}
     name = values.get("type")
     if "type" not in values:
         raise invalid([FieldError("operation.type", "missing_field", _("This field is required."))])
@@ -166,11 +167,6 @@ def check_id(field: str, value: str) -> None:
             "An id is of 1 to 64 letters (a to z), digits, hyphens and underscores, a letter or digit first."
         )
         raise Problem(400, "invalid_id", message, fields=(FieldError(field, "invalid_id", message),))
-
-
-def _ids_as_they_are(values: dict[str, Any]) -> dict[str, Any]:
-    # An id is not mended: what is wrong with it is told.
-    return {key: values[key] for key in ("notebook_id",) if isinstance(values.get(key), str)}
 
 
 def _no_fault(name: str, value: Any) -> None:
