@@ -96,8 +96,8 @@ async def test_every_operation_is_a_message(socket: Socket) -> None:
         await operate(socket, name, name, **members.get(name, {}))
         ended[name] = (await until_ends(socket, name))[name]
         assert ended[name][-1]["type"] == "complete", ended[name]
-    results = {
-        name: next((e["data"] for e in events if e["type"] == "result"), None)
+    results: dict[str, Any] = {
+        name: next((each["data"] for each in events if each["type"] == "result"), None)
         for name, events in ended.items()
     }
     assert results["ping"] == {"pong": True}

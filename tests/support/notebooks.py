@@ -58,23 +58,29 @@ print(json.dumps(found))
 """
 
 
-@cache
-def _people() -> tuple[Path, dict[str, list[str]]]:
-    """A database with people, to be copied, and how they call: key and session by name."""
-    folder = Path(tempfile.mkdtemp(prefix="people-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    env = environment(folder, DJANGO_SETTINGS_MODULE="settings.settings")
-    migrate(env)
+def make_people(env: dict[str, str]) -> dict[str, list[str]]:
+    """Make people in the database of `env`; how they call: key and session by name."""
     done = subprocess.run(
         [sys.executable, "-c", _MAKE_PEOPLE],
         cwd=ROOT,
-        env=env,
+        env={**env, "DJANGO_SETTINGS_MODULE": "settings.settings"},
         check=True,
         capture_output=True,
         timeout=60,
         text=True,
     )
-    return folder / "test.sqlite3", json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@cache
+def _people() -> tuple[Path, dict[str, list[str]]]:
+    """A database with people, to be copied, and how they call."""
+    folder = Path(tempfile.mkdtemp(prefix="people-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    env = environment(folder)
+    migrate(env)
+    return folder / "test.sqlite3", make_people(env)
 
 
 def key_of(name: str) -> Headers:
