@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import httpx2
+import jsonschema
 import nbformat
 import pytest
 
@@ -492,3 +494,47 @@ async def test_notebooks_are_for_people_who_are_known(house: Server, method: str
     async with client(house.url) as http:
         refused = await http.request(method, path, json={"cells": []} if method == "PUT" else None)
         assert (refused.status_code, refused.json()["code"]) == (401, "not_authenticated")
+
+
+async def test_a_number_that_no_database_keeps_is_no_fault_of_the_server(http: httpx2.AsyncClient) -> None:
+    for number in (2**31, 10**19):
+        answer = await http.put("/notebooks/number.ipynb", json=file(cell(execution_count=number)))
+        assert answer.status_code in (204, 422), answer.text
+
+
+async def test_ids_that_are_no_ids_are_new_ones(http: httpx2.AsyncClient) -> None:
+    cells = (cell(id="a", source="1"), cell(id="a", source="2"), cell(source="3"))
+    del cells[2]["id"]
+    document = await round_trip(http, file(*cells))
+    assert [each.source for each in document.cells] == ["1", "2", "3"]
+    assert len({each.id for each in document.cells}) == 3
+
+
+async def test_pictures_in_texts_are_kept(http: httpx2.AsyncClient) -> None:
+    text = {
+        "cell_type": "markdown",
+        "id": "text",
+        "metadata": {},
+        "source": "![](attachment:a.png)",
+        "attachments": {"a.png": {"image/png": "iVBORw0KGgo="}},
+    }
+    document = await round_trip(http, file(text))
+    assert document.cells[0].attachments == {"a.png": {"image/png": "iVBORw0KGgo="}}
+
+
+async def test_a_notebook_with_figures_is_taken(http: httpx2.AsyncClient) -> None:
+    """Ten figures of half a megabyte."""
+    picture = base64.b64encode(bytes(range(256)) * 1_500).decode()
+    cells = [{**output(data={"image/png": picture}), "id": f"c{number}"} for number in range(10)]
+    document = await round_trip(http, file(*cells))
+    assert [each.outputs[0].data["image/png"] for each in document.cells] == [picture] * 10
+
+
+async def test_answers_are_as_they_are_described(http: httpx2.AsyncClient) -> None:
+    described = (await http.get("/openapi.json")).json()
+    item = described["paths"]["/notebooks/{notebook_id}"]
+    saved = await http.put("/notebooks/described", json={"cells": [{"cell_id": "a", "source": "1"}]})
+    shown = await http.get("/notebooks/described")
+    for method, answer in (("put", saved), ("get", shown)):
+        schema = item[method]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": described["components"]})

@@ -193,3 +193,15 @@ async def test_a_session_that_ends_lets_nobody_go_on(tmp_path: Path) -> None:
             assert out.status_code in (200, 302), out.text
             refused = await http.post(OPERATION, json=body)
             assert (refused.status_code, refused.json()["code"]) == (401, "not_authenticated")
+
+
+async def test_a_killed_server_leaves_no_folder_of_its_kernels(tmp_path: Path) -> None:
+    """What the code wrote, the sockets and their key: the keeper goes last, and can take them along."""
+    async with serving("serve", tmp_path, prepare(tmp_path)) as server:
+        async with cell_in_the_middle(server, "folder") as (_, events, _reading):
+            folder = folder_of(said(events))
+            processes = below(server)
+            server.process.kill()
+            await asyncio.to_thread(server.process.wait, PATIENCE)
+        assert await gone(processes)
+        assert not folder.exists()

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import httpx2
@@ -21,11 +24,13 @@ from tests.support.notebooks import (
     call,
     end,
     key_of,
+    make_people,
     notebook_server,
     outputs,
     printed,
 )
-from tests.support.servers import Server
+from tests.support.postgresql import Cluster
+from tests.support.servers import Server, environment, started
 
 pytestmark = pytest.mark.server
 
@@ -534,3 +539,136 @@ async def test_unsigned_requests_do_nothing(http: httpx2.AsyncClient) -> None:
     reading = await run(http, KNOCK)
     assert printed(reading) == "knocked\n"
     assert await usable(http)
+
+
+POISON: Final = (
+    "print('a\\x00b')\n"
+    "display({'text/plain': '\\x00', 'application/json': {'\\x00': ['\\x00']}}, raw=True)\n"
+    "raise ValueError('\\x00')"
+)
+
+
+async def test_on_postgresql_odd_text_is_kept_as_it_can_be(postgresql: Cluster, tmp_path: Path) -> None:
+    """It refuses NUL in texts and in JSON."""
+    url = postgresql.migrated()
+    env = environment(tmp_path, DATABASE_URL=url, KERNELS_ENABLED="true", KERNELS_WITHOUT_SANDBOX="true")
+    headers = {"Authorization": f"Bearer {make_people(env)['ada'][0]}"}
+    with started("serve", tmp_path, env) as server:
+        async with client(server.url, headers=headers) as http:
+            reading = await run(http, POISON, cell_id="poison")
+            assert (end(reading)["type"], end(reading)["finish_reason"]) == ("complete", "error")
+            kinds = [each["output_type"] for each in await kept(http, "poison")]
+            assert kinds == ["stream", "display_data", "error"]
+
+
+# Odd values in outputs, and in what the kernel says of itself
+
+
+SEND: Final = (
+    "k = get_ipython().kernel\n"
+    "def say(kind, content): k.session.send(k.iopub_socket, kind, content, parent=k.get_parent())\n"
+)
+
+
+async def test_lone_surrogates_do_not_swallow_what_is_around_them(http: httpx2.AsyncClient) -> None:
+    reading = await run(http, "print('before')\nprint('a\\ud800b')\nprint('after')", cell_id="surrogate")
+    assert printed(reading) == "before\na\ufffdb\nafter\n"
+    assert printed(reading, "stderr") == ""
+    reading = await run(http, "raise ValueError('\\ud800')")
+    assert [each["ename"] for each in outputs(reading)] == ["ValueError"]
+    assert (await http.get("/notebooks/one.ipynb")).status_code == 200
+
+
+@pytest.mark.parametrize("code", ["exit()", "quit()"])
+async def test_leaving_ends_the_kernel_and_the_next_cell_has_a_new_one(
+    http: httpx2.AsyncClient, code: str
+) -> None:
+    for _ in range(3):
+        await run(http, "x = 1", "leaves")
+        assert end(await run(http, code, "leaves"))["type"] == "complete"
+        # Not in the one that is about to go, and with it everything that the next cells make.
+        reading = await run(http, "print('x' in globals())", "leaves")
+        assert (printed(reading), end(reading)["type"]) == ("False\n", "complete")
+
+
+async def test_an_idle_kernel_that_is_killed_from_outside_is_replaced(
+    house: Server, http: httpx2.AsyncClient
+) -> None:
+    reading = await run(http, "import os\nprint(os.getpid())", "outside")
+    os.kill(int(printed(reading)), signal.SIGKILL)
+    reading = await run(http, "print('os' in globals())", "outside")
+    assert (printed(reading), end(reading)["type"]) == ("False\n", "complete")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "display({'text/plain': {'a': 1}}, raw=True)",
+        "display({'text/plain': None, 'image/png': [1]}, raw=True)",
+        "a = []\nfor _ in range(900): a = [a]\ndisplay({'application/json': a}, raw=True)",
+        SEND + "say('execute_result', {'data': {'text/plain': 'b'}, 'metadata': {}, 'execution_count': 'x'})",
+        SEND + "say('stream', {'name': 5, 'text': 5})",
+    ],
+)
+async def test_a_bundle_of_a_wrong_kind_does_not_spoil_the_notebook(
+    http: httpx2.AsyncClient, code: str
+) -> None:
+    reading = await run(http, code, "spoilt", cell_id="spoilt")
+    assert end(reading)["type"] == "complete", end(reading)
+    assert {each.data.get("channel") for each in reading.named("content")} <= {"stdout", "stderr"}
+    exported = await http.get("/notebooks/spoilt.ipynb")
+    assert exported.status_code == 200, exported.text
+
+
+@pytest.mark.parametrize("number", ["10**30", "-5", "2**31", "'x'", "None"])
+async def test_a_cell_whose_number_is_none_is_kept(http: httpx2.AsyncClient, number: str) -> None:
+    """The counter is the kernel's, and its user's."""
+    await run(http, f"get_ipython().kernel.shell.execution_count = {number}", "numbers", cell_id="a")
+    reading = await run(http, "print('kept')", "numbers", cell_id="b")
+    assert end(reading).get("code") != "producer_failed"
+    assert [each["text"] for each in await kept(http, "b", "numbers")] == ["kept\n"]
+    assert (await http.get("/notebooks/numbers.ipynb")).status_code == 200
+    await ask(http, {}, "numbers", "shutdown")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise type('E' * 100_000, (Exception,), {})('x')",
+        "display(1, display_id='d' * 3_000_000)",
+        "display({'x' * 3_000_000: 'y'}, raw=True)",
+        "display({'text/plain': 'x'}, metadata={'m': 'y' * 3_000_000}, raw=True)",
+        "display({'application/json': {'a': 'y' * 3_000_000}}, raw=True)",
+    ],
+)
+async def test_nothing_of_an_output_gets_past_the_limits(http: httpx2.AsyncClient, code: str) -> None:
+    reading = await run(http, code, "sizes", cell_id="sizes")
+    assert end(reading)["type"] == "complete"
+    assert max(len(json.dumps(each.data)) for each in reading.events) < 100_000
+    assert len((await http.get("/notebooks/sizes")).content) < 200_000
+
+
+async def test_the_stream_of_a_cell_is_named_only_while_it_runs(http: httpx2.AsyncClient) -> None:
+    await run(http, "1", cell_id="over")
+    shown = (await http.get("/notebooks/one")).json()
+    assert {cell["cell_id"]: cell["stream"] for cell in shown["cells"]} == dict.fromkeys(
+        (cell["cell_id"] for cell in shown["cells"]), None
+    )
+
+
+GARBAGE: Final = """
+iopub = get_ipython().kernel.iopub_socket
+for _ in range(5_000): iopub.send_multipart([b"garbage"])
+print("after")
+"""
+
+
+async def test_a_flood_of_garbage_does_not_fill_the_log(house: Server, http: httpx2.AsyncClient) -> None:
+    before = len(house.log())
+    assert printed(await run(http, GARBAGE)) == "after\n"
+    assert len(house.log()) - before < 100_000
+
+
+async def test_who_asks_for_input_gets_a_code_that_programs_know(http: httpx2.AsyncClient) -> None:
+    (fault,) = outputs(await run(http, "input()"))
+    assert fault["code"] == "stdin_not_supported"
