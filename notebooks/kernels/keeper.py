@@ -213,6 +213,8 @@ def _become(options: argparse.Namespace) -> None:
         os.set_inheritable(options.lifeline, False)
         # Nobody types: who reads finds the end at once, and does not wait for it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # ipykernel would look once a second whether the process that made it is still its parent.
+        os.environ.pop("JPY_PARENT_PID", None)
         os.execvp(command[0], command)  # noqa: S606 - that is what it is for
     except BaseException as error:
         os.write(2, f"the kernel could not be started: {command[0]}: {error}\n".encode())
