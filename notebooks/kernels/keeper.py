@@ -248,11 +248,10 @@ def _children(parent: int) -> list[int]:
 
 
 def _marked(mark: bytes) -> Iterator[int]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if mark in Path("/proc", name, "environ").read_bytes():
-                    yield int(name)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes() and int(path.parent.name) != os.getpid():
+                yield int(path.parent.name)
 
 
 def _read(path: str) -> str:
