@@ -213,6 +213,8 @@ def _become(options: argparse.Namespace) -> None:
         os.set_inheritable(options.lifeline, False)
         # Nobody types: who reads finds the end at once, and does not wait for it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # ipykernel would look once a second whether the process that made it is still its parent.
+        os.environ.pop("JPY_PARENT_PID", None)
         os.execvp(command[0], command)  # noqa: S606 - that is what it is for
     except BaseException as error:
         os.write(2, f"the kernel could not be started: {command[0]}: {error}\n".encode())
@@ -246,11 +248,10 @@ def _children(parent: int) -> list[int]:
 
 
 def _marked(mark: bytes) -> Iterator[int]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if mark in Path("/proc", name, "environ").read_bytes():
-                    yield int(name)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes() and int(path.parent.name) != os.getpid():
+                yield int(path.parent.name)
 
 
 def _read(path: str) -> str:
