@@ -52,7 +52,10 @@ def _announce(sender: Any, *, url: str, **kwargs: Any) -> list[str]:
 async def _warm(**kwargs: Any) -> None:
     if conf.has_kernels():
         from .engine import kernels
+        from .kernels.keeper import hide_from_equals
 
+        if not conf.limits().sandbox:
+            hide_from_equals()
         kernels().warm_up()
 
 

@@ -8,6 +8,7 @@ underscore are looked for, and not relied on.
 import codecs
 import concurrent.futures
 import contextvars
+import json
 import os
 import selectors
 import sys
@@ -53,7 +54,8 @@ def begin() -> None:
         stream.fileno = lambda number=number: number
     iopub.schedule = patient(iopub.schedule)
     iopub.schedule(never_drop)
-    shell.kernel.session.serialize = bounded(shell.kernel.session.serialize)
+    session = shell.kernel.session
+    session.serialize, session.pack = bounded(session.serialize), tolerant(session.pack)
     threading.Thread.start = in_context(threading.Thread.start)
     concurrent.futures.ThreadPoolExecutor.submit = with_context(concurrent.futures.ThreadPoolExecutor.submit)
 
@@ -118,6 +120,18 @@ def bounded(serialize: Callable[..., Any]) -> Callable[..., Any]:
         return serialize(message, *args, **kwargs)
 
     return serialized
+
+
+def tolerant(pack: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """`Session.pack` that also takes text that is not fit for UTF-8, as JSON's escapes."""
+
+    def packed(value: Any) -> bytes:
+        try:
+            return pack(value)
+        except UnicodeEncodeError:
+            return json.dumps(value, default=str).encode("ascii")
+
+    return packed
 
 
 # What processes write belongs to the cell that started them: each cell has pipes of its own

@@ -99,8 +99,8 @@ class OnlySpec(KernelSpecManager):
         return self._spec
 
 
-def command(limits: KernelLimits, lifeline: int) -> list[str]:
-    """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
+def command(limits: KernelLimits, lifeline: int, notice: int) -> list[str]:
+    """What starts a kernel, with `{connection_file}` in it. `lifeline`, `notice`: see `keeper`."""
     python = limits.python or sys.executable
     kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     beginning = f"exec({_BEGINNING.read_text(encoding='utf-8')!r}, {{'OUTPUT_LIMIT': {limits.output_limit}}})"
@@ -115,11 +115,13 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
         "-S",
         keeper.__file__,
         f"--lifeline={lifeline}",
+        f"--notice={notice}",
         f"--memory={limits.memory_limit}",
         f"--file-size={limits.file_limit}",
         f"--cpu={limits.cpu_limit}",
         f"--processes={limits.processes}",
         "--connection-file={connection_file}",
+        *([] if limits.sandbox_words else ["--unprivileged"]),
         "--",
         *limits.sandbox_words,
         *kernel,
