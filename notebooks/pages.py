@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, HttpResponseRedirect
@@ -12,7 +15,7 @@ from streaming.access import Caller, identify
 from streaming.pages import page, show
 from streaming.problems import Problem
 
-from . import cells, store
+from . import cells, documents, store
 from .access import account_of, require_runner
 from .engine import kernels
 from .kernels.table import Key
@@ -26,8 +29,9 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
     owner = account_of(caller)
     found = await sync_to_async(store.listed)(owner)
     for each in found:
+        each["changed"] = datetime.fromisoformat(each["updated_at"])
         each["kernel"] = cells.status(kernels(), Key(owner, each["notebook_id"]))["state"]
-    context = {"notebooks": found, "problem": await _obstacle(request, caller)}
+    context = {"notebooks": found, "obstacle": await _obstacle(request, caller)}
     return await show(request, "notebooks/notebooks.html", caller, **context)
 
 
@@ -35,10 +39,17 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     """`GET /notebook/<id>/`."""
     caller = await identify(request)
-    account_of(caller)
+    owner = account_of(caller)
     check_id("notebook_id", notebook_id)
-    context = {"notebook_id": notebook_id, "problem": await _obstacle(request, caller)}
-    return await show(request, "notebooks/notebook.html", caller, **context)
+    context = {
+        "notebook_id": notebook_id,
+        "record": await _record(owner, notebook_id),
+        "obstacle": await _obstacle(request, caller),
+    }
+    response = await show(request, "notebooks/notebook.html", caller, **context)
+    # The way back must not lead to an old record.
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 @require_POST
@@ -50,6 +61,20 @@ async def new(request: HttpRequest) -> HttpResponseBase:
     except Problem:
         return HttpResponseRedirect(reverse("notebooks"))
     return HttpResponseRedirect(reverse("notebook-page", args=[name]))
+
+
+async def _record(owner: str, notebook_id: str) -> dict[str, Any]:
+    """What `GET /notebooks/<id>` answers; an empty one if there is none yet."""
+    key = Key(owner, notebook_id)
+    shown = await sync_to_async(_shown)(owner, notebook_id, cells.streams_of(key))
+    return shown | {"kernel": cells.status(kernels(), key)}
+
+
+def _shown(owner: str, slug: str, streams: dict[str, str]) -> dict[str, Any]:
+    found = store.find(owner, slug)
+    if found is None:
+        return {"notebook_id": slug, "title": "", "cells": [], "version": None}
+    return documents.shown(found, streams)
 
 
 async def _obstacle(request: HttpRequest, caller: Caller) -> str:
