@@ -202,9 +202,8 @@ function load() {
   const draft = record.restored(initial);
   if (draft) {
     showContents(draft);
-    if (record.other) record.dispatchEvent(new CustomEvent("state", { detail: { state: "conflict", sentence: gettext("Not saved: the notebook was changed in another window.") } }));
-    else record.save();
-  }
+    record.save();
+  } else if (initial.version !== null) saved.textContent = gettext("Saved");
   refreshCells(initial);
   list.removeAttribute("aria-busy");
 }

@@ -97,7 +97,8 @@ export class Record extends EventTarget {
   }
 
   async #save(force) {
-    if (this.other || (!force && !this.unsaved)) return this.#tellIfSaved();
+    if (this.other) return this.#clash(this.other);
+    if (!force && !this.unsaved) return this.#tellIfSaved();
     this.#since = null;
     const contents = this.contents();
     const response = await this.#put(contents, force ? null : this.#version);
@@ -199,7 +200,7 @@ export class Record extends EventTarget {
   }
 
   #tellIfSaved() {
-    if (!this.other && !this.unsaved) this.#tell("saved", gettext("Saved"));
+    if (!this.unsaved) this.#tell("saved", gettext("Saved"));
   }
 
   #tell(state, sentence) {
