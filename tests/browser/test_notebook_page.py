@@ -18,7 +18,7 @@ from playwright.async_api import Browser, Locator, Page, Request, expect
 from tests.browser.steps import cancelled, started
 from tests.browser.test_access_for_all import PHONE, violations
 from tests.support.browser import Visit, visit
-from tests.support.client import client, eventually
+from tests.support.client import client
 from tests.support.servers import ROOT, Server, environment, migrate, running
 from tests.support.servers import started as started_server
 
@@ -260,7 +260,8 @@ from IPython.display import HTML, SVG, Image, Javascript, Latex, Markdown, displ
 display(HTML("<table><tr><td>forty-two</td></tr></table><script>parent.pwned = 1</script>"
              "<img src=x onerror='parent.pwned = 2'>"))
 display(HTML("<script>parent.pwned = 3</script>"))
-display(SVG("<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>parent.pwned = 4</script></svg>"))
+display(SVG("<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>"
+            "<script>parent.pwned = 4</script></svg>"))
 display(Javascript("window.pwned = 5"))
 display(Markdown("**loud**"), Latex("$x^2$"))
 display({"image/png": {"not": "a text"}, "text/html": ["<b>in", " lines</b>"]}, raw=True)
@@ -268,8 +269,8 @@ display({"application/x-unknown": 1, "text/plain": "instead"}, raw=True)
 display({"application/x-unknown": 1}, raw=True)
 display({"application/json": {"a": [1, None]}}, raw=True)
 import base64
-png = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
-Image(png)
+Image(base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+                       "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="))
 """
 
 
@@ -402,18 +403,14 @@ async def test_nothing_typed_offline_is_lost(browser: Browser, lab: Server, peop
         await is_saved(page)
         await seen.context.set_offline(True)
         await fill(page, "third")
-        await page.close(run_before_unload=True)
-        await eventually(lambda: closed(page))
+        async with page.expect_event("close"):
+            await page.close(run_before_unload=True)
         await seen.context.set_offline(False)
         again = await seen.context.new_page()
         seen.watch(again)
         await again.goto(f"{lab.url}/notebook/offline/")
         await expect(cell(again, 1).locator("textarea")).to_have_value("third")
         await is_saved(again)
-
-
-async def closed(page: Page) -> None:
-    assert page.is_closed()
 
 
 @pytest.mark.parametrize("choice", ["Load the other version", "Keep mine"])
@@ -531,9 +528,10 @@ async def test_writing_can_be_stopped(browser: Browser, lab: Server, people: Ses
         before = await page.locator(".cell").count()
         await page.get_by_label("Ask for code").fill("a list of primes")
         await page.keyboard.press("Enter")
-        await expect(page.locator("[data-written]")).to_contain_text(re.compile("line|queue|wait", re.I))
+        told = page.locator("[data-written]")
+        await expect(told).to_contain_text(re.compile("line|queue|wait", re.IGNORECASE))
         await page.locator("[data-write]").click()
-        await expect(page.locator("[data-written]")).to_contain_text("Stopped")
+        await expect(told).to_contain_text("Stopped")
         await expect(page.locator("[data-write]")).to_have_text("Write")
         await expect(page.locator(".cell")).to_have_count(before)
         # The wish is still there, for another try.

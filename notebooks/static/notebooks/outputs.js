@@ -11,11 +11,12 @@ export class Outputs {
   #clearNext = false;
   #late = null; // what came after the cell's end
   #follows = true; // the reader is at the end, and stays there
+  #top = 0; // where the reader is
   #pending = false;
 
   constructor(element) {
     this.element = element;
-    element.addEventListener("scroll", () => (this.#follows = isAtEnd(element)), { passive: true });
+    element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
   }
 
   clear() {
@@ -25,6 +26,7 @@ export class Outputs {
     this.#displays.clear();
     this.#clearNext = false;
     this.#follows = true;
+    this.#top = 0;
     this.#settle();
   }
 
@@ -131,6 +133,14 @@ export class Outputs {
     if (this.#clearNext) this.clear();
   }
 
+  /** Who goes up stays there; that there is more below than before is no movement. */
+  #scrolled() {
+    const { scrollTop, clientHeight, scrollHeight } = this.element;
+    if (scrollTop + clientHeight >= scrollHeight - 8) this.#follows = true;
+    else if (scrollTop < this.#top) this.#follows = false;
+    this.#top = scrollTop;
+  }
+
   /** Once a frame, as looking at sizes costs. What scrolls can be reached with the keyboard. */
   #settle() {
     if (this.#pending) return;
@@ -144,10 +154,6 @@ export class Outputs {
       if (scrolls) element.tabIndex = 0;
     });
   }
-}
-
-function isAtEnd({ scrollTop, clientHeight, scrollHeight }) {
-  return scrollTop + clientHeight >= scrollHeight - 8;
 }
 
 /** The richest form of a MIME bundle that is safe to show. */
