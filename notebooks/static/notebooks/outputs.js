@@ -19,6 +19,10 @@ export class Outputs {
     element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
   }
 
+  get empty() {
+    return this.element.childElementCount === 0;
+  }
+
   clear() {
     this.element.replaceChildren();
     this.#last = null;
@@ -33,10 +37,12 @@ export class Outputs {
   /** Until `release`, the area does not become smaller: what is below stays where it is. */
   hold() {
     this.element.style.minHeight = `${this.element.offsetHeight}px`;
+    this.element.classList.toggle("held", !this.empty);
   }
 
   release() {
     this.element.style.minHeight = "";
+    this.element.classList.remove("held");
     this.#settle();
   }
 
