@@ -8,74 +8,96 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from asgiref.sync import sync_to_async
 
-from streaming import Finish
+from streaming import Finish, current_stream_id
 from streaming.core.errors import KernelStopped
-from streaming.core.events import Content, Output, Result
+from streaming.core.events import Result
 
 from . import store
 from .kernels.kernel import CellEnd, Kernel
-from .kernels.output import CellOutput, Part
+from .kernels.output import CellOutput
 from .kernels.table import Kernels, Key
 from .operations import Complete, Inspect
 
 logger = logging.getLogger(__name__)
 
-MAX_LATE: Final = 200
-"""Outputs of a cell beyond which nothing late is kept."""
+LATE_INTERVAL: Final = 0.25
+"""Seconds for which what a cell's threads say after its end is collected, before it is written down."""
 
 _FINISH: Final = {"ok": "stop", "error": "error", "aborted": "aborted"}
 
-_late: Final[set[asyncio.Task[None]]] = set()
+_late: Final[dict[tuple[Key, str], asyncio.Task[None]]] = {}
 
-_streams: Final[dict[tuple[Key, str], str]] = {}
-"""Of cells that run or wait, their streams' ids."""
-
-
-def runs_as(key: Key, cell_id: str, stream_id: str) -> None:
-    """The cell's stream, as long as it runs or waits, so that a page that is opened anew finds it."""
-    _streams[key, cell_id] = stream_id
+_writing: Final[WeakValueDictionary[tuple[Key, str], asyncio.Lock]] = WeakValueDictionary()
+"""Held from a cell's beginning until its outputs are written down: what is late comes after them."""
 
 
-def streams_of(key: Key) -> dict[str, str]:
-    """The streams of a notebook's cells that run or wait, by cell."""
-    return {cell_id: stream_id for (of, cell_id), stream_id in _streams.items() if of == key}
+@dataclass(slots=True)
+class CellRun:
+    """One execution of a cell. `era`: see `Kernels.era`. `begun`: whether it has a permit."""
 
+    key: Key
+    cell_id: str
+    code: str
+    era: int
+    begun: bool = False
 
-async def run_cell(kernels: Kernels, key: Key, cell_id: str, code: str, era: int) -> AsyncIterator[Any]:
-    """A cell's output as it comes. `era`: see `Kernels.era`. Raises `KernelDied`, `KernelStopped`,
-    `KernelNotStarted`, `TooManyKernels`, `RunTimeout`."""
-    _refuse_if_restarted(kernels, key, era)
-    await sync_to_async(store.begin_cell)(key.owner, key.notebook, cell_id, code)
-    output = CellOutput(kernels.limits.output_limit)
-    end = CellEnd("aborted", None)
-    began = time.monotonic()
-    try:
-        kernel = await kernels.get(key, partial(_keep_late, key))
-        began = time.monotonic()
-        async with aclosing(kernel.execute(code, output, cell_id)) as parts:
-            async for part in parts:
-                if isinstance(part, CellEnd):
-                    end = part
-                else:
-                    yield part
-    finally:
-        await sync_to_async(store.end_cell)(
-            key.owner, key.notebook, cell_id, output.outputs(), end.execution_count
+    async def accepted(self, stream_id: str) -> None:
+        """It runs, or waits, as this stream: a page that is opened now finds it."""
+        if not self.begun:
+            await self._begin(stream_id)
+
+    async def parts(self, kernels: Kernels) -> AsyncIterator[Any]:
+        """Its output as it comes. Raises `KernelDied`, `KernelStopped`, `KernelNotStarted`,
+        `TooManyKernels`, `RunTimeout`."""
+        key, stream_id = self.key, current_stream_id()
+        self.begun = True
+        _refuse_if_restarted(kernels, key, self.era)
+        output = CellOutput(kernels.limits.output_limit)
+        end = CellEnd("aborted", None)
+        async with _lock_of(key, self.cell_id):
+            await self._begin(stream_id)
+            try:
+                kernel = await kernels.get(key, partial(_keep_late, key))
+                began = time.monotonic()
+                async with aclosing(kernel.execute(self.code, output, self.cell_id)) as parts:
+                    async for part in parts:
+                        if isinstance(part, CellEnd):
+                            end = part
+                        else:
+                            yield part
+            finally:
+                await self._end(stream_id, output, end)
+        yield Finish(
+            finish_reason=_FINISH.get(end.status, end.status),
+            execution_count=end.execution_count,
+            duration_ms=round((time.monotonic() - began) * 1000, 3),
         )
-    yield Finish(
-        finish_reason=_FINISH.get(end.status, end.status),
-        execution_count=end.execution_count,
-        duration_ms=round((time.monotonic() - began) * 1000, 3),
-    )
+
+    async def _begin(self, stream_id: str) -> None:
+        begin = sync_to_async(store.begin_cell)
+        await begin(self.key.owner, self.key.notebook, self.cell_id, self.code, stream_id)
+
+    async def _end(self, stream_id: str, output: CellOutput, end: CellEnd) -> None:
+        await sync_to_async(store.end_cell)(
+            self.key.owner,
+            self.key.notebook,
+            self.cell_id,
+            stream_id,
+            outputs=output.take(),
+            dropped_chars=output.dropped,
+            execution_count=end.execution_count,
+        )
 
 
 async def ask(kernels: Kernels, key: Key, question: Complete | Inspect, era: int) -> AsyncIterator[Any]:
-    """What the kernel knows at a position in the code. Raises as `run_cell`."""
+    """What the kernel knows at a position in the code. Raises as `CellRun.parts`."""
     _refuse_if_restarted(kernels, key, era)
     kernel = await kernels.get(key, partial(_keep_late, key))
     cursor = len(question.code) if question.cursor is None else question.cursor
@@ -135,32 +157,22 @@ def _refuse_if_restarted(kernels: Kernels, key: Key, era: int) -> None:
         raise KernelStopped(key.notebook)
 
 
-def _keep_late(key: Key, cell_id: str, parts: list[Part]) -> None:
+def _keep_late(key: Key, cell_id: str, output: CellOutput) -> None:
     """In the record, under the cell that said it."""
-    task = asyncio.create_task(_store_late(key, cell_id, parts), name="late output")
-    _late.add(task)
-    task.add_done_callback(_late.discard)
+    if (key, cell_id) not in _late:
+        task = asyncio.create_task(_write_late(key, cell_id, output), name="late output")
+        _late[key, cell_id] = task
+        task.add_done_callback(lambda _: _late.pop((key, cell_id), None))
 
 
-async def _store_late(key: Key, cell_id: str, parts: list[Part]) -> None:
-    outputs = [kept for part in parts if (kept := _late_output(part)) is not None]
+async def _write_late(key: Key, cell_id: str, output: CellOutput) -> None:
+    await asyncio.sleep(LATE_INTERVAL)
     try:
-        await sync_to_async(store.add_late)(key.owner, key.notebook, cell_id, outputs, MAX_LATE)
+        async with _lock_of(key, cell_id):
+            await sync_to_async(store.add_late)(key.owner, key.notebook, cell_id, output.take())
     except Exception:
         logger.exception("notebook %s: late output is lost", key.notebook)
 
 
-def _late_output(part: Part) -> dict[str, Any] | None:
-    match part:
-        case Content():
-            return {"output_type": "stream", "name": part.channel or "stdout", "text": part.delta}
-        case Output(output_type="display_data" | "execute_result"):
-            return {"output_type": "display_data", "data": part.data or {}, "metadata": {"late": True}}
-        case Output(output_type="error"):
-            return {
-                "output_type": "error",
-                "ename": part.ename or "",
-                "evalue": part.evalue or "",
-                "traceback": part.traceback or [],
-            }
-    return None
+def _lock_of(key: Key, cell_id: str) -> asyncio.Lock:
+    return _writing.setdefault((key, cell_id), asyncio.Lock())

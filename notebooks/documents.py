@@ -20,7 +20,7 @@ from streaming.validation import cleaned, faults_of, invalid
 
 from .models import Cell, Notebook
 from .operations import MAX_CODE, check_id
-from .store import new_cell_id, notebook_of
+from .store import new_cell_id, next_version, notebook_of
 
 MAX_CELLS: Final = 1_000
 """Cells of a notebook."""
@@ -61,35 +61,42 @@ def parse_draft(values: dict[str, Any]) -> tuple[str, list[CellDraft]]:
     return draft.title, cells
 
 
-def save(owner: str, slug: str, title: str, cells: list[CellDraft]) -> None:
-    """Replace titles, sources and order."""
+def save(
+    owner: str, slug: str, title: str, cells: list[CellDraft], expected_version: int | None = None
+) -> None:
+    """Replace titles, sources and order. Raises `Problem` 412 when the notebook is not of the
+    `expected_version`: then it was changed elsewhere."""
     with transaction.atomic():
         notebook = notebook_of(owner, slug)
+        if not next_version(notebook, expected_version):
+            raise Problem(412, "changed_meanwhile", _("The notebook was changed in another window."))
         notebook.title = title
-        notebook.save()
+        notebook.save(update_fields=["title"])
         known = {cell.cell_id: cell for cell in notebook.cells.all()}
         for position, draft in enumerate(cells):
             cell = known.pop(draft.cell_id, None) or Cell(notebook=notebook, cell_id=draft.cell_id)
             cell.position, cell.kind, cell.source = position, draft.kind, draft.source
             if draft.clear:
-                cell.outputs, cell.execution_count = [], None
+                cell.outputs, cell.execution_count, cell.dropped_chars = [], None, 0
             cell.save()
         Cell.objects.filter(pk__in=[cell.pk for cell in known.values()]).delete()
 
 
-def shown(notebook: Notebook, streams: dict[str, str]) -> dict[str, Any]:
-    """For the page. `streams`: of cells that run or wait, their streams' ids."""
+def shown(notebook: Notebook) -> dict[str, Any]:
+    """For the page."""
     return {
         "notebook_id": notebook.slug,
         "title": notebook.title,
+        "version": notebook.version,
         "cells": [
             {
                 "cell_id": cell.cell_id,
                 "kind": cell.kind,
                 "source": cell.source,
                 "outputs": cell.outputs,
+                "dropped_chars": cell.dropped_chars,
                 "execution_count": cell.execution_count,
-                "stream": streams.get(cell.cell_id),
+                "stream": cell.stream or None,
             }
             for cell in notebook.cells.all()
         ],
@@ -130,8 +137,9 @@ def imported(owner: str, slug: str, text: str) -> Notebook:
         metadata.pop(ours, None)
     with transaction.atomic():
         notebook = notebook_of(owner, slug)
-        notebook.title, notebook.metadata = title, metadata
-        notebook.save()
+        next_version(notebook)
+        notebook.title, notebook.metadata = title, cleaned(metadata)
+        notebook.save(update_fields=["title", "metadata"])
         notebook.cells.all().delete()
         Cell.objects.bulk_create(_imported_cells(notebook, document.cells))
     return notebook
@@ -143,10 +151,18 @@ def _exported_cell(cell: Cell) -> Any:
         return nbformat.v4.new_markdown_cell(cell.source, **common)
     if cell.kind == Cell.Kind.RAW:
         return nbformat.v4.new_raw_cell(cell.source, **common)
-    outputs = [nbformat.from_dict(output) for output in cell.outputs]
+    outputs = [nbformat.from_dict(_exported_output(output)) for output in cell.outputs]
     return nbformat.v4.new_code_cell(
         cell.source, outputs=outputs, execution_count=cell.execution_count, **common
     )
+
+
+def _exported_output(output: dict[str, Any]) -> dict[str, Any]:
+    late = output.get("late", False)
+    plain = {name: value for name, value in output.items() if name != "late"}
+    if late and "metadata" in plain:
+        plain["metadata"] = {**plain["metadata"], "late": True}
+    return plain
 
 
 def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
@@ -162,19 +178,10 @@ def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
             kind=cell.cell_type,
             position=position,
             source=cleaned(cell.source),
-            outputs=cleaned_outputs(cell.get("outputs", [])),
+            outputs=cleaned(cell.get("outputs", [])),
             execution_count=cell.get("execution_count"),
             metadata=cleaned(dict(cell.metadata)),
         )
-
-
-def cleaned_outputs(value: Any) -> Any:
-    """Without NUL and lone surrogates, which databases refuse, at any depth."""
-    if isinstance(value, list):
-        return [cleaned_outputs(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): cleaned_outputs(each) for key, each in value.items()}
-    return cleaned(value)
 
 
 def _parse_cell(within: str, values: Any) -> CellDraft:

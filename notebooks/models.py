@@ -10,11 +10,13 @@ MAX_ID = 64
 
 
 class Notebook(models.Model):
-    """One user's notebook. `slug` is what its owner calls it: the `notebook_id` of the API."""
+    """One user's notebook. `slug` is what its owner calls it: the `notebook_id` of the API. `version` grows
+    with each change of what its owner wrote."""
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, verbose_name=_("owner"))
     slug = models.CharField(_("id"), max_length=MAX_ID)
     title = models.CharField(_("title"), max_length=200, blank=True, default="")
+    version = models.PositiveIntegerField(_("version"), default=0)
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
@@ -31,7 +33,9 @@ class Notebook(models.Model):
 
 
 class Cell(models.Model):
-    """A cell. `outputs`: as nbformat 4.5 has them. `position` orders the cells of a notebook."""
+    """A cell. `outputs`: as nbformat 4.5 has them, with `late` where a thread said it after the cell's end.
+    `dropped_chars`: of what it said beyond the limit. `position` orders the cells of a notebook. `stream`:
+    the id of the run whose outputs are not here yet."""
 
     class Kind(models.TextChoices):
         """What is in it."""
@@ -46,7 +50,9 @@ class Cell(models.Model):
     position = models.PositiveIntegerField(_("position"), default=0)
     source = models.TextField(_("source"), blank=True, default="")
     outputs = models.JSONField(_("outputs"), default=list, blank=True)
+    dropped_chars = models.PositiveBigIntegerField(_("left out"), default=0)
     execution_count = models.PositiveIntegerField(_("number"), null=True, blank=True)
+    stream = models.CharField(_("stream"), max_length=MAX_ID, blank=True, default="")
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
 

@@ -6,12 +6,12 @@ Synchronous; called in threads.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
-from django.db.models import Count, Max
+from django.db.models import Case, Count, F, Max, Value, When
 from django.utils import timezone
 
 from .models import Cell, Notebook
@@ -41,33 +41,53 @@ def delete(owner: str, slug: str) -> bool:
     return bool(Notebook.objects.filter(owner__pk=owner, slug=slug).delete()[0])
 
 
-def begin_cell(owner: str, slug: str, cell_id: str, source: str) -> None:
-    """A cell is about to run: its source is kept, also if nobody hears of it again."""
+def begin_cell(owner: str, slug: str, cell_id: str, source: str, stream: str) -> None:
+    """A cell is about to run, as `stream`: its source is kept, also if nobody hears of it again."""
     with transaction.atomic():
         notebook = notebook_of(owner, slug)
-        changed = Cell.objects.filter(notebook=notebook, cell_id=cell_id).update(source=source)
-        if not changed:
+        cell = Cell.objects.filter(notebook=notebook, cell_id=cell_id).first()
+        if cell is None or cell.source != source:
+            next_version(notebook)
+        if cell is None:
             last = notebook.cells.aggregate(last=Max("position"))["last"]
-            position = 0 if last is None else last + 1
-            Cell.objects.create(notebook=notebook, cell_id=cell_id, source=source, position=position)
+            cell = Cell(notebook=notebook, cell_id=cell_id, position=0 if last is None else last + 1)
+        cell.source, cell.stream = source, stream
+        cell.save()
 
 
-def end_cell(
-    owner: str, slug: str, cell_id: str, outputs: Sequence[dict[str, Any]], execution_count: int | None
-) -> None:
-    """What a cell said, and its number. A cell that was deleted meanwhile stays so."""
+def end_cell(owner: str, slug: str, cell_id: str, stream: str, **result: Any) -> None:
+    """What became of the run `stream`: fields of the cell. A cell that was deleted meanwhile stays so."""
     cells = Cell.objects.filter(notebook__owner__pk=owner, notebook__slug=slug, cell_id=cell_id)
-    cells.update(outputs=list(outputs), execution_count=execution_count, updated_at=timezone.now())
+    # If it is to run once more already, that run's outputs are still to come.
+    awaited = Case(When(stream=stream, then=Value("")), default=F("stream"))
+    cells.update(**result, stream=awaited, updated_at=timezone.now())
 
 
-def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, Any]], limit: int) -> None:
-    """What a cell's threads said after its end; not more than `limit` outputs are kept."""
+def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, Any]]) -> None:
+    """What a cell's threads said after its end."""
     with transaction.atomic():
         cells = Cell.objects.select_for_update(of=("self",))
         cell = cells.filter(notebook__owner__pk=owner, notebook__slug=slug, cell_id=cell_id).first()
-        if cell is not None and len(cell.outputs) < limit:
-            cell.outputs = [*cell.outputs, *outputs]
-            cell.save(update_fields=["outputs"])
+        if cell is None:
+            return
+        for output in outputs:
+            last = cell.outputs[-1] if cell.outputs else {}
+            if "text" in output and last.get("late") and last.get("name") == output["name"]:
+                last["text"] += output["text"]
+            else:
+                cell.outputs.append({**output, "late": True})
+        cell.save(update_fields=["outputs", "updated_at"])
+
+
+def next_version(notebook: Notebook, expected: int | None = None) -> bool:
+    """The notebook has changed; False if its version is not the `expected` one, so that it may not."""
+    found = Notebook.objects.filter(pk=notebook.pk)
+    if expected is not None:
+        found = found.filter(version=expected)
+    if not found.update(version=F("version") + 1, updated_at=timezone.now()):
+        return False
+    notebook.refresh_from_db(fields=["version", "updated_at"])
+    return True
 
 
 def listed(owner: str) -> list[dict[str, Any]]:

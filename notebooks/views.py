@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.translation import gettext as _
 from django.utils.translation import override
 
 from streaming import start, stream
@@ -17,13 +19,18 @@ from streaming.access import identify
 from streaming.problems import Problem
 from streaming.requests import endpoint, json_object
 
-from . import cells, documents, operations, store
+from . import documents, operations, store
 from .access import account_of
 from .engine import kernels
 from .kernels.table import Key
-from .models import Notebook
 from .operations import parse
+from .record import record_of
 from .work import CODE, work_of
+
+MAX_FILE: Final = 33_554_432
+"""Bytes of an `.ipynb` file that is opened: figures are in it."""
+
+_VERSION: Final = re.compile(r'"[0-9]{1,9}"', re.ASCII)
 
 LANGUAGES: Final = {"en": "en", "zh": "zh-hans"}
 
@@ -40,35 +47,41 @@ async def send_operation(request: HttpRequest) -> HttpResponseBase:
             return await start(request, CODE, work.arguments, **work.options)
         response = await stream(request, work.source, **work.options)
     if stream_id := response.get("X-Stream-Id"):
-        work.begun(stream_id)
+        await work.accepted(stream_id)
     return response
 
 
 @endpoint("GET", "PUT", "DELETE")
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
-    """`/notebooks/<id>`: read, save or delete it."""
-    owner = account_of(await identify(request))
+    """`/notebooks/<id>`: read, save or delete it. The entity tag is its version."""
+    caller = await identify(request)
+    owner = account_of(caller)
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
         title, drafts = documents.parse_draft(json_object(request))
-        await sync_to_async(documents.save)(owner, notebook_id, title, drafts)
+        expected = _expected_version(request)
+        await sync_to_async(documents.save)(owner, notebook_id, title, drafts, expected)
     elif request.method == "DELETE":
         await kernels().stop(Key(owner, notebook_id))
         if not await sync_to_async(store.delete)(owner, notebook_id):
             raise Problem(404, "not_found")
         return HttpResponse(status=204)
-    key = Key(owner, notebook_id)
-    found = await sync_to_async(_shown)(owner, notebook_id, cells.streams_of(key))
-    return _json(found | {"kernel": cells.status(kernels(), key)})
+    found = await record_of(caller, notebook_id)
+    if found is None:
+        raise Problem(404, "not_found")
+    response = HttpResponse(msgspec.json.encode(found), content_type="application/json")
+    response["ETag"] = f'"{found["version"]}"'
+    response["Cache-Control"] = "no-store"
+    return response
 
 
-@endpoint("GET", "PUT")
+@endpoint("GET", "PUT", max_body_bytes=MAX_FILE)
 async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
     """`/notebooks/<id>.ipynb`: the notebook as a file for Jupyter, and from one."""
     owner = account_of(await identify(request))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
-        text = json.dumps(json_object(request))
+        text = json.dumps(json_object(request, MAX_FILE))
         await sync_to_async(documents.imported)(owner, notebook_id, text)
         return HttpResponse(status=204)
     text = await sync_to_async(_exported)(owner, notebook_id)
@@ -78,23 +91,20 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     return response
 
 
-def _shown(owner: str, slug: str, streams: dict[str, str]) -> dict[str, Any]:
-    return documents.shown(_found(owner, slug), streams)
-
-
 def _exported(owner: str, slug: str) -> str:
-    return documents.exported(_found(owner, slug))
-
-
-def _found(owner: str, slug: str) -> Notebook:
     """Raises `Problem` 404, for absent and foreign ones alike."""
     found = store.find(owner, slug)
     if found is None:
         raise Problem(404, "not_found")
-    return found
+    return documents.exported(found)
 
 
-def _json(values: dict[str, Any]) -> HttpResponse:
-    response = HttpResponse(msgspec.json.encode(values), content_type="application/json")
-    response["Cache-Control"] = "no-store"
-    return response
+def _expected_version(request: HttpRequest) -> int | None:
+    """The version of `If-Match` (RFC 9110, 13.1.1); None without one. Raises `Problem` 400."""
+    tag = request.META.get("HTTP_IF_MATCH", "*").strip()
+    if tag == "*":
+        return None
+    if _VERSION.fullmatch(tag) is None:
+        message = _("If-Match is the ETag of the notebook that was read, or *.")
+        raise Problem(400, "bad_entity_tag", message)
+    return int(tag.strip('"'))

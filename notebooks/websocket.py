@@ -36,7 +36,7 @@ class NotebookConsumer(MultiplexConsumer):
             assert work.arguments is not None
             await self.start(message.request_id, CODE, work.arguments, **work.options)
         else:
-            work.begun(await self.stream(message.request_id, work.source, **work.options))
+            await work.accepted(await self.stream(message.request_id, work.source, **work.options))
 
 
 websocket_urlpatterns = [path("ws/notebooks/<str:notebook_id>/", NotebookConsumer.as_asgi())]

@@ -14,6 +14,7 @@ from streaming.access import Caller
 
 from . import cells, store
 from .access import account_of, require_runner
+from .cells import CellRun
 from .engine import kernels
 from .kernels.table import Key
 from .operations import (
@@ -38,17 +39,17 @@ CODE: Final = "code"
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is to be streamed: `source`, or what the registered producer `CODE` makes of `arguments`.
-    `options`: keyword arguments of `streaming.Options`. `cell`: whose output it is, if it runs one."""
+    `options`: keyword arguments of `streaming.Options`. `run`: of a cell, if it is one."""
 
     options: dict[str, Any]
     source: AsyncIterator[Any] | None = None
     arguments: dict[str, Any] | None = None
-    cell: tuple[Key, str] | None = None
+    run: CellRun | None = None
 
-    def begun(self, stream_id: str) -> None:
+    async def accepted(self, stream_id: str) -> None:
         """The stream has this id: pages that are opened now find it."""
-        if self.cell is not None:
-            cells.runs_as(*self.cell, stream_id)
+        if self.run is not None:
+            await self.run.accepted(stream_id)
 
 
 async def work_of(
@@ -76,11 +77,10 @@ async def work_of(
     in_order = {**options, "series": f"{key.owner} {key.notebook}"}
     match operation:
         case Execute():
-            cell_id = operation.cell_id or store.new_cell_id()
-            source = cells.run_cell(table, key, cell_id, operation.code, table.era(key))
+            run = CellRun(key, operation.cell_id or store.new_cell_id(), operation.code, table.era(key))
             # Who closes the page comes back to what the cell has said meanwhile.
             how = {**in_order, "eager": True, "on_disconnect": "continue"}
-            return Work(how, source, cell=(key, cell_id))
+            return Work(how, run.parts(table), run=run)
         case Complete() | Inspect():
             how = {**in_order, "on_disconnect": "cancel"}
             return Work(how, cells.ask(table, key, operation, table.era(key)))

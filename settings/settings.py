@@ -119,6 +119,8 @@ KERNEL_CONFIG = overridden(
         "idle_timeout": 3600,
         # kernels at once
         "max_kernels": 8,
+        # of them, kernels of one user; 0: any
+        "per_owner": 4,
         # bytes of one cell's output; beyond it `truncated`
         "output_limit": 1_048_576,
         # bytes of address space of each process of a kernel; 0: any
@@ -133,7 +135,7 @@ KERNEL_CONFIG = overridden(
         "prestarted": 0,
         # the interpreter of kernels; empty: the server's
         "python": "",
-        # words before a kernel's command, as a shell splits them: another user, a container
+        # words before a kernel's command, as a shell splits them, {folder}: its folder (deploy/kernel-sandbox)
         "sandbox": "",
         # names of variables that kernels get from the server's environment
         "environment": [],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streaming.core.errors import GenerationError
     from streaming.core.events import Content, Finish, Output, Restart, Result
     from streaming.hot_door import hot_route
-    from streaming.producers import producer
+    from streaming.producers import current_stream_id, producer
     from streaming.shortcuts import start, start_and_wait, start_in_background, stream
 
 _HOMES = {
@@ -26,6 +26,7 @@ _HOMES = {
     "start_and_wait": "streaming.shortcuts",
     "start_in_background": "streaming.shortcuts",
     "producer": "streaming.producers",
+    "current_stream_id": "streaming.producers",
     "Content": "streaming.core.events",
     "Finish": "streaming.core.events",
     "Output": "streaming.core.events",
@@ -41,6 +42,7 @@ __all__ = [
     "Output",
     "Restart",
     "Result",
+    "current_stream_id",
     "hot_route",
     "producer",
     "start",

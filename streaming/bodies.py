@@ -10,6 +10,7 @@ from typing import IO, Any, Final
 
 from django.conf import settings
 from django.core.exceptions import RequestAborted
+from django.urls import Resolver404, resolve
 
 from . import conf
 from .problems import Problem
@@ -26,13 +27,16 @@ async def read_body(scope: Scope, receive: Any) -> IO[bytes]:
     Raises `Problem` 413 or 408, `RequestAborted` when the client leaves.
     """
     limits = conf.server()
+    limit = limits.max_body_bytes
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limits.max_body_bytes:
-            raise _too_large(limits.max_body_bytes)
-    body_file = _new_file(limits.max_body_bytes)
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            limit = _limit_of_view(scope, limit)
+            if int(value) > limit:
+                raise _too_large(limit)
+    body_file = _new_file(limit)
     try:
         async with asyncio.timeout(limits.body_timeout):
-            await _receive_body(receive, body_file, limits.max_body_bytes)
+            await _receive_body(receive, body_file, limit)
     except BaseException as error:
         body_file.close()
         if isinstance(error, TimeoutError):
@@ -41,6 +45,15 @@ async def read_body(scope: Scope, receive: Any) -> IO[bytes]:
         raise
     body_file.seek(0)
     return body_file
+
+
+def _limit_of_view(scope: Scope, general: int) -> int:
+    """What the view takes that the path leads to (see `requests.endpoint`)."""
+    path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")).rstrip("/"))
+    try:
+        return max(general, getattr(resolve(path).func, "max_body_bytes", 0))
+    except Resolver404:
+        return general
 
 
 def _new_file(limit: int) -> IO[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from streaming.runtime.task import Source
+from streaming.runtime.task import Source, current_task_id
 
 Producer = Callable[[dict[str, Any]], Source | Awaitable[Source]]
 """An async or sync generator function (or a function that returns an iterator) of the arguments."""
@@ -27,6 +27,11 @@ def producer(name: str) -> Callable[[Producer], Producer]:
         return function
 
     return register
+
+
+def current_stream_id() -> str:
+    """The id of the stream that the running producer feeds. Raises `LookupError` outside of a producer."""
+    return current_task_id.get()
 
 
 def is_registered(name: str) -> bool:

@@ -38,8 +38,11 @@ MAX_QUERY_FIELDS: Final = 100
 _KEY: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
-def endpoint(*methods: str) -> Callable[[View[P]], View[P]]:
+def endpoint(*methods: str, max_body_bytes: int = 0) -> Callable[[View[P]], View[P]]:
     """An API view: only `methods`, a sound query string, and a problem document for every refusal.
+
+    `max_body_bytes`: of a body whose length is declared, where that is more than SERVER_CONFIG's
+    `max_body_bytes` for all; the view reads it with `json_object(request, max_body_bytes)`.
 
     CSRF is checked by `access.identify`, which knows whether a cookie speaks for the caller.
     """
@@ -60,6 +63,7 @@ def endpoint(*methods: str) -> Callable[[View[P]], View[P]]:
 
         # What `csrf_exempt` does, without a coroutine around ours.
         guarded.csrf_exempt = True  # type: ignore[attr-defined]
+        guarded.max_body_bytes = max_body_bytes  # type: ignore[attr-defined]
         return cast("View[P]", guarded)
 
     return decorate
@@ -102,11 +106,12 @@ def query(request: HttpRequest) -> dict[str, str]:
     return values
 
 
-def json_object(request: HttpRequest) -> dict[str, object]:
-    """The body as a JSON object. Raises `Problem` 400, 413, 415 or 422."""
+def json_object(request: HttpRequest, max_bytes: int = 0) -> dict[str, object]:
+    """The body as a JSON object, of `max_bytes` where Django's DATA_UPLOAD_MAX_MEMORY_SIZE is less. Raises
+    `Problem` 400, 413, 415 or 422."""
     _require_json(request)
     try:
-        body = request.body
+        body = _large_body(request, max_bytes) if max_bytes else request.body
     except RequestDataTooBig as error:
         raise Problem(413, "body_too_large") from error
     except ValueError as error:
@@ -118,6 +123,13 @@ def json_object(request: HttpRequest) -> dict[str, object]:
     except strict_json.BadJSON as error:
         fields = (FieldError(error.field, error.code, error.detail),) if error.field else ()
         raise Problem(error.status, error.code, error.detail, fields=fields) from error
+
+
+def _large_body(request: HttpRequest, max_bytes: int) -> bytes:
+    body = request.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise RequestDataTooBig
+    return body
 
 
 def _require_json(request: HttpRequest) -> None:

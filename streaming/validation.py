@@ -95,6 +95,8 @@ def cleaned(value: Any) -> Any:
         return value if value.isascii() else clean_text(value)
     if isinstance(value, dict):
         return {key: cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [cleaned(item) for item in value]
     return value
 
 

@@ -3,8 +3,9 @@
 Run as a program by itself (`python -I -S keeper.py OPTIONS -- COMMAND`), with the standard library only, so
 that it is small and starts at once. Whatever the kernel starts, however often it forks and whatever session
 it moves to, is adopted by the keeper when its parent ends (Linux: `PR_SET_CHILD_SUBREAPER`, prctl(2)), and
-killed when the kernel ends, when the server asks for it (SIGTERM), and when the server is gone: then the
-lifeline, a pipe whose other end only the server holds, comes to its end.
+killed when the kernel ends, when the server asks for it (SIGTERM), and when the lifeline ends, a pipe whose
+other end only the server holds: because it lets go of the kernel, or is gone. Then the keeper, which lives
+longest, removes the kernel's private folder too.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-LOOK = 0.25
+LOOK = 0.1
 """Seconds between two looks at how many processes there are."""
+
+QUICK_LOOK = 0.01
+"""The same, while they become more."""
 
 PATIENCE = 5.0
 """Seconds for which processes that do not die are killed again."""
@@ -45,7 +50,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--file-size", type=int, default=0, help="bytes of a file; 0: any")
     parser.add_argument("--cpu", type=int, default=0, help="seconds of processor time of a process; 0: any")
     parser.add_argument("--processes", type=int, default=0, help="processes at once; 0: any")
-    parser.add_argument("command", nargs="+")
+    parser.add_argument("--connection-file", type=Path, required=True, help="a file in its private folder")
+    parser.add_argument("command", nargs="+", help="{folder} in a word stands for the private folder")
     options = parser.parse_args(arguments)
 
     adopt_orphans()
@@ -54,7 +60,12 @@ def main(arguments: list[str]) -> int:
     if not child:
         _become(options)
     status = _watch(child, options.lifeline, wake_up, options.processes)
-    kill_all()
+    if not kill_all():
+        complaint = "not all processes of the kernel end: signals must reach what the sandbox starts\n"
+        with contextlib.suppress(OSError):
+            os.write(2, complaint.encode())
+    if select.select([options.lifeline], [], [], 0)[0]:
+        remove(options.connection_file.parent)
     return status
 
 
@@ -63,36 +74,98 @@ def adopt_orphans() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def kill_all() -> None:
-    """Kill every descendant, and those that they make meanwhile; for `PATIENCE` seconds at most."""
+def kill_all() -> bool:
+    """Kill every descendant, and those that they make meanwhile; for `PATIENCE` seconds at most.
+
+    False if some are left. A look at /proc can miss a process whose parent ends at that moment; that no
+    child is left at all, waitpid(2) knows for certain, and orphans become children.
+    """
     end = time.monotonic() + PATIENCE
-    while found := _descendants():
-        # Those that stand still make no new ones.
+    known: set[int] = set()
+    while _reap({}):
+        found = set()
+        for pid in _descendants():
+            # One that stands makes no new ones while the others are looked for.
+            _signal(pid, signal.SIGSTOP)
+            found.add(pid)
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+        if time.monotonic() > end:
+            return False
+        if found <= known:
+            # All have been told, and need a moment.
+            time.sleep(0.005)
+        known = found
+    return True
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process with `mark` in its environment, for `PATIENCE` seconds at most. For a server whose
+    keeper was killed: what a kernel starts mostly has its environment."""
+    end = time.monotonic() + PATIENCE
+    while (found := list(_marked(mark.encode()))) and time.monotonic() < end:
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-        _reap()
-        if time.monotonic() > end:
-            break
-        time.sleep(0.01)
-    _reap()
+                _signal(pid, number)
+        time.sleep(0.005)
+
+
+def remove(folder: Path) -> None:
+    """Delete it with everything in it, also what its owner has no access to. What cannot be deleted stays.
+    Nobody may work in it any more."""
+    # Not needed until the end, and slow to import.
+    import shutil
+
+    with contextlib.suppress(OSError, RecursionError):
+        for parent, names, _ in os.walk(folder):
+            for name in names:
+                path = os.path.join(parent, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _watch(child: int, lifeline: int, wake_up: int, processes: int) -> int:
     """Wait until the kernel has ended, or must; its exit status."""
     stopping = _pass_signals_to(child)
+    crowd = Crowd()
+    ended: dict[int, int] = {}
     while True:
-        readable, _, _ = select.select([lifeline, wake_up], [], [], LOOK)
+        pause = QUICK_LOOK if crowd.grows else LOOK
+        readable, _, _ = select.select([lifeline, wake_up], [], [], pause)
         if wake_up in readable:
             os.read(wake_up, 512)
-        ended = _reap().get(child)
-        if ended is not None:
-            return os.waitstatus_to_exitcode(ended) % 256 if ended >> 8 else 128 + (ended & 0x7F)
+        _reap(ended)
+        if child in ended:
+            code = os.waitstatus_to_exitcode(ended[child])
+            return code if code >= 0 else 128 - code
+        ended.clear()
         if lifeline in readable or stopping:
             return 128 + signal.SIGKILL
-        if processes and len(_descendants()) > processes:
+        if processes and crowd.look() > processes:
             return TOO_MANY
+
+
+class Crowd:
+    """How many descendants there are. `grows`: whether they became more from the last look but one to the
+    last."""
+
+    def __init__(self) -> None:
+        self.grows = False
+        self._number = 0
+        self._newest = ""
+
+    def look(self) -> int:
+        """Their number. They are counted only if any process was made since the last look, which the system
+        tells at once (proc(5), loadavg: the id of the newest)."""
+        newest = _read("/proc/loadavg").rpartition(" ")[2]
+        if newest == self._newest and newest:
+            self.grows = False
+        else:
+            number = sum(1 for _ in _descendants())
+            self.grows = number > self._number
+            self._number, self._newest = number, newest
+        return self._number
 
 
 def _pass_signals_to(child: int) -> list[int]:
@@ -100,8 +173,7 @@ def _pass_signals_to(child: int) -> list[int]:
     stopping: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGINT)
+        _signal(-child, signal.SIGINT)
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
@@ -123,6 +195,8 @@ def _wake_up_at_signals() -> int:
 
 def _become(options: argparse.Namespace) -> None:
     """The kernel: a process group of its own, limits, then the command."""
+    folder = str(options.connection_file.parent)
+    command = [word.replace("{folder}", folder) for word in options.command]
     try:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGCHLD):
@@ -137,9 +211,11 @@ def _become(options: argparse.Namespace) -> None:
         _limit(resource.RLIMIT_FSIZE, options.file_size)
         _limit(resource.RLIMIT_CPU, options.cpu)
         os.set_inheritable(options.lifeline, False)
-        os.execvp(options.command[0], options.command)  # noqa: S606 - that is what it is for
+        # Nobody types: who reads finds the end at once, and does not wait for it.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.execvp(command[0], command)  # noqa: S606 - that is what it is for
     except BaseException as error:
-        os.write(2, f"the kernel could not be started: {error}\n".encode())
+        os.write(2, f"the kernel could not be started: {command[0]}: {error}\n".encode())
         os._exit(127)
 
 
@@ -152,15 +228,13 @@ def _limit(which: int, wanted: int, value: int | None = None) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def _descendants() -> list[int]:
-    """Process ids of children, their children, and so on."""
-    found: list[int] = []
-    parents = [os.getpid()]
-    while parents:
-        children = [pid for parent in parents for pid in _children(parent)]
-        found += children
-        parents = children
-    return found
+def _descendants() -> Iterator[int]:
+    """Process ids of children, their children, and so on. The children of each are looked up after it was
+    handed out."""
+    found = _children(os.getpid())
+    while found:
+        yield from found
+        found = [child for pid in found for child in _children(pid)]
 
 
 def _children(parent: int) -> list[int]:
@@ -168,24 +242,42 @@ def _children(parent: int) -> list[int]:
         threads = os.listdir(f"/proc/{parent}/task")
     except OSError:
         return []
-    found: list[int] = []
-    for thread in threads:
-        with contextlib.suppress(OSError):
-            listed = Path(f"/proc/{parent}/task/{thread}/children").read_text(encoding="ascii")
-            found += [int(pid) for pid in listed.split()]
-    return found
+    return [int(pid) for thread in threads for pid in _read(f"/proc/{parent}/task/{thread}/children").split()]
 
 
-def _reap() -> dict[int, int]:
-    """Take note of children that have ended: status by process id."""
-    ended: dict[int, int] = {}
-    with contextlib.suppress(ChildProcessError):
+def _marked(mark: bytes) -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark in Path("/proc", name, "environ").read_bytes():
+                    yield int(name)
+
+
+def _read(path: str) -> str:
+    """What the file of the system says; nothing if it is not there (any more)."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _signal(pid: int, number: int) -> None:
+    # What a sandbox has made another user's may be out of reach.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _reap(ended: dict[int, int]) -> bool:
+    """Add children that have ended: status by process id. Whether there are any others."""
+    try:
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
-                break
+                return True
             ended[pid] = status
-    return ended
+    except ChildProcessError:
+        return False
 
 
 def _prctl(option: int, value: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections import OrderedDict, deque
@@ -46,8 +47,21 @@ EXIT_PATIENCE: Final = 7.0
 REMEMBERED: Final = 1_000
 """Cells whose late output still finds its cell."""
 
-Late = Callable[[str, list[Part]], object]
-"""Called with a cell's tag and what its threads said after its end."""
+UNREAD: Final = 32
+"""Messages of a kernel that may wait in this process."""
+
+LARGEST_ELSE: Final = 16_777_216
+"""Bytes of a message that shows nothing (an answer to `inspect`), and of a frame's surroundings."""
+
+SLICE: Final = 0.002
+"""Seconds for which messages of one kernel are handled before others have their turn, and as long again."""
+
+IDLE_PATIENCE: Final = 1.0
+"""Seconds after its answer in which a kernel must say that it is idle; then it is asked whether that was
+lost."""
+
+Late = Callable[[str, CellOutput], object]
+"""Called with a cell's tag and its output, when its threads have said something after its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +74,15 @@ class CellEnd:
 
 @dataclass(slots=True)
 class Run:
-    """A request under way. `tag` is the caller's name for it. It is over with `reply` and `idle`, or when the
-    kernel is dead."""
+    """A request under way. `tag` is the caller's name for it. It is over with `reply`, which came when
+    `answered` says (monotonic seconds), and `idle`, or when the kernel is dead."""
 
     tag: str
     output: CellOutput
     parts: deque[Part] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     reply: Mapping[str, Any] | None = None
+    answered: float = math.inf
     idle: bool = False
 
     @property
@@ -88,7 +103,7 @@ class Kernel:
         self._on_late = on_late
         self._folder = Folder()
         self._runs: dict[str, Run] = {}
-        self._past: OrderedDict[str, str] = OrderedDict()
+        self._past: OrderedDict[str, Run] = OrderedDict()
         self._readers: list[asyncio.Task[None]] = []
         self._lifeline = -1
         self._client: AsyncKernelClient | None = None
@@ -218,8 +233,7 @@ class Kernel:
             ip=str(self._folder.sockets),
             connection_file=str(self._folder.connection_file),
             kernel_spec_manager=OnlySpec(command(self._limits, lifeline)),
-            # One for all kernels: each would have threads of its own.
-            context=zmq.asyncio.Context.shadow(zmq.Context.instance()),
+            context=_context(self._limits.output_limit),
         )
         await self._manager.start_kernel(
             cwd=self.work,
@@ -280,9 +294,18 @@ class Kernel:
     # Its messages
 
     async def _read(self, receive: Callable[[], Any], handle: Callable[[Mapping[str, Any]], None]) -> None:
+        turn = 0.0
         while True:
             try:
+                asked = time.monotonic()
                 handle(await receive())
+                now = time.monotonic()
+                if now - asked > SLICE:
+                    turn = now
+                elif now - turn > SLICE:
+                    # Messages that are there already are received without a pause.
+                    await asyncio.sleep(SLICE)
+                    turn = time.monotonic()
             except asyncio.CancelledError:
                 raise
             except Exception:
@@ -309,15 +332,13 @@ class Kernel:
         run = self._runs.get(message["parent_header"].get("msg_id", ""))
         if run is not None:
             run.reply = message["content"]
+            run.answered = time.monotonic()
             run.news.set()
 
     def _late(self, message_id: str, message: Mapping[str, Any]) -> None:
-        tag = self._past.get(message_id)
-        if tag is None or self._on_late is None:
-            return
-        parts = list(CellOutput(self._limits.output_limit).parts_of(message))
-        if parts:
-            self._on_late(tag, parts)
+        run = self._past.get(message_id)
+        if run is not None and self._on_late is not None and run.output.parts_of(message):
+            self._on_late(run.tag, run.output)
 
     # Runs
 
@@ -330,7 +351,7 @@ class Kernel:
             if each is run:
                 del self._runs[message_id]
                 if run.tag:
-                    self._past[message_id] = run.tag
+                    self._past[message_id] = run
         while len(self._past) > REMEMBERED:
             self._past.popitem(last=False)
         self.used = time.monotonic()
@@ -368,16 +389,48 @@ class Kernel:
             except TimeoutError:
                 if not self.lives():
                     break
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     raise RunTimeout(run.tag) from None
+                if now - run.answered > IDLE_PATIENCE and not run.idle:
+                    await self._ask_whether_idle(run)
         if not self.alive and not run.parts and not run.over:
             raise (KernelDied if self._stopping is None else KernelStopped)(run.tag)
+
+    async def _ask_whether_idle(self, run: Run) -> None:
+        """Messages on iopub keep their order: when the kernel is heard about a later question, nothing more
+        comes of this run."""
+        assert self._client is not None
+        logger.warning("a kernel did not say that a cell was over; it is asked")
+        question = self._begin(self._client.kernel_info())
+        try:
+            async with asyncio.timeout(ASK_AGAIN):
+                while not question.over and self.alive:
+                    question.news.clear()
+                    await question.news.wait()
+            run.idle = True
+        except TimeoutError:
+            # The next silence asks again.
+            run.answered = time.monotonic()
+        finally:
+            self._forget(question)
+        run.news.set()
 
     def _require(self) -> AsyncKernelClient:
         if not self.lives():
             raise KernelDied
         assert self._client is not None
         return self._client
+
+
+def _context(output_limit: int) -> zmq.asyncio.Context:
+    """For the sockets of one kernel: what is not read yet waits in the kernel, and no message is much larger
+    than what a cell may show."""
+    # One for all kernels underneath: each would have threads of its own.
+    context = zmq.asyncio.Context.shadow(zmq.Context.instance())
+    context.setsockopt(zmq.RCVHWM, UNREAD)
+    context.setsockopt(zmq.MAXMSGSIZE, 4 * output_limit + LARGEST_ELSE)
+    return context
 
 
 def _wait_for(process: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -12,45 +11,31 @@ from typing import Any, Final
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
+from streaming.core.errors import KernelNotStarted
+
 from . import keeper
 from .limits import KernelLimits
-
-FLUSH_INTERVAL: Final = 0.02
-"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
-wait)."""
 
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
 
-_BEGINNING: Final = f"""
-import concurrent.futures, contextvars, sys, threading
+PREFIX: Final = "sluice-"
+"""How the names of private folders begin."""
 
-sys.stdout.flush_interval = sys.stderr.flush_interval = {FLUSH_INTERVAL}
+LONGEST_PLACE: Final = 107 - len(f"/{PREFIX}12345678/s-12")
+"""Bytes of the path of a private folder's parent, so that there is room for a socket's path (unix(7))."""
 
-# What a thread prints belongs to the cell that started it, and what a pool's thread prints to the cell that
-# gave it the work: ipykernel keeps the cell in a context variable, which threads do not inherit.
-start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-
-def start_in_context(self):
-    run, context = self.run, contextvars.copy_context()
-    self.run = lambda: context.run(run)
-    start(self)
-
-def submit_in_context(self, function, /, *args, **kwargs):
-    return submit(self, contextvars.copy_context().run, function, *args, **kwargs)
-
-threading.Thread.start = start_in_context
-concurrent.futures.ThreadPoolExecutor.submit = submit_in_context
-"""
-"""Runs in the kernel before the first cell, with names of its own."""
+_BEGINNING: Final = Path(__file__).with_name("beginning.py")
 
 
 class Folder:
-    """A kernel's private folder (mode 0700): sockets, connection file, log, and what it works in."""
+    """A kernel's private folder (mode 0700): sockets, connection file, log, and what it works in.
+
+    Raises `KernelNotStarted` if there can be none.
+    """
 
     def __init__(self) -> None:
-        # Short, because the path of a Unix socket must be (unix(7): 108 bytes).
-        self.path = Path(tempfile.mkdtemp(prefix="sluice-"))
+        self.path = _private_folder()
         self.work = self.path / "work"
         self.work.mkdir(mode=0o700)
 
@@ -79,8 +64,25 @@ class Folder:
             return ""
 
     def remove(self) -> None:
-        """Delete it with everything in it; what cannot be deleted stays."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete it with everything in it; what cannot be deleted stays. Mostly the keeper has done so; if
+        not it may have been killed, and left processes behind: they end too."""
+        if self.path.exists():
+            keeper.kill_marked(str(self.path))
+            keeper.remove(self.path)
+
+
+def _private_folder() -> Path:
+    reasons = []
+    # Each once, in this order.
+    for place in dict.fromkeys(filter(None, (tempfile.gettempdir(), os.getenv("XDG_RUNTIME_DIR"), "/tmp"))):  # noqa: S108
+        if len(os.fsencode(place)) > LONGEST_PLACE:
+            reasons.append(f"{place} is too long for sockets (at most {LONGEST_PLACE} bytes)")
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        except OSError as error:
+            reasons.append(str(error))
+    raise KernelNotStarted(f"no place for a private folder: {'; '.join(reasons)}. Set TMPDIR.")
 
 
 class OnlySpec(KernelSpecManager):
@@ -101,8 +103,9 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
     """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
     python = limits.python or sys.executable
     kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    beginning = f"exec({_BEGINNING.read_text(encoding='utf-8')!r}, {{'OUTPUT_LIMIT': {limits.output_limit}}})"
     kernel += [
-        f"--IPKernelApp.exec_lines=exec({_BEGINNING!r}, {{}})",
+        f"--IPKernelApp.exec_lines={beginning}",
         "--HistoryManager.enabled=False",
         "--IPKernelApp.log_level=40",
     ]
@@ -116,6 +119,7 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
         f"--file-size={limits.file_limit}",
         f"--cpu={limits.cpu_limit}",
         f"--processes={limits.processes}",
+        "--connection-file={connection_file}",
         "--",
         *limits.sandbox_words,
         *kernel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated
 
@@ -16,17 +17,19 @@ class KernelLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """KERNEL_CONFIG. Times in seconds, sizes in bytes; see docs/settings.md.
 
     `message_timeout`: after so much silence of a busy kernel it is looked whether it lives.
-    `execution_timeout`: for one cell. `idle_timeout`: after which an idle kernel ends. `output_limit`: of one
-    cell's output. `memory_limit`, `file_limit`, `cpu_limit`: of each process of a kernel, 0 for none.
-    `processes`: of a kernel and all that it starts, 0 for any number. `prestarted`: kernels that are ready
-    before somebody asks. `python`: the interpreter, empty for the server's. `sandbox`: words before a
-    kernel's command. `environment`: names of variables that kernels get from the server.
+    `execution_timeout`: for one cell. `idle_timeout`: after which an idle kernel ends. `max_kernels`: of a
+    server process. `per_owner`: kernels of one user, 0 for any number. `output_limit`: of one cell's output.
+    `memory_limit`, `file_limit`, `cpu_limit`: of each process of a kernel, 0 for none. `processes`: of a
+    kernel and all that it starts, 0 for any number. `prestarted`: kernels that are ready at once.
+    `python`: the interpreter, empty for the server's. `sandbox`: words before a kernel's command.
+    `environment`: names of variables that kernels get from the server.
     """
 
     message_timeout: Annotated[float, Meta(ge=0.01, le=60)] = 0.1
     execution_timeout: Seconds = 300
     idle_timeout: Seconds = 3600
     max_kernels: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    per_owner: Annotated[int, Meta(ge=0, le=10_000)] = 4
     output_limit: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 1_048_576
     memory_limit: Bytes = 2_147_483_648
     file_limit: Bytes = 1_073_741_824
@@ -39,5 +42,9 @@ class KernelLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sandbox_words(self) -> list[str]:
-        """`sandbox` as a shell splits it. Raises `ValueError` for a quote that is not closed."""
+        """`sandbox` as a shell splits it; `{folder}` in a word stands for the kernel's private folder. Raises
+        `ValueError` for a quote that is not closed, and for any other word in braces."""
+        for name in re.findall(r"\{(\w*)\}", self.sandbox):
+            if name != "folder":
+                raise ValueError(f"{{{name}}} stands for nothing: only {{folder}} does")
         return shlex.split(self.sandbox)

@@ -6,18 +6,28 @@ Jupyter"), as the dictionaries that jupyter_client makes of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from streaming.core.events import Content, Output, Truncated
+import msgspec
+
+from streaming.core.events import Content, Output, Truncated, clean_text
 
 Part = Content | Output | Truncated
 
-PIECE: Final = 16_384
-"""Code points of text in one event at most; the same for each text of a MIME bundle that cannot be cut."""
+PIECE: Final = 12_288
+"""Bytes of text in one event at most, as JSON: with what waited before it an event stays below 16 KB. So many
+code points the plain text of a MIME bundle or a traceback may have."""
 
-LARGEST: Final = 8_388_608
-"""Bytes of a MIME bundle at most (an image)."""
+ENVELOPE: Final = 200
+"""Bytes that an output counts besides its data, so that very many small ones come to an end, too."""
+
+DEEPEST: Final = 20
+"""Levels of a MIME bundle's JSON; what lies deeper is left out."""
+
+_CODES: Final = {"StdinNotImplementedError": "stdin_not_supported"}
+"""Exceptions that come of the way in which cells run here, and what programs may know them by."""
 
 _TOO_LARGE: Final = "[{kind}: {size} bytes, more than a cell may show]"
 
@@ -31,82 +41,116 @@ class CellOutput:
         self._left = limit
         self._told = 0
         self._clear_next = False
+        self._faulted = False
         self.dropped = 0
         self.kept: list[dict[str, Any]] = []
 
-    def parts_of(self, message: Mapping[str, Any]) -> Iterator[Part]:
+    def parts_of(self, message: Mapping[str, Any]) -> list[Part]:
         """What is to be streamed of a message of the iopub channel."""
+        return list(self._parts_of(message))
+
+    def _parts_of(self, message: Mapping[str, Any]) -> Iterator[Part]:
         content = message["content"]
         match message["header"]["msg_type"]:
             case "stream":
-                yield from self._text(str(content["name"]), str(content["text"]))
+                yield from self._text(str(content["name"]), _without_nul(str(content["text"])))
             case "display_data" | "execute_result" | "update_display_data" as kind:
                 yield from self._rich(kind, content)
             case "error":
                 yield from self._fault(content)
             case "clear_output":
-                wait = bool(content.get("wait"))
-                if not wait:
-                    self.kept.clear()
-                self._clear_next = wait
-                yield Output(output_type="clear_output", wait=wait)
+                yield from self._clear(wait=bool(content.get("wait")))
 
     def closing(self) -> Iterator[Part]:
         """What is to be said at the end: how much was left out, if it became more."""
         if self.dropped > self._told:
             yield self._cut()
 
+    def take(self) -> list[dict[str, Any]]:
+        """What is left of it, in the format of notebooks (nbformat 4.5); from here on it holds what comes
+        after."""
+        taken, self.kept = self.kept, []
+        return [{name: value for name, value in kept.items() if name != "_display_id"} for kept in taken]
+
     def _text(self, channel: str, text: str) -> Iterator[Part]:
         kept, dropped = self._within(text)
-        for start in range(0, len(kept), PIECE):
-            yield Content(delta=kept[start : start + PIECE], channel=channel)
+        for piece in _pieces(kept):
+            yield Content(delta=piece, channel=channel)
         if kept:
             self._keep_text(channel, kept)
         yield from self._say_cut(dropped)
 
     def _rich(self, kind: str, content: Mapping[str, Any]) -> Iterator[Part]:
-        data = {mime: _whole(value) for mime, value in content.get("data", {}).items()}
-        metadata = dict(content.get("metadata") or {})
+        data = {str(mime): _value(str(mime), value) for mime, value in content.get("data", {}).items()}
+        data, lost = _with_short_text(data)
+        metadata = _plain(dict(content.get("metadata") or {}))
         display_id = (content.get("transient") or {}).get("display_id")
-        size = _size(data)
-        if size > min(self._left, LARGEST):
-            if self._left < PIECE:
-                yield from self._say_cut(size)
-                return
-            data = {"text/plain": _TOO_LARGE.format(kind=", ".join(data), size=size)}
+        size = _size(data) + _size(metadata)
+        if size + ENVELOPE > self._left:
+            lost += size
+            data = {"text/plain": _TOO_LARGE.format(kind=", ".join(data)[:200], size=size)}
             metadata = {}
             size = _size(data)
-            self.dropped += size
-        self._left -= size
-        if kind == "update_display_data":
-            self._update(display_id, data, metadata)
-        else:
-            number = {"execution_count": content.get("execution_count")} if kind == "execute_result" else {}
-            self._keep(
-                {"output_type": kind, "data": data, "metadata": metadata, **number, "_display_id": display_id}
-            )
-        yield Output(output_type=kind, data=data, metadata=metadata or None, display_id=display_id)
+        if self._takes(size + ENVELOPE):
+            if kind == "update_display_data":
+                self._update(display_id, data, metadata)
+            else:
+                number = content.get("execution_count")
+                counted = {"execution_count": number} if kind == "execute_result" else {}
+                self._keep(
+                    {
+                        "output_type": kind,
+                        "data": data,
+                        "metadata": metadata,
+                        **counted,
+                        "_display_id": display_id,
+                    }
+                )
+            yield Output(output_type=kind, data=data, metadata=metadata or None, display_id=display_id)
+        yield from self._say_cut(lost)
 
     def _fault(self, content: Mapping[str, Any]) -> Iterator[Part]:
-        # The last thing that a cell says is told also where there was too much before.
-        name, value = str(content.get("ename", "")), str(content.get("evalue", ""))[:PIECE]
-        traceback = _shortened([str(line) for line in content.get("traceback", [])])
-        self._keep({"output_type": "error", "ename": name, "evalue": value, "traceback": traceback})
-        yield Output(output_type="error", ename=name, evalue=value, traceback=traceback)
+        name, value = (_without_nul(str(content.get(each, "")))[:PIECE] for each in ("ename", "evalue"))
+        traceback = _shortened([_without_nul(str(line)) for line in content.get("traceback", [])])
+        size = len(name) + len(value) + sum(map(len, traceback)) + ENVELOPE
+        # The first is told also where there was too much before: it says why the cell ended.
+        if not self._faulted or self._takes(size):
+            self._faulted = True
+            self._keep({"output_type": "error", "ename": name, "evalue": value, "traceback": traceback})
+            yield Output(
+                output_type="error", ename=name, evalue=value, traceback=traceback, code=_CODES.get(name)
+            )
+        else:
+            yield from self._say_cut(size)
+
+    def _clear(self, *, wait: bool) -> Iterator[Part]:
+        if self._takes(ENVELOPE):
+            if not wait:
+                self.kept.clear()
+            self._clear_next = wait
+            yield Output(output_type="clear_output", wait=wait)
+
+    def _takes(self, size: int) -> bool:
+        """Whether there is room for an output of `size` bytes, which then is taken."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
 
     def _within(self, text: str) -> tuple[str, int]:
         """As much of a text as there is room for, and how many code points are left out."""
-        size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+        text = clean_text(text)
+        size = len(text) if text.isascii() else len(text.encode())
         if size <= self._left:
             self._left -= size
             return text, 0
-        kept = text.encode(errors="surrogatepass")[: self._left].decode(errors="ignore")
+        kept = text.encode()[: self._left].decode(errors="ignore")
         self._left = 0
         return kept, len(text) - len(kept)
 
     def _say_cut(self, dropped: int) -> Iterator[Part]:
         self.dropped += dropped
-        if dropped and not self._told:
+        if self.dropped and not self._told:
             yield self._cut()
 
     def _cut(self) -> Truncated:
@@ -131,20 +175,61 @@ class CellOutput:
             if display_id is not None and output.get("_display_id") == display_id:
                 output["data"], output["metadata"] = data, metadata
 
-    def outputs(self) -> list[dict[str, Any]]:
-        """What is left of it at the end, in the format of notebooks (nbformat 4.5)."""
-        return [{name: value for name, value in kept.items() if name != "_display_id"} for kept in self.kept]
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of at most `PIECE` bytes as JSON."""
+    # No code point takes more than six bytes there.
+    if len(text) * 6 <= PIECE or len(msgspec.json.encode(text)) <= PIECE:
+        if text:
+            yield text
+        return
+    half = min(len(text) // 2, PIECE)
+    yield from _pieces(text[:half])
+    yield from _pieces(text[half:])
 
 
-def _whole(value: Any) -> Any:
-    """Some kernels send a text in lines."""
+def _with_short_text(data: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """A bundle whose plain text is not longer than `PIECE`, and how much was left out of it."""
+    text = data.get("text/plain", "")
+    if len(text) <= PIECE:
+        return data, 0
+    return {**data, "text/plain": f"{text[:PIECE]}…"}, len(text) - PIECE
+
+
+def _value(mime: str, value: Any) -> Any:
+    """A member of a MIME bundle: JSON where its type says so, else text, which some kernels send in lines."""
+    if mime == "application/json" or mime.endswith("+json"):
+        return _plain(value)
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "".join(value)
-    return value
+        value = "".join(value)
+    return clean_text(_without_nul(value if isinstance(value, str) else repr(value)))
 
 
-def _size(data: Mapping[str, Any]) -> int:
-    return sum(len(value) if isinstance(value, str) else len(repr(value)) for value in data.values())
+def _plain(value: Any, depth: int = DEEPEST) -> Any:
+    """JSON that every reader can hold: text fit for UTF-8 and databases, numbers of 53 bits, not too deep."""
+    match value:
+        case str():
+            return clean_text(_without_nul(value))
+        case bool() | None:
+            return value
+        case int():
+            return value if abs(value) < 2**53 else str(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case dict() if depth:
+            return {_plain(str(key)): _plain(each, depth - 1) for key, each in value.items()}
+        case list() if depth:
+            return [_plain(each, depth - 1) for each in value]
+    return "…"
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x00", "")
+
+
+def _size(value: Any) -> int:
+    """Bytes as JSON."""
+    return len(msgspec.json.encode(value))
 
 
 def _shortened(lines: list[str]) -> list[str]:

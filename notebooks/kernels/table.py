@@ -59,7 +59,7 @@ class Kernels:
     def find(self, key: Key) -> Kernel | None:
         """The notebook's kernel, if it lives."""
         kernel = self._kernels.get(key)
-        return kernel if kernel is not None and kernel.alive else None
+        return kernel if kernel is not None and kernel.lives() else None
 
     def era(self, key: Key) -> int:
         """How often the notebook's kernel was ended on purpose: what was asked for before waits in vain."""

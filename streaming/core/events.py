@@ -43,7 +43,8 @@ class Content(Event, frozen=True, kw_only=True, tag="content"):
 
 
 class Output(Event, frozen=True, kw_only=True, tag="output"):
-    """Rich output of a notebook cell: a MIME bundle, or a cell's exception."""
+    """Rich output of a notebook cell: a MIME bundle, or a cell's exception, with a `code` where a program
+    should know it."""
 
     output_type: str
     data: dict[str, Any] | None = None
@@ -54,6 +55,7 @@ class Output(Event, frozen=True, kw_only=True, tag="output"):
     ename: str | None = None
     evalue: str | None = None
     traceback: list[str] | None = None
+    code: str | None = None
 
 
 class Result(Event, frozen=True, kw_only=True, tag="result"):

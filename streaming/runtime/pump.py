@@ -7,6 +7,7 @@ leaves takes nothing down. It never waits for readers: the journal is bounded, r
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import time
@@ -24,7 +25,7 @@ from .bridge import ThreadBridge
 from .executor import WorkerPool
 from .journals.base import JournalClosed, JournalFull
 from .loop_share import LoopShare
-from .task import Outcome, Task
+from .task import Outcome, Task, current_task_id
 from .wheel import FINE, TimerWheel
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Pump:
     async def run(self) -> None:
         """Pump until the source ends, fails or is cancelled, and see to the end. Raises nothing."""
         raised: BaseException | None = None
+        current_task_id.set(self._task.id)
         try:
             if self._ready is not None:
                 await self._ready()
@@ -168,7 +170,8 @@ class Pump:
             exited=lambda: self._host.permit_free(task),
             tidy=self._host.tidy_thread,
         )
-        self._host.pool_of(task).run(task.ticket, task.spec.context.copy(), bridge.run)
+        # With what `run` set.
+        self._host.pool_of(task).run(task.ticket, contextvars.copy_context(), bridge.run)
         self._bridge = bridge
         share = LoopShare(self._host.loop, time.monotonic())
         try:

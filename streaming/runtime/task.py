@@ -23,6 +23,10 @@ Source = AsyncIterator[Any] | Iterator[Any]
 `Restart`, or `Finish` to say what `complete` shall tell."""
 
 
+current_task_id: contextvars.ContextVar[str] = contextvars.ContextVar("current_task_id")
+"""Of the task that the running producer feeds."""
+
+
 class CancelReason(StrEnum):
     """Who ended a task early."""
 

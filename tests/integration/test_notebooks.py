@@ -343,6 +343,8 @@ async def test_a_restart_ends_what_runs_and_what_waits(http: httpx2.AsyncClient,
 
 async def test_too_much_output_is_cut_with_the_number(http: httpx2.AsyncClient, ada: Headers) -> None:
     reading = await ask(http, ada, "flood", "execute", code="for _ in range(20): print('x' * 99_999)")
+    (cell,) = (await http.get("/notebooks/flood", headers=ada)).json()["cells"]
+    assert cell["dropped_chars"] == 20 * 100_000 - 200_000
     cuts = [each.data for each in reading.events if each.name == "truncated"]
     assert len(printed(reading)) == 200_000
     assert cuts[-1]["dropped_chars"] == 20 * 100_000 - 200_000
@@ -405,6 +407,100 @@ async def test_a_notebook_is_kept_exported_and_opened_again(http: httpx2.AsyncCl
     copy = (await http.get("/notebooks/copy", headers=ada)).json()
     assert [cell["source"] for cell in copy["cells"]] == [cell["source"] for cell in shown["cells"]]
     assert copy["cells"][0]["outputs"] == shown["cells"][0]["outputs"]
+
+
+async def test_what_comes_late_is_marked_under_its_own_cell(http: httpx2.AsyncClient, ada: Headers) -> None:
+    code = (
+        "import threading\n"
+        "go = threading.Event()\n"
+        "def later():\n"
+        "    go.wait()\n"
+        "    for k in range(3): print('late', k, flush=True)\n"
+        "    display('shown')\n"
+        "thread = threading.Thread(target=later)\nthread.start()\nprint('now')"
+    )
+    await ask(http, ada, "late", "execute", code=code, cell_id="one")
+    second = await ask(http, ada, "late", "execute", code="go.set()\nthread.join()\nprint(2)", cell_id="two")
+    assert printed(second) == "2\n"
+
+    async def told() -> list[dict[str, Any]]:
+        first, _ = (await http.get("/notebooks/late", headers=ada)).json()["cells"]
+        found: list[dict[str, Any]] = first["outputs"]
+        return found if len(found) == 3 else []
+
+    now, late, shown = await eventually(told)
+    assert now == {"output_type": "stream", "name": "stdout", "text": "now\n"}
+    assert late == now | {"text": "late 0\nlate 1\nlate 2\n", "late": True}
+    assert (shown["data"], shown["late"]) == ({"text/plain": "'shown'"}, True)
+    document = nbformat.reads((await http.get("/notebooks/late.ipynb", headers=ada)).text, as_version=4)
+    nbformat.validate(document)
+    assert document.cells[0].outputs[2].metadata.late is True
+
+
+async def test_a_cell_that_runs_is_found_by_its_stream(http: httpx2.AsyncClient, ada: Headers) -> None:
+    async def cells() -> dict[str, dict[str, Any]]:
+        found = (await http.get("/notebooks/found", headers=ada)).json()
+        return {cell["cell_id"]: cell for cell in found.get("cells", [])}
+
+    async def both_have_streams() -> bool:
+        found = await cells()
+        return len(found) == 2 and all(cell["stream"] for cell in found.values())
+
+    codes = {"runs": "import time\nprint('begun', flush=True)\ntime.sleep(60)", "waits": "print('never')"}
+    body = call("found", "execute", code=codes["runs"], cell_id="runs")
+    async with http.stream("POST", OPERATION, json=body, headers=ada) as response:
+        async for line in response.aiter_lines():
+            if "begun" in line:
+                break
+    waiting = asyncio.create_task(ask(http, ada, "found", "execute", code=codes["waits"], cell_id="waits"))
+    assert await eventually(both_have_streams)
+    found = await cells()
+    assert {cell_id: cell["source"] for cell_id, cell in found.items()} == codes
+    await http.delete(f"/streams/{found['waits']['stream']}", headers=ada)
+    await http.delete(f"/streams/{found['runs']['stream']}", headers=ada)
+    assert end(await waiting)["type"] == "cancelled"
+
+    async def written_down() -> bool:
+        return bool((await cells())["runs"]["outputs"])
+
+    assert await eventually(written_down)
+    found = await cells()
+    assert found["runs"]["outputs"][0]["text"] == "begun\n"
+    assert [cell["stream"] for cell in found.values()] == [None, None]
+
+
+async def test_who_saves_what_was_changed_elsewhere_is_told(http: httpx2.AsyncClient, ada: Headers) -> None:
+    async def put(source: str, tag: str | None) -> httpx2.Response:
+        headers = ada if tag is None else {**ada, "If-Match": tag}
+        body = {"cells": [{"cell_id": "a", "source": source}]}
+        return await http.put("/notebooks/two-windows", json=body, headers=headers)
+
+    first = await put("1", None)
+    tag = first.headers["ETag"]
+    assert tag == f'"{first.json()["version"]}"'
+    second = await put("2", tag)
+    assert second.json()["version"] > first.json()["version"]
+    refused = await put("3", tag)
+    assert (refused.status_code, refused.json()["code"]) == (412, "changed_meanwhile")
+    assert (await http.get("/notebooks/two-windows", headers=ada)).json()["cells"][0]["source"] == "2"
+    await ask(http, ada, "two-windows", "execute", code="5", cell_id="new")
+    assert (await put("4", second.headers["ETag"])).status_code == 412, "a program has added a cell"
+    assert (await put("4", None)).status_code == 200
+    assert (await put("4", "nonsense")).json()["code"] == "bad_entity_tag"
+
+
+async def test_a_notebook_with_figures_is_opened(http: httpx2.AsyncClient, ada: Headers) -> None:
+    figure = nbformat.v4.new_output("display_data", {"image/png": "A" * 3_000_000})
+    document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("plot()", outputs=[figure])])
+    headers = {**ada, "Content-Type": "application/json"}
+    put = await http.put("/notebooks/figures.ipynb", content=nbformat.writes(document), headers=headers)
+    assert put.status_code == 204, put.text
+    assert len((await http.get("/notebooks/figures.ipynb", headers=ada)).text) > 3_000_000
+    too_large = b'{"x": "' + b"A" * 33_554_433 + b'"}'
+    refused = await http.put("/notebooks/figures.ipynb", content=too_large, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+    elsewhere = await http.put("/notebooks/figures", content=b"{" + b" " * 2_000_000, headers=headers)
+    assert (elsewhere.status_code, elsewhere.json()["code"]) == (413, "body_too_large")
 
 
 async def test_a_notebook_is_saved_in_a_new_order(http: httpx2.AsyncClient, ada: Headers) -> None:

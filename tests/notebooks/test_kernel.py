@@ -18,6 +18,7 @@ from notebooks.kernels.kernel import CellEnd, Kernel
 from notebooks.kernels.output import CellOutput
 from streaming.core.errors import KernelDied, KernelNotStarted, RunTimeout
 from streaming.core.events import Content, Output, Truncated
+from tests.support.client import eventually
 
 from .conftest import limits
 
@@ -26,8 +27,10 @@ async def run(
     kernel: Kernel, code: str, tag: str = "cell", limit: int = 1_048_576
 ) -> tuple[list[Any], CellEnd]:
     """What a cell says, and how it ends."""
-    async with asyncio.timeout(60), aclosing(kernel.execute(code, CellOutput(limit), tag)) as parts:
+    output = CellOutput(limit)
+    async with asyncio.timeout(60), aclosing(kernel.execute(code, output, tag)) as parts:
         found = [part async for part in parts]
+    output.take()
     assert isinstance(found[-1], CellEnd)
     return found[:-1], found[-1]
 
@@ -292,7 +295,7 @@ async def test_nothing_is_left_behind(kernel: Kernel) -> None:
 
 async def test_late_output_goes_to_its_own_cell(kernel: Kernel) -> None:
     late: list[tuple[str, Any]] = []
-    kernel.listen(lambda tag, parts: late.append((tag, parts)))
+    kernel.listen(lambda tag, output: late.append((tag, output.take())))
     await run(
         kernel,
         "import threading, time\n"
@@ -302,7 +305,7 @@ async def test_late_output_goes_to_its_own_cell(kernel: Kernel) -> None:
     )
     parts, _ = await run(kernel, "time.sleep(1.2)\nprint('second')", "second")
     assert text(parts) == "second\n"
-    assert [(tag, text(parts)) for tag, parts in late] == [("first", "late\n")]
+    assert [(tag, said["text"]) for tag, outputs in late for said in outputs] == [("first", "late\n")]
 
 
 async def test_a_pool_prints_for_the_cell_that_gave_it_the_work(kernel: Kernel) -> None:
@@ -314,6 +317,107 @@ async def test_a_pool_prints_for_the_cell_that_gave_it_the_work(kernel: Kernel) 
     )
     parts, _ = await run(kernel, "pool.submit(print, 'two').result()", "second")
     assert text(parts) == "two\n"
+
+
+async def test_what_processes_write_belongs_to_the_cell_that_started_them(kernel: Kernel) -> None:
+    late: dict[str, str] = {}
+
+    def keep(tag: str, output: CellOutput) -> None:
+        late[tag] = output.take()[-1]["text"]
+
+    kernel.listen(keep)
+    parts, _ = await run(
+        kernel,
+        "import os, subprocess\n"
+        "os.system('echo at once')\n"
+        "after = 'read word; echo $word'\n"
+        "process = subprocess.Popen(['sh', '-c', after], stdin=subprocess.PIPE, text=True)",
+        "first",
+    )
+    assert text(parts) == "at once\n"
+    parts, _ = await run(kernel, "_ = process.communicate('late')\nprint('second')", "second")
+    assert text(parts) == "second\n"
+
+    async def told() -> bool:
+        return bool(late)
+
+    await eventually(told)
+    assert late == {"first": "late\n"}
+
+
+async def test_what_processes_write_keeps_its_characters(kernel: Kernel) -> None:
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"print('中文😀' * 9_999)\"])"
+    parts, _ = await run(kernel, code)
+    assert text(parts) == "中文😀" * 9_999 + "\n"
+    parts, _ = await run(kernel, "subprocess.run(['echo', 'ä'], stdout=sys.stdout)\nNone")
+    assert text(parts) == "ä\n"
+    parts, _ = await run(kernel, "subprocess.run(['printf', r'\\377\\000\\n'])\nNone")
+    assert text(parts) == "\ufffd\n"
+
+
+async def test_a_forked_process_prints(kernel: Kernel) -> None:
+    code = (
+        "import multiprocessing\n"
+        "forked = multiprocessing.get_context('fork').Process(target=print, args=('forked',))\n"
+        "forked.start()\nforked.join()"
+    )
+    parts, _ = await run(kernel, code)
+    assert text(parts) == "forked\n"
+
+
+async def test_a_process_that_never_stops_writing_does_not_keep_its_cell(kernel: Kernel) -> None:
+    parts, end = await run(kernel, "import subprocess\nnoise = subprocess.Popen(['yes'])")
+    assert end.status == "ok"
+    parts, end = await run(kernel, "noise.kill()\nprint('quiet')")
+    assert text(parts) == "quiet\n"
+
+
+async def test_of_very_many_messages_none_is_lost_while_their_reader_is_away(kernel: Kernel) -> None:
+    output = CellOutput(10_000_000)
+    shown = 0
+    code = "for k in range(3_000):\n    display(k)\n    print(k, flush=True)"
+    async for part in kernel.execute(code, output, "many"):
+        shown += isinstance(part, Output)
+        if shown == 10:
+            time.sleep(1)  # noqa: ASYNC251 - the whole loop is away
+    printed = "".join(each["text"] for each in output.take() if each["output_type"] == "stream")
+    assert shown == 3_000
+    assert printed == "".join(f"{k}\n" for k in range(3_000))
+
+
+async def test_a_lost_word_of_the_end_is_asked_for(kernel: Kernel) -> None:
+    code = (
+        "kernel = get_ipython().kernel\n"
+        "publish, said = kernel._publish_status, []\n"
+        "def lose_once(status, *args, **kwargs):\n"
+        "    if said or status != 'idle':\n"
+        "        return publish(status, *args, **kwargs)\n"
+        "    said.append(status)\n"
+        "kernel._publish_status = lose_once"
+    )
+    _, end = await run(kernel, code)
+    assert end.status == "ok"
+    parts, _ = await run(kernel, "print(said)")
+    assert text(parts) == "['idle']\n"
+
+
+async def test_a_text_without_any_end_of_line_costs_no_memory(kernel: Kernel) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    parts, end = await run(kernel, "print('x' * 200_000_000)\nprint('y' * 100, end='')")
+    assert end.status == "ok"
+    assert len(text(parts)) == limits().output_limit
+    assert process.memory_info().rss - before < 50_000_000
+    parts, _ = await run(kernel, "print('usable')")
+    assert text(parts) == "usable\n"
+
+
+async def test_an_image_that_is_too_large_does_not_leave_the_kernel(kernel: Kernel) -> None:
+    code = "from IPython.display import Image\ndisplay(Image(data=bytes(30_000_000), format='png'))"
+    parts, _ = await run(kernel, code)
+    (shown,) = outputs(parts)
+    assert shown.data is not None
+    assert "more than a cell may show" in shown.data["text/plain"]
 
 
 async def test_completion_and_inspection(kernel: Kernel) -> None:

@@ -1,0 +1,209 @@
+"""What a kernel does before its first cell. Its text is run there, in a namespace of its own; nothing imports
+it.
+
+`OUTPUT_LIMIT` comes with the namespace: bytes that a cell may say. Attributes of ipykernel (7) with a leading
+underscore are looked for, and not relied on.
+"""
+
+import codecs
+import concurrent.futures
+import contextvars
+import os
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from IPython import get_ipython
+
+FLUSH_INTERVAL = 0.02
+"""Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
+wait)."""
+
+FLUSH_TIMEOUT = 60
+"""Seconds that who writes much waits for a server that does not take it."""
+
+AT_ONCE = 131_072
+"""Code points that are written before who writes waits until they are sent: so memory stays flat, and no
+message is large."""
+
+BACKLOG = 64
+"""Messages that may wait to be sent; who shows more waits."""
+
+limit = globals().get("OUTPUT_LIMIT", 1_048_576)
+shell = get_ipython()
+iopub = shell.kernel.iopub_thread
+streams = {1: sys.stdout, 2: sys.stderr}
+
+
+def begin() -> None:
+    """All of it."""
+    threading.Thread(target=watch, name="output of processes", daemon=True).start()
+    shell.events.register("pre_run_cell", new_pipes)
+    shell.events.register("post_run_cell", drain)
+    os.register_at_fork(after_in_child=print_to_pipes)
+    for number, stream in streams.items():
+        stream.flush_interval, stream.flush_timeout = FLUSH_INTERVAL, FLUSH_TIMEOUT
+        stream.write = paced(stream)
+        # ipykernel's own pipe has only one owner, and its reader cuts characters; ours takes its place.
+        stream._should_watch = False
+        stream.fileno = lambda number=number: number
+    iopub.schedule = patient(iopub.schedule)
+    iopub.schedule(never_drop)
+    shell.kernel.session.serialize = bounded(shell.kernel.session.serialize)
+    threading.Thread.start = in_context(threading.Thread.start)
+    concurrent.futures.ThreadPoolExecutor.submit = with_context(concurrent.futures.ThreadPoolExecutor.submit)
+
+
+# Nothing is lost, and nothing piles up
+
+
+def never_drop() -> None:
+    """A subscriber who is slow is waited for, and loses nothing (zmq_setsockopt(3), ZMQ_XPUB_NODROP)."""
+    iopub.socket.setsockopt(zmq.XPUB_NODROP, 1)
+    port = getattr(iopub, "_pipe_in", None)
+    if port is not None:
+        # A TCP port for output of forked processes, which have a pipe here.
+        iopub._pipe_flag = False
+        port.close()
+
+
+def patient(schedule: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`schedule` of the thread that sends, for whom there are not too many messages already."""
+
+    def patiently(work: Any) -> None:
+        while len(getattr(iopub, "_events", ())) > BACKLOG and threading.current_thread() is not iopub.thread:
+            time.sleep(0.001)
+        schedule(work)
+
+    return patiently
+
+
+def paced(stream: Any) -> Callable[[str], int]:
+    """`stream.write` in small steps, each of which waits until the former is sent."""
+    write, waiting, process = stream.write, 0, os.getpid()
+
+    def in_steps(text: str) -> int:
+        nonlocal waiting
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        for start in range(0, len(text), AT_ONCE) or (0,):
+            step = text[start : start + AT_ONCE]
+            write(step)
+            waiting += len(step)
+            if waiting >= AT_ONCE and os.getpid() == process:
+                waiting = 0
+                stream.flush()
+        return len(text)
+
+    return in_steps
+
+
+def bounded(serialize: Callable[..., Any]) -> Callable[..., Any]:
+    """`Session.serialize` with a word in place of what is more than a cell may show."""
+
+    def serialized(message: Any, *args: Any, **kwargs: Any) -> Any:
+        content = message.get("content")
+        data = content.get("data") if isinstance(content, dict) else None
+        if isinstance(data, dict) and message.get("msg_type", "").endswith(
+            ("display_data", "execute_result")
+        ):
+            size = sum(len(value) for value in data.values() if isinstance(value, (str, bytes)))
+            if size > limit:
+                text = f"[{', '.join(map(str, data))[:200]}: {size} bytes, more than a cell may show]"
+                message["content"] = {**content, "data": {"text/plain": text}, "metadata": {}}
+        return serialize(message, *args, **kwargs)
+
+    return serialized
+
+
+# What processes write belongs to the cell that started them: each cell has pipes of its own
+
+selector = selectors.DefaultSelector()
+lock = threading.Lock()
+
+
+def new_pipes(*args: Any) -> None:
+    """File descriptors 1 and 2 lead to this cell from here on, also for processes that outlive it."""
+    for number, stream in streams.items():
+        reads, writes = os.pipe()
+        os.set_blocking(reads, False)
+        os.dup2(writes, number)
+        os.close(writes)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        context = contextvars.copy_context()
+        with lock:
+            selector.register(reads, selectors.EVENT_READ, (stream, decoder, context))
+
+
+def watch() -> None:
+    """Pass on what comes through the pipes."""
+    while True:
+        # A pipe that is registered meanwhile is noticed, too (epoll(7), kqueue(2)).
+        for key, _ in selector.select():
+            with lock:
+                if selector.get_map().get(key.fd) is key:
+                    pass_on(key)
+
+
+def drain(*args: Any) -> None:
+    """What was written before a cell ends is said before it ends; one look, for some never stop."""
+    with lock:
+        for key in list(selector.get_map().values()):
+            pass_on(key)
+
+
+def pass_on(key: selectors.SelectorKey) -> None:
+    """Say what is there now, up to what a pipe holds; forget a pipe into which nobody can write any more."""
+    stream, decoder, context = key.data
+    try:
+        data = os.read(key.fd, 65_536)
+    except BlockingIOError:
+        return
+    except OSError:
+        data = b""
+    text = decoder.decode(data, final=not data)
+    if text:
+        # A context is entered by one thread at a time, and may be left by its cell's thread just now.
+        context.copy().run(stream.write, text)
+    if not data:
+        selector.unregister(key.fd)
+        os.close(key.fd)
+
+
+def print_to_pipes() -> None:
+    """In a forked process ipykernel's threads are gone: it prints as every program does."""
+    sys.stdout, sys.stderr = (
+        os.fdopen(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        for number in streams
+    )
+
+
+# What threads say belongs to the cell that started them, or gave them the work: ipykernel keeps the cell in a
+# context variable, which threads do not inherit
+
+
+def in_context(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    """`Thread.start` for threads that know their cell."""
+
+    def start_in_context(self: Any) -> None:
+        run, context = self.run, contextvars.copy_context()
+        self.run = lambda: context.run(run)
+        start(self)
+
+    return start_in_context
+
+
+def with_context(submit: Callable[..., Any]) -> Callable[..., Any]:
+    """`ThreadPoolExecutor.submit` for work that knows its cell."""
+
+    def submit_with_context(self: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return submit(self, contextvars.copy_context().run, function, *args, **kwargs)
+
+    return submit_with_context
+
+
+begin()
