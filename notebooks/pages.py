@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
@@ -15,11 +15,20 @@ from streaming.access import Caller, identify
 from streaming.pages import page, show
 from streaming.problems import Problem
 
-from . import cells, documents, store
+from . import cells, store
 from .access import account_of, require_runner
 from .engine import kernels
 from .kernels.table import Key
 from .operations import check_id
+from .record import record_of
+
+EMPTY: Final[dict[str, Any]] = {
+    "title": "",
+    "version": None,
+    "cells": [],
+    "kernel": {"state": "none", "execution_count": None},
+}
+"""What the page shows of a notebook that does not exist yet; it has no version to save over."""
 
 
 @page
@@ -39,11 +48,12 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     """`GET /notebook/<id>/`."""
     caller = await identify(request)
-    owner = account_of(caller)
+    account_of(caller)
     check_id("notebook_id", notebook_id)
+    record = await record_of(caller, notebook_id)
     context = {
         "notebook_id": notebook_id,
-        "record": await _record(owner, notebook_id),
+        "record": record or EMPTY,
         "obstacle": await _obstacle(request, caller),
     }
     response = await show(request, "notebooks/notebook.html", caller, **context)
@@ -61,20 +71,6 @@ async def new(request: HttpRequest) -> HttpResponseBase:
     except Problem:
         return HttpResponseRedirect(reverse("notebooks"))
     return HttpResponseRedirect(reverse("notebook-page", args=[name]))
-
-
-async def _record(owner: str, notebook_id: str) -> dict[str, Any]:
-    """What `GET /notebooks/<id>` answers; an empty one if there is none yet."""
-    key = Key(owner, notebook_id)
-    shown = await sync_to_async(_shown)(owner, notebook_id, cells.streams_of(key))
-    return shown | {"kernel": cells.status(kernels(), key)}
-
-
-def _shown(owner: str, slug: str, streams: dict[str, str]) -> dict[str, Any]:
-    found = store.find(owner, slug)
-    if found is None:
-        return {"notebook_id": slug, "title": "", "cells": [], "version": None}
-    return documents.shown(found, streams)
 
 
 async def _obstacle(request: HttpRequest, caller: Caller) -> str:

@@ -13,7 +13,7 @@ export class Cell {
   #stream = null; // the id of the last stream that was followed
   #number = null;
   #recorded = null; // the record's outputs as last seen; null: what is shown came over a stream
-  #late = 0; // late outputs that are shown
+  #late = "[]"; // the record's late outputs as last seen
 
   /** `obstacle`: why nothing can be run here; empty if it can. */
   constructor(template, { headers, operations, silenceLimit, obstacle }) {
@@ -58,10 +58,10 @@ export class Cell {
   }
 
   /** A cell of the record. */
-  show({ cell_id, kind, source, outputs = [], execution_count = null }) {
+  show({ cell_id, kind, source, ...result }) {
     this.element.dataset.cell = cell_id;
     this.showSource(kind, source);
-    this.#showOutputs(outputs, execution_count);
+    this.#showResult({ outputs: [], execution_count: null, dropped_chars: 0, ...result });
   }
 
   showSource(kind, source) {
@@ -75,15 +75,16 @@ export class Cell {
    * The record says this now: what is new in it is shown, without disturbing what runs. Returns the id of a
    * stream that is to be followed, if there is one.
    */
-  refresh({ outputs, execution_count, stream }) {
+  refresh(result) {
     if (this.running) return null;
-    if (stream && stream !== this.#stream) return stream;
-    const [said, late] = parted(outputs);
-    const words = JSON.stringify([execution_count, said]);
-    if (this.#recorded !== null && this.#recorded !== words) this.#showOutputs(outputs, execution_count);
-    for (const output of late.slice(this.#late)) this.outputs.output(output);
-    this.#late = late.length;
-    this.#recorded = words;
+    if (result.stream && result.stream !== this.#stream) return result.stream;
+    const words = wordsOf(result);
+    if (this.#recorded === null) this.#recorded = words.said;
+    if (this.#recorded !== words.said) this.#showResult(result);
+    else if (this.#late !== words.late) {
+      this.#late = words.late;
+      this.outputs.late(result.outputs.filter(isLate));
+    }
     return null;
   }
 
@@ -117,7 +118,7 @@ export class Cell {
     this.outputs.hold();
     this.outputs.clear();
     this.#recorded = null;
-    this.#late = 0;
+    this.#late = "[]";
     this.fault = "";
     this.#client = new StreamClient({ headers: this.headers, silenceLimit: this.silenceLimit });
     this.#say("running", gettext("Starting…"));
@@ -149,9 +150,8 @@ export class Cell {
     if (type === "content") this.outputs.text(data.channel ?? "stdout", data.delta);
     else if (type === "output") this.#output(data);
     else if (type === "status") this.#say(data.status === "queued" ? "queued" : "running", data.message);
-    else if (type === "truncated") {
-      this.outputs.notice(interpolate(gettext("Too much output: %s characters were left out."), [data.dropped_chars.toLocaleString()]));
-    } else if (type === "gap") this.outputs.notice(gettext("A part of the output is lost."));
+    else if (type === "truncated") this.#sayCut(data.dropped_chars);
+    else if (type === "gap") this.outputs.notice(gettext("A part of the output is lost."));
     else if (type === "restart") this.outputs.clear();
     else if (type === "complete") this.#complete(data);
     else if (type === "error") {
@@ -165,7 +165,6 @@ export class Cell {
   }
 
   #output(data) {
-    if (data.late) this.#late += 1;
     if (data.output_type === "error") this.fault = `${data.ename}: ${data.evalue}`.slice(0, 200);
     this.outputs.output(data);
   }
@@ -194,14 +193,21 @@ export class Cell {
     this.#say("failed", "");
   }
 
-  #showOutputs(outputs, number) {
+  #showResult(result) {
+    const { outputs, execution_count, dropped_chars } = result;
     this.outputs.clear();
-    for (const output of outputs) this.outputs.output(output);
-    const [said, late] = parted(outputs);
-    this.#recorded = JSON.stringify([number, said]);
-    this.#late = late.length;
-    this.#showNumber(number);
+    for (const output of outputs) if (!isLate(output)) this.outputs.output(output);
+    if (dropped_chars) this.#sayCut(dropped_chars);
+    this.outputs.late(outputs.filter(isLate));
+    const words = wordsOf(result);
+    this.#recorded = words.said;
+    this.#late = words.late;
+    this.#showNumber(execution_count);
     this.#say("", "");
+  }
+
+  #sayCut(characters) {
+    this.outputs.notice(interpolate(gettext("Too much output: %s characters were left out."), [characters.toLocaleString()]));
   }
 
   #listen() {
@@ -238,8 +244,13 @@ export class Cell {
   }
 }
 
-/** What a cell said while it ran, and what came after its end. */
-function parted(outputs) {
-  const isLate = (output) => Boolean(output.late ?? output.metadata?.late);
-  return [outputs.filter((each) => !isLate(each)), outputs.filter(isLate)];
+/** Said after the cell's end (files of Jupyter keep it in the metadata). */
+function isLate(output) {
+  return Boolean(output.late ?? output.metadata?.late);
+}
+
+/** What tells results from each other. */
+function wordsOf({ outputs, execution_count }) {
+  const said = JSON.stringify([execution_count, outputs.filter((each) => !isLate(each))]);
+  return { said, late: JSON.stringify(outputs.filter(isLate)) };
 }

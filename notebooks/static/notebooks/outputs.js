@@ -9,7 +9,7 @@ export class Outputs {
   #last = null; // the terminal that takes more of the same channel
   #displays = new Map(); // elements by display id
   #clearNext = false;
-  #late = null; // what came after the cell's end
+  #late = null; // the element of what came after the cell's end
   #follows = true; // the reader is at the end, and stays there
   #top = 0; // where the reader is
   #pending = false;
@@ -61,7 +61,6 @@ export class Outputs {
 
   /** An `output` event, or an output of the record (nbformat). */
   output(values) {
-    if (values.late ?? values.metadata?.late) return this.#addLate(values);
     switch (values.output_type) {
       case "stream":
         return this.text(values.name, asText(values.text));
@@ -87,22 +86,23 @@ export class Outputs {
     this.#add(block);
   }
 
-  #addLate(values) {
-    if (!this.#late) {
-      const section = document.createElement("div");
-      section.className = "late";
-      const label = document.createElement("span");
-      label.className = "label";
-      label.textContent = gettext("late");
-      label.title = gettext("Said after the cell had ended");
-      const inner = document.createElement("div");
-      section.append(label, inner);
-      this.#add(section);
-      this.#late = new Outputs(inner);
-    }
-    const { late, metadata, ...rest } = values;
-    this.#late.output({ ...rest, metadata: { ...metadata, late: undefined } });
-    this.#settle();
+  /** What came after the cell's end, all of it; in place of what was shown as that. */
+  late(outputs) {
+    this.#late?.remove();
+    this.#late = null;
+    if (outputs.length === 0) return;
+    const label = document.createElement("span");
+    label.className = "label";
+    label.textContent = gettext("late");
+    label.title = gettext("Said after the cell had ended");
+    const inner = document.createElement("div");
+    const section = document.createElement("div");
+    section.className = "late";
+    section.append(label, inner);
+    this.#add(section);
+    this.#late = section;
+    const shown = new Outputs(inner);
+    for (const output of outputs) shown.output(output);
   }
 
   #shown(values) {

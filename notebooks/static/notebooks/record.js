@@ -25,6 +25,7 @@ export class Record extends EventTarget {
   #timer = null;
   #since = null; // when the first unsaved change was made
   #failures = 0;
+  #leaving = false; // the next page may have been asked for already
   #draft;
   #tab = Math.random().toString(36).slice(2);
 
@@ -38,7 +39,7 @@ export class Record extends EventTarget {
     addEventListener("pagehide", () => this.#leave());
     // A reload asks for the new page before the old one is hidden.
     addEventListener("beforeunload", (event) => this.#leave() || event.preventDefault());
-    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.#leave());
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#leave() : this.#stay()));
   }
 
   get unsaved() {
@@ -52,20 +53,24 @@ export class Record extends EventTarget {
     this.#remember(this.#saved);
     if (record) this.#remember(printOf(record));
     this.other = null;
+    this.#dropDraft();
   }
 
   /** What was typed here and did not reach the server, as contents; null if there is nothing. */
   restored(record) {
     const draft = this.#draft.get();
-    if (!draft?.contents || printOf(draft.contents) === printOf(record)) {
+    const landed = draft?.landed <= record.version; // false if one of them is not known
+    if (!draft?.contents || landed || printOf(draft.contents) === printOf(record)) {
       this.#draft.drop();
       return null;
     }
     if (!draft.known.includes(printOf(record))) this.other = record;
+    this.#draft.set({ ...draft, tab: this.#tab }); // it is this tab's from now on
     return draft.contents;
   }
 
   changed() {
+    this.#leaving = false;
     this.#since ??= performance.now();
     clearTimeout(this.#timer);
     if (this.other) return void this.#keepDraft();
@@ -123,7 +128,9 @@ export class Record extends EventTarget {
     this.#saved = printOf(contents);
     this.#remember(printOf(record));
     if (this.unsaved) return this.changed();
-    this.#dropDraft();
+    // The next page may show what was before this.
+    if (this.#leaving) this.#draft.set({ ...this.#draftNow(), landed: this.#version });
+    else this.#dropDraft();
     return this.#tellIfSaved();
   }
 
@@ -174,6 +181,7 @@ export class Record extends EventTarget {
   /** The page goes, perhaps for ever. Whether nothing that was typed gets lost by that. */
   #leave() {
     if (!this.unsaved) return true;
+    this.#leaving = true;
     const contents = this.contents();
     const kept = this.#keepDraft();
     if (this.other) return kept;
@@ -186,8 +194,18 @@ export class Record extends EventTarget {
     return kept || (small && navigator.onLine);
   }
 
+  /** The page stays after all. */
+  #stay() {
+    this.#leaving = false;
+    if (!this.unsaved) this.#dropDraft();
+  }
+
   #keepDraft() {
-    return this.#draft.set({ tab: this.#tab, contents: this.contents(), known: this.#known });
+    return this.#draft.set(this.#draftNow());
+  }
+
+  #draftNow() {
+    return { tab: this.#tab, contents: this.contents(), known: this.#known };
   }
 
   /** Another tab's is that tab's. */
