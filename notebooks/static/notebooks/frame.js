@@ -1,6 +1,7 @@
 /* Foreign HTML: a document of its own without scripts, forms, or anything from the network, in the page's theme. */
 const POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:";
 const TALLEST = 600; // px
+const USELESS = "script, noscript, link, meta, base, iframe, frame, object, embed"; // none of it would do anything here
 const root = document.documentElement;
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const frames = new Set();
@@ -8,11 +9,12 @@ const frames = new Set();
 /** `otherwise()`: an element in its place if nothing is to be seen without scripts. */
 export function frame(html, otherwise) {
   const shown = document.createElement("iframe");
-  shown.setAttribute("sandbox", "allow-same-origin"); // so that its height can be measured; scripts stay off
+  // Its height can be measured, links open elsewhere, scripts stay off.
+  shown.setAttribute("sandbox", "allow-same-origin allow-popups allow-popups-to-escape-sandbox");
   shown.setAttribute("referrerpolicy", "no-referrer");
   shown.title = gettext("Output");
   shown.srcdoc = `<!doctype html><html data-theme="${theme()}"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="${POLICY}">
-<style>${STYLE}</style><body>${html}`;
+<base target="_blank"><style>${STYLE}</style><body>${quiet(html)}`;
   shown.addEventListener("load", () => {
     const body = shown.contentDocument?.body;
     if (!body) return;
@@ -21,6 +23,24 @@ export function frame(html, otherwise) {
     watch(shown, body);
   });
   return shown;
+}
+
+/**
+ * Without what the sandbox and the policy would stop, one complaint in the console for each: they are what keeps
+ * foreign HTML harmless, this only keeps it quiet.
+ */
+function quiet(html) {
+  const { head, body } = new DOMParser().parseFromString(html, "text/html");
+  for (const part of [head, body]) {
+    for (const each of part.querySelectorAll(USELESS)) each.remove();
+    for (const each of part.querySelectorAll("*")) {
+      for (const { name, value } of [...each.attributes]) {
+        const foreign = ["src", "srcset", "background", "poster"].includes(name) && !value.trim().startsWith("data:");
+        if (foreign || name.startsWith("on") || /^\s*javascript:/i.test(value)) each.removeAttribute(name);
+      }
+    }
+  }
+  return head.innerHTML + body.innerHTML;
 }
 
 function watch(shown, body) {

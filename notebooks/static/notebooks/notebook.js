@@ -202,6 +202,8 @@ function load() {
   const draft = record.restored(initial);
   if (draft) {
     showContents(draft);
+    // What the last page sent when it went may have come after this page was asked for.
+    if (initial.version !== null) record.read();
     record.save();
   } else if (initial.version !== null) saved.textContent = gettext("Saved");
   refreshCells(initial);

@@ -26,6 +26,7 @@ export class Record extends EventTarget {
   #since = null; // when the first unsaved change was made
   #failures = 0;
   #leaving = false; // the next page may have been asked for already
+  #parting = null; // print of what was sent last while leaving
   #draft;
   #tab = Math.random().toString(36).slice(2);
 
@@ -71,6 +72,7 @@ export class Record extends EventTarget {
 
   changed() {
     this.#leaving = false;
+    this.#parting = null;
     this.#since ??= performance.now();
     clearTimeout(this.#timer);
     if (this.other) return void this.#keepDraft();
@@ -186,7 +188,8 @@ export class Record extends EventTarget {
     const kept = this.#keepDraft();
     if (this.other) return kept;
     const small = new Blob([JSON.stringify(contents)]).size < KEEPALIVE;
-    if (small) {
+    if (small && this.#parting !== printOf(contents)) {
+      this.#parting = printOf(contents);
       this.#put(contents, this.#version, { keepalive: true }).then(async (response) => {
         if (response?.ok) this.#done(contents, await response.json());
       });
@@ -197,6 +200,7 @@ export class Record extends EventTarget {
   /** The page stays after all. */
   #stay() {
     this.#leaving = false;
+    this.#parting = null;
     if (!this.unsaved) this.#dropDraft();
   }
 
