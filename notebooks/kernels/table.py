@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -42,15 +41,14 @@ class Kernels:
         self._kernels: dict[Key, Kernel] = {}
         self._starting: dict[Key, asyncio.Task[Kernel]] = {}
         self._spare: list[Kernel] = []
-        self._spares_to_come = 0
-        self._background: set[asyncio.Task[None]] = set()
+        self._spares: set[asyncio.Task[None]] = set()
         self._culler: asyncio.Task[None] | None = None
         self._eras: Counter[Key] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
         """Kernels that run or start, those that belong to nobody included."""
-        return len(self._kernels) + len(self._starting) + len(self._spare) + self._spares_to_come
+        return len(self._kernels) + len(self._starting) + len(self._spare) + len(self._spares)
 
     def of(self, owner: str) -> dict[str, Kernel]:
         """A user's kernels by notebook."""
@@ -96,10 +94,11 @@ class Kernels:
 
     def warm_up(self) -> None:
         """Start kernels beforehand, as many as the settings say."""
-        missing = self.limits.prestarted - len(self._spare) - self._spares_to_come
+        missing = self.limits.prestarted - len(self._spare) - len(self._spares)
         for _ in range(min(missing, self.limits.max_kernels - len(self))):
-            self._spares_to_come += 1
-            self._in_background(self._add_spare())
+            task = asyncio.create_task(self._add_spare(), name="kernel starts beforehand")
+            self._spares.add(task)
+            task.add_done_callback(self._spares.discard)
         self._look_after()
 
     async def close(self) -> None:
@@ -107,7 +106,7 @@ class Kernels:
         self._closed = True
         if self._culler is not None:
             self._culler.cancel()
-        await asyncio.gather(*self._starting.values(), *self._background, return_exceptions=True)
+        await asyncio.gather(*self._starting.values(), *self._spares, return_exceptions=True)
         kernels = [*self._kernels.values(), *self._spare]
         self._kernels.clear()
         self._spare.clear()
@@ -120,6 +119,8 @@ class Kernels:
             former = self._kernels.pop(key, None)
             if former is not None:
                 await former.stop()
+            if self.limits.per_owner and self._count(key.owner) > self.limits.per_owner:
+                raise TooManyKernels(str(self.limits.per_owner))
             kernel = await self._spare_or_new()
             if self._closed:
                 await kernel.stop()
@@ -130,17 +131,25 @@ class Kernels:
         self.warm_up()
         return kernel
 
+    def _count(self, owner: str) -> int:
+        """Kernels of a user, those that start included."""
+        return sum(key.owner == owner for key in (*self._kernels, *self._starting))
+
     async def _spare_or_new(self) -> Kernel:
-        while self._spare:
-            kernel = self._spare.pop()
-            if kernel.alive:
-                return kernel
-            await kernel.stop()
-        await self.cull(time.monotonic())
-        # This one counts already: it is being started.
-        if len(self) > self.limits.max_kernels:
-            raise TooManyKernels(str(self.limits.max_kernels))
-        return await Kernel.started(self.limits)
+        while True:
+            while self._spare:
+                kernel = self._spare.pop()
+                if kernel.lives():
+                    return kernel
+                await kernel.stop()
+            await self.cull(time.monotonic())
+            # This one counts already: it is being started.
+            if len(self) <= self.limits.max_kernels:
+                return await Kernel.started(self.limits)
+            if not self._spares:
+                raise TooManyKernels(str(self.limits.max_kernels))
+            # The last room is that of one that is to be ready beforehand: it comes to whoever needs it now.
+            await asyncio.wait(self._spares, return_when=asyncio.FIRST_COMPLETED)
 
     async def _add_spare(self) -> None:
         try:
@@ -148,8 +157,6 @@ class Kernels:
         except KernelNotStarted as error:
             logger.warning("a kernel that was to be ready beforehand did not start: %s", error)
             return
-        finally:
-            self._spares_to_come -= 1
         if self._closed:
             await kernel.stop()
         else:
@@ -160,7 +167,7 @@ class Kernels:
             self._culler = asyncio.create_task(self._cull_for_ever(), name="kernels are culled")
 
     async def _cull_for_ever(self) -> None:
-        while self._kernels or self._spare or self._starting or self._spares_to_come:
+        while self._kernels or self._spare or self._starting or self._spares:
             await asyncio.sleep(CULL_INTERVAL)
             await self.cull(time.monotonic())
 
@@ -178,8 +185,3 @@ class Kernels:
         for kernel in [each for each in self._spare if not each.lives()]:
             self._spare.remove(kernel)
             await kernel.stop()
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)

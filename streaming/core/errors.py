@@ -118,7 +118,7 @@ class KernelNotStarted(GenerationError):
 
 
 class TooManyKernels(GenerationError):
-    """`max_kernels` kernels run."""
+    """`max_kernels` kernels run, or `per_owner` of this user."""
 
     code = "too_many_kernels"
     retryable = True

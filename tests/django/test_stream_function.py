@@ -65,6 +65,12 @@ async def test_any_iterator_will_do(name: str):
     assert _events(call.body)[-1]["type"] == "complete"
 
 
+@pytest.mark.parametrize("name", ["own_id", "blocking_own_id"])
+async def test_a_producer_knows_its_stream(name: str):
+    call = await Call(f"/source/{name}").end()
+    assert _text(call.body) == call.headers["x-stream-id"]
+
+
 @pytest.mark.parametrize("name", ["number", "text", "numbers"])
 async def test_what_is_no_iterator_of_parts_is_a_failed_task(name: str):
     call = await Call(f"/source/{name}").end()

@@ -13,7 +13,7 @@ from django.http.response import HttpResponseBase
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
-from streaming import Finish, start_and_wait, start_in_background, stream
+from streaming import Finish, current_stream_id, start_and_wait, start_in_background, stream
 
 
 async def letters() -> AsyncIterator[str]:
@@ -24,6 +24,14 @@ async def letters() -> AsyncIterator[str]:
 
 def blocking_letters() -> Iterator[str]:
     yield from "abc"
+
+
+async def own_id() -> AsyncIterator[str]:
+    yield current_stream_id()
+
+
+def blocking_own_id() -> Iterator[str]:
+    yield current_stream_id()
 
 
 async def summarise(request: HttpRequest) -> HttpResponseBase:
@@ -66,6 +74,8 @@ SOURCES: dict[str, Any] = {
     "number": lambda: 7,
     "text": lambda: "abc",
     "numbers": lambda: [1, 2],
+    "own_id": own_id,
+    "blocking_own_id": blocking_own_id,
 }
 
 

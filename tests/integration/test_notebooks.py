@@ -49,6 +49,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "KERNELS_ENABLED": "true",
         "KERNELS_WITHOUT_SANDBOX": "true",
         "KERNEL_MAX_KERNELS": "30",
+        "KERNEL_PER_OWNER": "0",
         "KERNEL_POOL_PER_OWNER": "10",
         "KERNEL_OUTPUT_LIMIT": "200000",
     }

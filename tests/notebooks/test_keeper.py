@@ -188,7 +188,7 @@ async def test_a_server_that_is_killed_leaves_no_folder(tmp_path: Path) -> None:
         "from notebooks.kernels.kernel import Kernel\n"
         "from notebooks.kernels.output import CellOutput\n"
         "from tests.notebooks.conftest import limits\n"
-        "CODE = 'import subprocess; subprocess.Popen([\"setsid\", \"sleep\", \"99\"]); print(1, flush=True)\\n'\n"
+        'CODE = \'import subprocess; subprocess.Popen(["setsid", "sleep", "99"]); print(1, flush=True)\\n\'\n'
         "async def main():\n"
         "    idle, busy = await asyncio.gather(*(Kernel.started(limits()) for _ in range(2)))\n"
         "    async for part in idle.execute(CODE, CellOutput(99), 'c'):\n"
