@@ -119,6 +119,7 @@ def operations_of(page: Page) -> list[str]:
 
     def note(request: Request) -> None:
         if request.url.endswith("/send_operation"):
+            assert request.post_data_json is not None
             sent.append(request.post_data_json["operation"]["type"])
 
     page.on("request", note)

@@ -10,7 +10,7 @@ const SAVE_WITHIN = 5_000; // ms of changes
 const RETRY_AFTER = 2_000; // ms; doubled each time
 const RETRY_WITHIN = 30_000;
 const KEEPALIVE = 60_000; // bytes; browsers let 64 KiB outlive their page (Fetch, 4.6)
-const REMEMBERED = 8; // contents of ours that the server may have
+const REMEMBERED = 16; // contents of ours that the server may have
 
 /**
  * Dispatches `state` {state, sentence}: `saved`, `unsaved`, `unreachable`, `refused`, or `conflict`: somebody
@@ -66,6 +66,7 @@ export class Record extends EventTarget {
       return null;
     }
     if (!draft.known.includes(printOf(record))) this.other = record;
+    for (const print of [...draft.known.toReversed(), printOf(draft.contents)]) this.#remember(print);
     this.#draft.set({ ...draft, tab: this.#tab }); // it is this tab's from now on
     return draft.contents;
   }
