@@ -28,7 +28,10 @@ export function edit(field, { leave, run }) {
 
 /** As high as its text, within reason. */
 export function fit(field) {
-  field.rows = Math.min(Math.max(field.value.split("\n").length, ROWS.least), ROWS.most);
+  const lines = field.value.split("\n").length;
+  // The bar below lines that are wider takes a line's room.
+  const wide = field.scrollWidth > field.clientWidth ? 1 : 0;
+  field.rows = Math.min(Math.max(lines + wide, ROWS.least), ROWS.most);
 }
 
 function indent(field, back) {

@@ -40,6 +40,7 @@ function newCell(values, after = null) {
   const index = after === null ? cells.length : cells.indexOf(after) + 1;
   cells.splice(index, 0, cell);
   list.insertBefore(cell.element, list.children[index] ?? null);
+  fit(cell.source); // its width is known now
   number();
   return cell;
 }
