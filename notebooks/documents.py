@@ -188,7 +188,7 @@ def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
     for position, cell in enumerate(cells):
         yield Cell(
             notebook=notebook,
-            cell_id=cell.id,
+            cell_id=cell.get("id") or new_cell_id(),
             kind=cell.cell_type,
             position=position,
             source=cleaned(cell.source),

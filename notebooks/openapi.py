@@ -228,7 +228,7 @@ def _notebook() -> dict[str, Any]:
     return _object(
         notebook_id={"type": "string", "pattern": ID_PATTERN},
         title={"type": "string"},
-        version={"type": "string", "description": "Changes with each save; see `If-Match`"},
+        version={"type": "integer", "description": "Grows with each change; see `If-Match`"},
         cells={"type": "array", "items": _ref("NotebookCell")},
         kernel=_object(
             state={"type": "string", "enum": ["none", "starting", "idle", "busy"]},

@@ -37,7 +37,7 @@ BACKLOG = 64
 limit = globals().get("OUTPUT_LIMIT", 1_048_576)
 shell = get_ipython()
 iopub = shell.kernel.iopub_thread
-streams = {1: sys.stdout, 2: sys.stderr}
+streams: dict[int, Any] = {1: sys.stdout, 2: sys.stderr}
 
 
 def begin() -> None:
@@ -56,8 +56,10 @@ def begin() -> None:
     iopub.schedule(never_drop)
     session = shell.kernel.session
     session.serialize, session.pack = bounded(session.serialize), tolerant(session.pack)
-    threading.Thread.start = in_context(threading.Thread.start)
-    concurrent.futures.ThreadPoolExecutor.submit = with_context(concurrent.futures.ThreadPoolExecutor.submit)
+    thread: Any = threading.Thread
+    thread.start = in_context(thread.start)
+    pool: Any = concurrent.futures.ThreadPoolExecutor
+    pool.submit = with_context(pool.submit)
 
 
 # Nothing is lost, and nothing piles up

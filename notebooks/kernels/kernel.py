@@ -329,7 +329,7 @@ class Kernel:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                # Whoever runs code can send what is not signed, or not a message at all, as often as they like.
+                # Whoever runs code can send what is not signed, or not a message at all, very often.
                 self.misunderstood += 1
                 if self.misunderstood == 1 or self.misunderstood % 10_000 == 0:
                     word = "%d messages of a kernel are not understood, the last one: %s"

@@ -41,6 +41,7 @@ MEBIBYTE: Final = 2**20
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "KERNEL_MAX_KERNELS": "20",
+        "KERNEL_PER_OWNER": "0",
         "KERNEL_POOL_PER_OWNER": "10",
         "KERNEL_POOL_MAX_WORKERS": "10",
     }
@@ -585,7 +586,7 @@ async def test_leaving_ends_the_kernel_and_the_next_cell_has_a_new_one(
 ) -> None:
     for _ in range(3):
         await run(http, "x = 1", "leaves")
-        assert end(await run(http, code, "leaves"))["type"] == "complete"
+        assert end(await run(http, code, "leaves"))["code"] == "kernel_died"
         # Not in the one that is about to go, and with it everything that the next cells make.
         reading = await run(http, "print('x' in globals())", "leaves")
         assert (printed(reading), end(reading)["type"]) == ("False\n", "complete")

@@ -1,4 +1,4 @@
-"""All kernels of a process: one for each notebook, within their numbers, ended when idle and never at work."""
+"""All kernels of a process: one for each notebook, within their numbers, ended when idle, not at work."""
 
 from __future__ import annotations
 
