@@ -170,9 +170,10 @@ async def test_code_that_ignores_interrupts_goes_with_its_kernel_and_all_its_chi
         "import subprocess, time\n"
         "subprocess.Popen(['sleep', '1000'])\n"
         "subprocess.Popen(['setsid', 'sleep', '1000'])\n"
-        "print('on', flush=True)\n"
         "while True:\n"
-        "    try:\n        time.sleep(1000)\n    except BaseException:\n        pass\n"
+        # An interrupt comes as soon as this is heard, so it must be heard from in here.
+        "    try:\n        print('on', flush=True)\n        time.sleep(1000)\n"
+        "    except BaseException:\n        pass\n"
     )
     async with aclosing(kernel.execute(code, CellOutput(99), "c")) as parts:
         async for _ in parts:
