@@ -61,6 +61,9 @@ IDLE_PATIENCE: Final = 1.0
 """Seconds after its answer in which a kernel must say that it is idle; then it is asked whether that was
 lost."""
 
+IDLE_QUESTIONS: Final = 5
+"""Questions without any answer after which it counts as dead."""
+
 Late = Callable[[str, CellOutput], object]
 """Called with a cell's tag and its output, when its threads have said something after its end."""
 
@@ -76,7 +79,8 @@ class CellEnd:
 @dataclass(slots=True)
 class Run:
     """A request under way. `tag` is the caller's name for it. It is over with `reply`, which came when
-    `answered` says (monotonic seconds), and `idle`, or when the kernel is dead."""
+    `answered` says (monotonic seconds), and `idle`, or when the kernel is dead. `asked`: how often in vain
+    whether it is idle."""
 
     tag: str
     output: CellOutput
@@ -84,6 +88,7 @@ class Run:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     reply: Mapping[str, Any] | None = None
     answered: float = math.inf
+    asked: int = 0
     idle: bool = False
 
     @property
@@ -228,7 +233,7 @@ class Kernel:
             os.close(notice)
         asyncio.get_running_loop().add_reader(self._notice, self._is_dead)
         assert self._manager is not None
-        self._client = self._manager.client()
+        self._client = self._manager.client(context=self._manager.context)
         self._client.start_channels(stdin=False, hb=False)
         self._readers = [
             asyncio.create_task(self._read(self._client.get_iopub_msg, self._on_iopub), name="kernel iopub"),
@@ -256,19 +261,22 @@ class Kernel:
         """Wait until it answers and is heard on iopub, so that nothing that it says can be lost."""
         assert self._client is not None
         end = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < end:
-            run = self._begin(self._client.kernel_info())
-            try:
-                async with asyncio.timeout(ASK_AGAIN):
-                    while not run.over:
-                        run.news.clear()
-                        await run.news.wait()
-                return
-            except TimeoutError:
-                if not self.lives():
-                    break
-            finally:
-                self._forget(run)
+        questions: list[Run] = []
+        news = asyncio.Event()
+        try:
+            while self.lives() and time.monotonic() < end:
+                question = self._begin(self._client.kernel_info())
+                question.news = news
+                questions.append(question)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN):
+                        while not any(each.over for each in questions):
+                            news.clear()
+                            await news.wait()
+                        return
+        finally:
+            for question in questions:
+                self._forget(question)
         raise KernelNotStarted(self._folder.last_words() or "it does not answer")
 
     def lives(self) -> bool:
@@ -433,6 +441,11 @@ class Kernel:
                     await question.news.wait()
             run.idle = True
         except TimeoutError:
+            run.asked += 1
+            if run.asked == IDLE_QUESTIONS:
+                # It has said what is larger than any message may be, and is not listened to any more.
+                await self.stop()
+                raise KernelDied(run.tag) from None
             # The next silence asks again.
             run.answered = time.monotonic()
         finally:

@@ -144,7 +144,7 @@ async def test_what_a_killed_server_had_said_is_replayed_and_ends(tmp_path: Path
             reading = await replay(http, place)
             assert end(reading)["code"] == "interrupted"
             cell = await source_of(http, notebook)
-            assert (cell["source"], cell["stream"]) == (CELL, None)
+            assert (cell["source"], cell["stream"]) == (CELL, place.rpartition("/")[2])
         again = await read_stream(http, "POST", OPERATION, json=call("first", "execute", code="1 + 1"))
         assert (outputs(again)[0]["data"]["text/plain"], end(again)["execution_count"]) == ("2", 1)
 
