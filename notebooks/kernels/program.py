@@ -33,7 +33,7 @@ wait)."""
 FLUSH_TIMEOUT = 60
 """Seconds that who writes much waits for a server that does not take it."""
 
-AT_ONCE = 65_536
+AT_ONCE = 262_144
 """Code points that are written before who writes waits until they are sent: so memory stays flat, and no
 message is large."""
 

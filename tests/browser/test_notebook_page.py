@@ -451,6 +451,26 @@ async def test_two_windows_do_not_overwrite_each_other(
         await expect(cell(mine, 1).locator("textarea")).to_have_value(left)
 
 
+async def test_running_does_not_overwrite_another_window(
+    browser: Browser, lab: Server, people: Sessions
+) -> None:
+    async with reading(browser, lab, people["ada"], "/notebook/run-in-two/") as seen:
+        seen.allowed = ("412",)
+        mine = seen.page
+        await fill(mine, "print('old')")
+        await is_saved(mine)
+        theirs = await seen.context.new_page()
+        seen.watch(theirs)
+        await theirs.goto(f"{lab.url}/notebook/run-in-two/")
+        await fill(theirs, "print('new')")
+        await is_saved(theirs)
+        await cell(mine, 1).get_by_role("button", name="Run").click()
+        await expect(cell(mine, 1).locator("textarea")).to_have_value("print('new')")
+        await expect(cell(mine, 1).locator("[data-outputs]")).to_be_empty()
+        await cell(mine, 1).get_by_role("button", name="Run").click()
+        await expect(cell(mine, 1).locator("[data-outputs]")).to_have_text("new\n")
+
+
 async def test_a_cell_that_was_deleted_comes_back(browser: Browser, lab: Server, people: Sessions) -> None:
     async with reading(browser, lab, people["ada"], "/notebook/cells/") as seen:
         page = seen.page

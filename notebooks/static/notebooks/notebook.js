@@ -60,6 +60,11 @@ async function run(cell, then = "stay") {
   if (then === "insert") emptyCell(cell).source.focus();
   if (then === "next") (cells[index + 1] ?? emptyCell(cell)).source.focus();
   await record.save();
+  // Running writes the source down: not over what another window has written.
+  if ((await refresh()) || record.other) {
+    announce(gettext("The notebook was changed in another window. Look at it, and run again."));
+    return "changed_meanwhile";
+  }
   if (cell.running) return "stop";
   showKernel("busy");
   return over(cell, await cell.run(notebook, lang));
@@ -174,15 +179,17 @@ function showContents(contents) {
   number();
 }
 
-/** What others, and threads after the end of their cell, have said meanwhile. */
+/** What others, and threads after the end of their cell, have said meanwhile. Resolves with whether others have
+ * written something. */
 async function refresh() {
   const found = await record.read();
-  if (found === null) return;
+  if (found === null) return false;
   if (found.fresh) {
     showContents(found.record);
     record.settle(found.record);
   }
   refreshCells(found.record);
+  return found.fresh;
 }
 
 function refreshCells(found) {
