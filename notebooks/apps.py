@@ -3,9 +3,10 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.core.management.base import CommandError
 from django.utils.translation import gettext_lazy as _
 
-from streaming.signals import serving, starting, stopping
+from streaming.signals import preparing, serving, starting, stopping
 
 from . import conf
 
@@ -20,9 +21,18 @@ class NotebooksConfig(AppConfig):
         """Register the system checks; take part in a server's start and end."""
         from . import checks  # noqa: F401
 
+        preparing.connect(_refuse, dispatch_uid="notebooks")
         serving.connect(_announce, dispatch_uid="notebooks")
         starting.connect(_warm, dispatch_uid="notebooks")
         stopping.connect(_close, dispatch_uid="notebooks")
+
+
+def _refuse(sender: Any, *, workers: int, **kwargs: Any) -> None:
+    if workers > 1 and conf.has_kernels():
+        raise CommandError(
+            f"kernels are on and --workers is {workers}: a kernel belongs to one process, and the next call "
+            "for its notebook may come to another. Serve with one worker, or set KERNELS_ENABLED=false."
+        )
 
 
 def _announce(sender: Any, *, url: str, **kwargs: Any) -> list[str]:
@@ -42,7 +52,10 @@ def _announce(sender: Any, *, url: str, **kwargs: Any) -> list[str]:
 async def _warm(**kwargs: Any) -> None:
     if conf.has_kernels():
         from .engine import kernels
+        from .kernels.keeper import hide_from_equals
 
+        if not conf.limits().sandbox:
+            hide_from_equals()
         kernels().warm_up()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Warning, register
-from django.db import DatabaseError
+from django.db import DatabaseError, connections
 
-from streaming.checks import HINT
+from streaming.checks import HINT, SERVING
 from streaming.conf import allow_anonymous
 
 from . import conf
@@ -19,12 +21,12 @@ from .access import RUN_CODE
 
 @register("notebooks")
 def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001: a value that cannot be right. E002: a pool that is not there. W001: kernels are on outside of
-    development."""
+    """E001: a value that cannot be right. E002: a pool that is not there. E004: nobody need sign in, from
+    anywhere. W001: kernels are on outside of development."""
     found: list[CheckMessage] = [
         Error(text, hint=HINT, obj=setting, id="notebooks.E001") for setting, text in conf.problems()
     ]
-    if not conf.has_kernels():
+    if found or not conf.has_kernels():
         return found
     if "kernel_pool" not in getattr(settings, "THREAD_CONFIG", {"kernel_pool": {}}):
         found.append(
@@ -32,6 +34,14 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
                 "THREAD_CONFIG has no kernel_pool",
                 hint="Cells wait for its permits.",
                 id="notebooks.E002",
+            )
+        )
+    if allow_anonymous() == "true":
+        found.append(
+            Error(
+                "kernels are on and ALLOW_ANONYMOUS is true",
+                hint="Code is for people who are known: set ALLOW_ANONYMOUS=false.",
+                id="notebooks.E004",
             )
         )
     if not settings.DEBUG and not conf.limits().sandbox:
@@ -45,40 +55,60 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     return found
 
 
-@register("notebooks", "database")
+@register("notebooks", SERVING)
 def check_who_runs_code(
     app_configs: Sequence[Any] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E003: several users share the server's own user. E004: nobody need sign in, from anywhere."""
-    if not conf.has_kernels() or not databases:
+    """E003: several users share the server's own user, or nobody knows. Looks into the database, so only
+    where that is asked for: as servers do, and `check --database`."""
+    if not databases or not conf.has_kernels() or conf.without_sandbox() or list(conf.problems()):
         return []
-    found: list[CheckMessage] = []
-    if allow_anonymous() == "true":
-        found.append(
-            Error(
-                "kernels are on and ALLOW_ANONYMOUS is true",
-                hint="Code is for people who are known: set ALLOW_ANONYMOUS=false.",
-                id="notebooks.E004",
-            )
-        )
-    if not conf.limits().sandbox and not conf.without_sandbox() and _several_run_code():
-        found.append(
-            Error(
-                "several users may run code, and nothing keeps them apart",
-                hint="Set KERNEL_SANDBOX (docs/notebooks.md), or KERNELS_WITHOUT_SANDBOX=true if they trust "
-                "each other, and this server's data to each of them.",
-                id="notebooks.E003",
-            )
-        )
-    return found
+    if conf.limits().sandbox:
+        return []
+    try:
+        several = _outside_of_the_loop(_several_run_code)
+        text = "several users may run code, and nothing keeps them apart"
+    except DatabaseError as error:
+        several = True
+        text = f"kernels are on without a sandbox, and the database does not say who may run code: {error}"
+    if not several:
+        return []
+    hint = (
+        "Set KERNEL_SANDBOX (docs/notebooks.md), or KERNELS_WITHOUT_SANDBOX=true if they trust each other, "
+        "and this server's data to each of them."
+    )
+    return [Error(text, hint=hint, id="notebooks.E003")]
 
 
 def _several_run_code() -> bool:
+    users = get_user_model()
+    if not hasattr(users._default_manager, "with_perm"):
+        # A user model of the project's own. Nobody knows, so it may be.
+        return True
+    who = users._default_manager.with_perm(RUN_CODE, backend="django.contrib.auth.backends.ModelBackend")
     try:
-        users = get_user_model().objects.with_perm(
-            RUN_CODE, backend="django.contrib.auth.backends.ModelBackend"
-        )
-        return len(users[:2]) > 1
+        return len(who[:2]) > 1
     except DatabaseError:
         # Before the first migration there are no users either.
+        connection = connections[who.db]
+        connection.rollback()
+        if users._meta.db_table in connection.introspection.table_names():
+            raise
         return False
+
+
+def _outside_of_the_loop(look: Callable[[], bool]) -> bool:
+    """What it says; where an event loop runs, which Django keeps from databases, in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return look()
+
+    def look_and_leave() -> bool:
+        try:
+            return look()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(look_and_leave).result()

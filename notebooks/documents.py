@@ -5,6 +5,7 @@ Synchronous; called in threads.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
@@ -18,7 +19,8 @@ from msgspec import Meta
 from streaming.problems import FieldError, Problem
 from streaming.validation import cleaned, faults_of, invalid
 
-from .models import Cell, Notebook
+from .kernels.output import count_of
+from .models import MAX_ID, Cell, Notebook
 from .operations import MAX_CODE, check_id
 from .store import new_cell_id, next_version, notebook_of
 
@@ -119,10 +121,11 @@ def exported(notebook: Notebook) -> str:
     return str(nbformat.writes(document))
 
 
-def imported(owner: str, slug: str, text: str) -> Notebook:
+def imported(owner: str, slug: str, values: dict[str, Any]) -> Notebook:
     """A notebook with what an `.ipynb` file says, in place of what it was. Raises `Problem` 422."""
     try:
-        document = nbformat.reads(text, as_version=4)
+        _give_ids(values)
+        document = nbformat.reads(json.dumps(values), as_version=4)
         nbformat.validate(document)
     except Exception as error:
         reason = str(error).partition("\n")[0][:300]
@@ -147,6 +150,8 @@ def imported(owner: str, slug: str, text: str) -> Notebook:
 
 def _exported_cell(cell: Cell) -> Any:
     common = {"id": cell.cell_id, "metadata": cell.metadata}
+    if cell.attachments:
+        common["attachments"] = cell.attachments
     if cell.kind == Cell.Kind.MARKDOWN:
         return nbformat.v4.new_markdown_cell(cell.source, **common)
     if cell.kind == Cell.Kind.RAW:
@@ -165,22 +170,32 @@ def _exported_output(output: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
+def _give_ids(values: dict[str, Any]) -> None:
+    """Cells of a file without usable ids of their own get some: nbformat would only warn, into the log."""
+    cells = values.get("cells")
     taken: set[str] = set()
+    for cell in cells if isinstance(cells, list) else ():
+        if isinstance(cell, dict):
+            cell_id = _BAD_IN_ID.sub("", str(cell.get("id", "")))[:MAX_ID]
+            cell["id"] = cell_id if cell_id and cell_id not in taken else new_cell_id()
+            taken.add(cell["id"])
+    if taken and values.get("nbformat") == 4:
+        # The first format in which cells have ids.
+        values["nbformat_minor"] = max(5, values.get("nbformat_minor") or 0)
+
+
+def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
     for position, cell in enumerate(cells):
-        cell_id = _BAD_IN_ID.sub("", str(cell.get("id", "")))[:64]
-        if not cell_id or cell_id in taken:
-            cell_id = new_cell_id()
-        taken.add(cell_id)
         yield Cell(
             notebook=notebook,
-            cell_id=cell_id,
+            cell_id=cell.get("id") or new_cell_id(),
             kind=cell.cell_type,
             position=position,
             source=cleaned(cell.source),
             outputs=cleaned(cell.get("outputs", [])),
-            execution_count=cell.get("execution_count"),
+            execution_count=count_of(cell),
             metadata=cleaned(dict(cell.metadata)),
+            attachments=cleaned(dict(cell.get("attachments", {}))),
         )
 
 

@@ -54,6 +54,7 @@ class Cell(models.Model):
     execution_count = models.PositiveIntegerField(_("number"), null=True, blank=True)
     stream = models.CharField(_("stream"), max_length=MAX_ID, blank=True, default="")
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    attachments = models.JSONField(_("attachments"), default=dict, blank=True)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
 
     class Meta:

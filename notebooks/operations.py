@@ -15,12 +15,21 @@ from streaming.validation import blank, cleaned, faults_of, invalid, is_blank, n
 MAX_CODE: Final = 1_000_000
 """Code points of a cell; a request body has its own limit."""
 
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-"""Ids of notebooks, and of cells (nbformat 4.5 allows these characters, and 64 of them)."""
+ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+"""Ids of notebooks, and of cells (nbformat 4.5 allows these characters, and 64 of them), as the API's
+description has it."""
+
+_ID: Final = re.compile(ID_PATTERN, re.ASCII)
 
 Code = Annotated[str, Meta(max_length=MAX_CODE, description="Source text of a cell")]
 Cursor = Annotated[int, Meta(ge=0, le=MAX_CODE, description="A position in `code`, in code points")]
-CellId = Annotated[str, Meta(description="The cell that the code is of; without it, a new one at the end")]
+CellId = Annotated[
+    str,
+    Meta(
+        description="The cell that the code is of; without it, a new one at the end",
+        extra_json_schema={"pattern": ID_PATTERN},
+    ),
+]
 
 
 class Operation(
@@ -103,11 +112,14 @@ OPERATIONS: Final[dict[str, type[Operation]]] = {
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call. `lang`: the language of messages."""
+    """What to do with which notebook. `lang`: the language of messages."""
 
-    notebook_id: str
+    notebook_id: Annotated[
+        str,
+        Meta(description="The name that its owner gives it", extra_json_schema={"pattern": ID_PATTERN}),
+    ]
     operation: dict[str, Any]
-    lang: Literal["en", "zh"] | None = None
+    lang: Annotated[Literal["en", "zh"] | None, Meta(description="The language of messages")] = None
 
 
 def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
@@ -115,7 +127,6 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
 
     Raises `Problem`: 400 for an unusable id, 422 naming every wrong field.
     """
-    values = {key: cleaned(value) for key, value in values.items()} | _ids_as_they_are(values)
     try:
         call = msgspec.convert(values, Call)
     except (msgspec.ValidationError, UnicodeEncodeError):
@@ -126,6 +137,8 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
 
 def operation_of(values: dict[str, Any]) -> Operation:
     """The operation behind a JSON object. Raises `Problem` as `parse`."""
+    # An id is not mended: what is wrong with it is told.
+    values = {key: value if key == "cell_id" else cleaned(value) for key, value in values.items()}
     name = values.get("type")
     if "type" not in values:
         raise invalid([FieldError("operation.type", "missing_field", _("This field is required."))])
@@ -154,11 +167,6 @@ def check_id(field: str, value: str) -> None:
             "An id is of 1 to 64 letters (a to z), digits, hyphens and underscores, a letter or digit first."
         )
         raise Problem(400, "invalid_id", message, fields=(FieldError(field, "invalid_id", message),))
-
-
-def _ids_as_they_are(values: dict[str, Any]) -> dict[str, Any]:
-    # An id is not mended: what is wrong with it is told.
-    return {key: values[key] for key in ("notebook_id",) if isinstance(values.get(key), str)}
 
 
 def _no_fault(name: str, value: Any) -> None:

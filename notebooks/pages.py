@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any, Final
+
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, HttpResponseRedirect
@@ -17,6 +20,15 @@ from .access import account_of, require_runner
 from .engine import kernels
 from .kernels.table import Key
 from .operations import check_id
+from .record import record_of
+
+EMPTY: Final[dict[str, Any]] = {
+    "title": "",
+    "version": None,
+    "cells": [],
+    "kernel": {"state": "none", "execution_count": None},
+}
+"""What the page shows of a notebook that does not exist yet; it has no version to save over."""
 
 
 @page
@@ -26,8 +38,9 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
     owner = account_of(caller)
     found = await sync_to_async(store.listed)(owner)
     for each in found:
+        each["changed"] = datetime.fromisoformat(each["updated_at"])
         each["kernel"] = cells.status(kernels(), Key(owner, each["notebook_id"]))["state"]
-    context = {"notebooks": found, "problem": await _obstacle(request, caller)}
+    context = {"notebooks": found, "obstacle": await _obstacle(request, caller)}
     return await show(request, "notebooks/notebooks.html", caller, **context)
 
 
@@ -37,8 +50,16 @@ async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     caller = await identify(request)
     account_of(caller)
     check_id("notebook_id", notebook_id)
-    context = {"notebook_id": notebook_id, "problem": await _obstacle(request, caller)}
-    return await show(request, "notebooks/notebook.html", caller, **context)
+    record = await record_of(caller, notebook_id)
+    context = {
+        "notebook_id": notebook_id,
+        "record": record or EMPTY,
+        "obstacle": await _obstacle(request, caller),
+    }
+    response = await show(request, "notebooks/notebook.html", caller, **context)
+    # The way back must not lead to an old record.
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 @require_POST

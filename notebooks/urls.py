@@ -1,9 +1,9 @@
-"""The app's URLs."""
+"""The app's URLs, and their description."""
 
 from django.urls import path
 from django.views.i18n import JavaScriptCatalog
 
-from . import pages, views
+from . import openapi, pages, views
 
 urlpatterns = [
     path("send_operation", views.send_operation, name="send-operation"),
@@ -18,3 +18,5 @@ urlpatterns = [
         name="notebooks-javascript-catalog",
     ),
 ]
+
+openapi.describe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import nullcontext
 from typing import Final
@@ -81,8 +80,8 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     owner = account_of(await identify(request))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
-        text = json.dumps(json_object(request, MAX_FILE))
-        await sync_to_async(documents.imported)(owner, notebook_id, text)
+        values = json_object(request, MAX_FILE)
+        await sync_to_async(documents.imported)(owner, notebook_id, values)
         return HttpResponse(status=204)
     text = await sync_to_async(_exported)(owner, notebook_id)
     response = HttpResponse(text, content_type="application/x-ipynb+json")

@@ -72,6 +72,17 @@ UNFOLD = {
                 ],
             },
             {
+                "title": gettext_lazy("Notebooks"),
+                "items": [
+                    _link(
+                        gettext_lazy("Notebooks"),
+                        "code_blocks",
+                        "admin:notebooks_notebook_changelist",
+                        "notebooks.view_notebook",
+                    ),
+                ],
+            },
+            {
                 "title": gettext_lazy("People"),
                 "items": [
                     _link(gettext_lazy("Users"), "person", "admin:auth_user_changelist", "auth.view_user"),
@@ -82,6 +93,7 @@ UNFOLD = {
                 "title": gettext_lazy("Service"),
                 "items": [
                     _link(gettext_lazy("The page"), "home", "home"),
+                    _link(gettext_lazy("Your notebooks"), "terminal", "notebooks"),
                     _link(gettext_lazy("API documentation"), "description", "sluice:openapi-view"),
                 ],
             },

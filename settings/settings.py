@@ -135,7 +135,7 @@ KERNEL_CONFIG = overridden(
         "prestarted": 0,
         # the interpreter of kernels; empty: the server's
         "python": "",
-        # words before a kernel's command, as a shell splits them, {folder}: its folder (deploy/kernel-sandbox)
+        # words before a kernel's command, as a shell splits them; {folder}: its folder (see deploy/)
         "sandbox": "",
         # names of variables that kernels get from the server's environment
         "environment": [],

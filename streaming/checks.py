@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.urls import NoReverseMatch, reverse
 
 from . import conf
 
 HINT = "See docs/settings.md for names, units and ranges; unset the variable to get the default."
+
+
+SERVING: Final = "serving"
+"""Tag of checks that look into the database: servers run them at their start, and `check --database` does."""
 
 
 @register("streaming")
@@ -149,7 +154,8 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
 
 def ensure_sound() -> None:
     """Raise `ImproperlyConfigured` with every error and its hint; for servers that run no checks."""
-    errors = [message for message in run_checks() if message.is_serious() and not message.is_silenced()]
+    found = [*run_checks(), *run_checks(tags=[SERVING], databases=list(connections))]
+    errors = [message for message in found if message.is_serious() and not message.is_silenced()]
     if errors:
         lines = "\n".join(f"  {message.msg}\n      {message.hint}" for message in errors)
         raise ImproperlyConfigured(f"the settings are not sound:\n{lines}")

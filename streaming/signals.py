@@ -13,6 +13,10 @@ serving = Signal()
 """`manage.py serve` listens. Arguments: `url`, where a browser on this machine finds it; `host`, the address
 it listens on. A receiver returns the lines (a list, it may be empty) to print under the announcement."""
 
+preparing = Signal()
+"""`manage.py serve` is about to listen. Argument: `workers`, the number of processes. A receiver that cannot
+be served so raises `django.core.management.base.CommandError`."""
+
 stopping = Signal()
 """The server goes down and its streams have ended; the event loop still runs. Sent with `asend`, for
 receivers that close what they hold open. They must not raise, nor take long."""

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 
 LOOK = 0.1
@@ -46,6 +48,8 @@ def main(arguments: list[str]) -> int:
     """Run the command and everything it starts; its exit status, 128 + signal if one ended it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--lifeline", type=int, required=True, help="file descriptor to watch")
+    parser.add_argument("--notice", type=int, required=True, help="file descriptor to close at its end")
+    parser.add_argument("--unprivileged", action="store_true", help="drop all capabilities, also of root")
     parser.add_argument("--memory", type=int, default=0, help="bytes of address space of a process; 0: any")
     parser.add_argument("--file-size", type=int, default=0, help="bytes of a file; 0: any")
     parser.add_argument("--cpu", type=int, default=0, help="seconds of processor time of a process; 0: any")
@@ -60,11 +64,13 @@ def main(arguments: list[str]) -> int:
     if not child:
         _become(options)
     status = _watch(child, options.lifeline, wake_up, options.processes)
+    # The server hears of the end before everything is tidied up.
+    os.close(options.notice)
     if not kill_all():
         complaint = "not all processes of the kernel end: signals must reach what the sandbox starts\n"
         with contextlib.suppress(OSError):
             os.write(2, complaint.encode())
-    if select.select([options.lifeline], [], [], 0)[0]:
+    if _ready((options.lifeline,), 0):
         remove(options.connection_file.parent)
     return status
 
@@ -72,6 +78,12 @@ def main(arguments: list[str]) -> int:
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends; only Linux can."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_from_equals() -> None:
+    """Keep what this process has in its memory and environment from others of its user (prctl(2),
+    PR_SET_DUMPABLE). For the server; only Linux can."""
+    _prctl(PR_SET_DUMPABLE, 0)
 
 
 def kill_all() -> bool:
@@ -132,7 +144,7 @@ def _watch(child: int, lifeline: int, wake_up: int, processes: int) -> int:
     ended: dict[int, int] = {}
     while True:
         pause = QUICK_LOOK if crowd.grows else LOOK
-        readable, _, _ = select.select([lifeline, wake_up], [], [], pause)
+        readable = _ready((lifeline, wake_up), pause)
         if wake_up in readable:
             os.read(wake_up, 512)
         _reap(ended)
@@ -144,6 +156,15 @@ def _watch(child: int, lifeline: int, wake_up: int, processes: int) -> int:
             return 128 + signal.SIGKILL
         if processes and crowd.look() > processes:
             return TOO_MANY
+
+
+def _ready(descriptors: tuple[int, ...], seconds: float) -> set[int]:
+    """Which of them can be read, or are at their end."""
+    # select(2) takes low numbers only, and those of a busy server are not.
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
 
 
 class Crowd:
@@ -210,9 +231,14 @@ def _become(options: argparse.Namespace) -> None:
         _limit(resource.RLIMIT_AS, options.memory)
         _limit(resource.RLIMIT_FSIZE, options.file_size)
         _limit(resource.RLIMIT_CPU, options.cpu)
-        os.set_inheritable(options.lifeline, False)
+        for descriptor in (options.lifeline, options.notice):
+            os.set_inheritable(descriptor, False)
         # Nobody types: who reads finds the end at once, and does not wait for it.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # ipykernel would look once a second whether the process that made it is still its parent.
+        os.environ.pop("JPY_PARENT_PID", None)
+        if options.unprivileged:
+            _drop_capabilities()
         os.execvp(command[0], command)  # noqa: S606 - that is what it is for
     except BaseException as error:
         os.write(2, f"the kernel could not be started: {command[0]}: {error}\n".encode())
@@ -246,11 +272,10 @@ def _children(parent: int) -> list[int]:
 
 
 def _marked(mark: bytes) -> Iterator[int]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if mark in Path("/proc", name, "environ").read_bytes():
-                    yield int(name)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes() and int(path.parent.name) != os.getpid():
+                yield int(path.parent.name)
 
 
 def _read(path: str) -> str:
@@ -278,6 +303,13 @@ def _reap(ended: dict[int, int]) -> bool:
             ended[pid] = status
     except ChildProcessError:
         return False
+
+
+def _drop_capabilities() -> None:
+    """What is executed from here on has none (capabilities(7)): as root, too, it may not look into processes
+    that are not dumpable."""
+    for capability in range(64):
+        _prctl(PR_CAPBSET_DROP, capability)
 
 
 def _prctl(option: int, value: int) -> None:

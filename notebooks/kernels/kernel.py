@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import os
+import select
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -27,7 +28,7 @@ from streaming.core.errors import KernelDied, KernelNotStarted, KernelStopped, R
 
 from .launch import Folder, OnlySpec, command, environment
 from .limits import KernelLimits
-from .output import CellOutput, Part
+from .output import CellOutput, Part, count_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ IDLE_PATIENCE: Final = 1.0
 """Seconds after its answer in which a kernel must say that it is idle; then it is asked whether that was
 lost."""
 
+IDLE_QUESTIONS: Final = 5
+"""Questions without any answer after which it counts as dead."""
+
 Late = Callable[[str, CellOutput], object]
 """Called with a cell's tag and its output, when its threads have said something after its end."""
 
@@ -75,7 +79,8 @@ class CellEnd:
 @dataclass(slots=True)
 class Run:
     """A request under way. `tag` is the caller's name for it. It is over with `reply`, which came when
-    `answered` says (monotonic seconds), and `idle`, or when the kernel is dead."""
+    `answered` says (monotonic seconds), and `idle`, or when the kernel is dead. `asked`: how often in vain
+    whether it is idle."""
 
     tag: str
     output: CellOutput
@@ -83,6 +88,7 @@ class Run:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     reply: Mapping[str, Any] | None = None
     answered: float = math.inf
+    asked: int = 0
     idle: bool = False
 
     @property
@@ -105,15 +111,16 @@ class Kernel:
         self._runs: dict[str, Run] = {}
         self._past: OrderedDict[str, Run] = OrderedDict()
         self._readers: list[asyncio.Task[None]] = []
-        self._lifeline = -1
+        self._lifeline = self._notice = -1
         self._client: AsyncKernelClient | None = None
         self._manager: AsyncKernelManager | None = None
         self._dead = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
+        self._stopped_alive = False
         self.used = time.monotonic()
         self.started_at = time.time()
         self.execution_count: int | None = None
-        self.misrouted = 0
+        self.misunderstood = 0
 
     @classmethod
     async def started(cls, limits: KernelLimits) -> Kernel:
@@ -174,7 +181,10 @@ class Kernel:
             for part in output.closing():
                 yield part
             assert run.reply is not None
-            yield CellEnd(str(run.reply.get("status")), run.reply.get("execution_count"))
+            if _wants_to_leave(run.reply):
+                await self.stop()
+                raise KernelDied(tag)
+            yield CellEnd(str(run.reply.get("status")), count_of(run.reply))
         finally:
             await self._leave(run)
 
@@ -204,22 +214,26 @@ class Kernel:
         """Kill it with everything that it has started, and forget its folder. Idempotent; returns when
         nothing of it is left."""
         if self._stopping is None:
+            self._stopped_alive = self.lives()
             self._stopping = asyncio.create_task(self._stop(), name="kernel stops")
         await asyncio.shield(self._stopping)
 
     # Its process
 
     async def _start(self) -> None:
-        reads, self._lifeline = os.pipe()
+        lifeline, self._lifeline = os.pipe()
+        self._notice, notice = os.pipe()
         try:
             with self._folder.log.open("wb") as log:
-                await self._launch(reads, log)
+                await self._launch(lifeline, notice, log)
         except OSError as error:
             raise KernelNotStarted(str(error)) from error
         finally:
-            os.close(reads)
+            os.close(lifeline)
+            os.close(notice)
+        asyncio.get_running_loop().add_reader(self._notice, self._is_dead)
         assert self._manager is not None
-        self._client = self._manager.client()
+        self._client = self._manager.client(context=self._manager.context)
         self._client.start_channels(stdin=False, hb=False)
         self._readers = [
             asyncio.create_task(self._read(self._client.get_iopub_msg, self._on_iopub), name="kernel iopub"),
@@ -227,18 +241,18 @@ class Kernel:
         ]
         await self._become_ready()
 
-    async def _launch(self, lifeline: int, log: Any) -> None:
+    async def _launch(self, lifeline: int, notice: int, log: Any) -> None:
         self._manager = AsyncKernelManager(
             transport="ipc",
             ip=str(self._folder.sockets),
             connection_file=str(self._folder.connection_file),
-            kernel_spec_manager=OnlySpec(command(self._limits, lifeline)),
+            kernel_spec_manager=OnlySpec(command(self._limits, lifeline, notice)),
             context=_context(self._limits.output_limit),
         )
         await self._manager.start_kernel(
             cwd=self.work,
             env=environment(self._folder, self._limits.environment),
-            pass_fds=(lifeline,),
+            pass_fds=(lifeline, notice),
             stdout=log,
             stderr=log,
         )
@@ -247,31 +261,45 @@ class Kernel:
         """Wait until it answers and is heard on iopub, so that nothing that it says can be lost."""
         assert self._client is not None
         end = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < end:
-            run = self._begin(self._client.kernel_info())
-            try:
-                async with asyncio.timeout(ASK_AGAIN):
-                    while not run.over:
-                        run.news.clear()
-                        await run.news.wait()
-                return
-            except TimeoutError:
-                if not self.lives():
-                    break
-            finally:
-                self._forget(run)
+        questions: list[Run] = []
+        news = asyncio.Event()
+        try:
+            while self.lives() and time.monotonic() < end:
+                question = self._begin(self._client.kernel_info())
+                question.news = news
+                questions.append(question)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN):
+                        while not any(each.over for each in questions):
+                            news.clear()
+                            await news.wait()
+                        return
+        finally:
+            for question in questions:
+                self._forget(question)
         raise KernelNotStarted(self._folder.last_words() or "it does not answer")
 
     def lives(self) -> bool:
         """Look whether the process is there; once it is not, everybody who waits is told."""
-        process = getattr(getattr(self._manager, "provisioner", None), "process", None)
-        if process is not None and process.poll() is None:
-            return True
-        if not self._dead.done():
-            self._dead.set_result(None)
-            for run in self._runs.values():
-                run.news.set()
-        return False
+        if self.alive:
+            process = getattr(getattr(self._manager, "provisioner", None), "process", None)
+            if process is None or process.poll() is not None or _at_end(self._notice):
+                self._is_dead()
+        return self.alive
+
+    def _is_dead(self) -> None:
+        if self._dead.done():
+            return
+        self._dead.set_result(None)
+        self._let_go_of_notice()
+        for run in self._runs.values():
+            run.news.set()
+
+    def _let_go_of_notice(self) -> None:
+        if self._notice >= 0:
+            asyncio.get_running_loop().remove_reader(self._notice)
+            os.close(self._notice)
+            self._notice = -1
 
     async def _stop(self) -> None:
         if self._lifeline >= 0:
@@ -284,7 +312,7 @@ class Kernel:
         process = getattr(getattr(self._manager, "provisioner", None), "process", None)
         if process is not None:
             await asyncio.to_thread(_wait_for, process)
-        self.lives()
+        self._is_dead()
         if self._client is not None:
             self._client.stop_channels()
         if self._manager is not None:
@@ -308,10 +336,13 @@ class Kernel:
                     turn = time.monotonic()
             except asyncio.CancelledError:
                 raise
-            except Exception:
-                # Whoever runs code can send what is not signed, or not a message at all.
-                self.misrouted += 1
-                logger.warning("a kernel's message is not understood", exc_info=True)
+            except Exception as error:
+                # Whoever runs code can send what is not signed, or not a message at all, very often.
+                self.misunderstood += 1
+                if self.misunderstood == 1 or self.misunderstood % 10_000 == 0:
+                    word = "%d messages of a kernel are not understood, the last one: %s"
+                    logger.warning(word, self.misunderstood, str(error)[:200])
+                await asyncio.sleep(0)
 
     def _on_iopub(self, message: Mapping[str, Any]) -> None:
         message_id = message["parent_header"].get("msg_id", "")
@@ -323,7 +354,7 @@ class Kernel:
         if kind == "status":
             run.idle = run.idle or message["content"]["execution_state"] == "idle"
         elif kind == "execute_input":
-            self.execution_count = message["content"].get("execution_count")
+            self.execution_count = count_of(message["content"])
         else:
             run.parts.extend(run.output.parts_of(message))
         run.news.set()
@@ -395,7 +426,7 @@ class Kernel:
                 if now - run.answered > IDLE_PATIENCE and not run.idle:
                     await self._ask_whether_idle(run)
         if not self.alive and not run.parts and not run.over:
-            raise (KernelDied if self._stopping is None else KernelStopped)(run.tag)
+            raise (KernelStopped if self._stopped_alive else KernelDied)(run.tag)
 
     async def _ask_whether_idle(self, run: Run) -> None:
         """Messages on iopub keep their order: when the kernel is heard about a later question, nothing more
@@ -410,6 +441,11 @@ class Kernel:
                     await question.news.wait()
             run.idle = True
         except TimeoutError:
+            run.asked += 1
+            if run.asked == IDLE_QUESTIONS:
+                # It has said what is larger than any message may be, and is not listened to any more.
+                await self.stop()
+                raise KernelDied(run.tag) from None
             # The next silence asks again.
             run.answered = time.monotonic()
         finally:
@@ -421,6 +457,22 @@ class Kernel:
             raise KernelDied
         assert self._client is not None
         return self._client
+
+
+def _wants_to_leave(reply: Mapping[str, Any]) -> bool:
+    """Whether the code has said `exit()`: then the kernel is about to end."""
+    payload = reply.get("payload")
+    return isinstance(payload, list) and any(
+        isinstance(each, dict) and each.get("source") == "ask_exit" for each in payload
+    )
+
+
+def _at_end(descriptor: int) -> bool:
+    """Whether the other end of a pipe into which nobody writes is closed."""
+    # select(2) takes low numbers only.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _context(output_limit: int) -> zmq.asyncio.Context:

@@ -25,7 +25,7 @@ PREFIX: Final = "sluice-"
 LONGEST_PLACE: Final = 107 - len(f"/{PREFIX}12345678/s-12")
 """Bytes of the path of a private folder's parent, so that there is room for a socket's path (unix(7))."""
 
-_BEGINNING: Final = Path(__file__).with_name("beginning.py")
+_PROGRAM: Final = Path(__file__).with_name("program.py")
 
 
 class Folder:
@@ -99,13 +99,12 @@ class OnlySpec(KernelSpecManager):
         return self._spec
 
 
-def command(limits: KernelLimits, lifeline: int) -> list[str]:
-    """What starts a kernel, with `{connection_file}` in it. `lifeline`: see `keeper`."""
+def command(limits: KernelLimits, lifeline: int, notice: int) -> list[str]:
+    """What starts a kernel, with `{connection_file}` in it. `lifeline`, `notice`: see `keeper`."""
     python = limits.python or sys.executable
-    kernel = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    beginning = f"exec({_BEGINNING.read_text(encoding='utf-8')!r}, {{'OUTPUT_LIMIT': {limits.output_limit}}})"
+    program = _PROGRAM.read_text(encoding="utf-8")
+    kernel = [python, "-c", program, str(limits.output_limit), "-f", "{connection_file}"]
     kernel += [
-        f"--IPKernelApp.exec_lines={beginning}",
         "--HistoryManager.enabled=False",
         "--IPKernelApp.log_level=40",
     ]
@@ -115,11 +114,13 @@ def command(limits: KernelLimits, lifeline: int) -> list[str]:
         "-S",
         keeper.__file__,
         f"--lifeline={lifeline}",
+        f"--notice={notice}",
         f"--memory={limits.memory_limit}",
         f"--file-size={limits.file_limit}",
         f"--cpu={limits.cpu_limit}",
         f"--processes={limits.processes}",
         "--connection-file={connection_file}",
+        *([] if limits.sandbox_words else ["--unprivileged"]),
         "--",
         *limits.sandbox_words,
         *kernel,

@@ -23,6 +23,9 @@ code points the plain text of a MIME bundle or a traceback may have."""
 ENVELOPE: Final = 200
 """Bytes that an output counts besides its data, so that very many small ones come to an end, too."""
 
+LONGEST_NAME: Final = 255
+"""Code points of the name of an exception, a display, or a MIME type."""
+
 DEEPEST: Final = 20
 """Levels of a MIME bundle's JSON; what lies deeper is left out."""
 
@@ -53,7 +56,8 @@ class CellOutput:
         content = message["content"]
         match message["header"]["msg_type"]:
             case "stream":
-                yield from self._text(str(content["name"]), _without_nul(str(content["text"])))
+                channel = "stderr" if content["name"] == "stderr" else "stdout"
+                yield from self._text(channel, _without_nul(str(content["text"])))
             case "display_data" | "execute_result" | "update_display_data" as kind:
                 yield from self._rich(kind, content)
             case "error":
@@ -81,10 +85,11 @@ class CellOutput:
         yield from self._say_cut(dropped)
 
     def _rich(self, kind: str, content: Mapping[str, Any]) -> Iterator[Part]:
-        data = {str(mime): _value(str(mime), value) for mime, value in content.get("data", {}).items()}
+        data = {_name(mime): _value(str(mime), value) for mime, value in content.get("data", {}).items()}
         data, lost = _with_short_text(data)
         metadata = _plain(dict(content.get("metadata") or {}))
         display_id = (content.get("transient") or {}).get("display_id")
+        display_id = None if display_id is None else _name(display_id)
         size = _size(data) + _size(metadata)
         if size + ENVELOPE > self._left:
             lost += size
@@ -95,8 +100,7 @@ class CellOutput:
             if kind == "update_display_data":
                 self._update(display_id, data, metadata)
             else:
-                number = content.get("execution_count")
-                counted = {"execution_count": number} if kind == "execute_result" else {}
+                counted = {"execution_count": count_of(content)} if kind == "execute_result" else {}
                 self._keep(
                     {
                         "output_type": kind,
@@ -110,8 +114,8 @@ class CellOutput:
         yield from self._say_cut(lost)
 
     def _fault(self, content: Mapping[str, Any]) -> Iterator[Part]:
-        name, value = (_without_nul(str(content.get(each, "")))[:PIECE] for each in ("ename", "evalue"))
-        traceback = _shortened([_without_nul(str(line)) for line in content.get("traceback", [])])
+        name, value = _name(content.get("ename", "")), _clean(content.get("evalue", ""))[:PIECE]
+        traceback = _shortened([_clean(line) for line in content.get("traceback", [])])
         size = len(name) + len(value) + sum(map(len, traceback)) + ENVELOPE
         # The first is told also where there was too much before: it says why the cell ended.
         if not self._faulted or self._takes(size):
@@ -202,14 +206,14 @@ def _value(mime: str, value: Any) -> Any:
         return _plain(value)
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "".join(value)
-    return clean_text(_without_nul(value if isinstance(value, str) else repr(value)))
+    return _clean(value)
 
 
 def _plain(value: Any, depth: int = DEEPEST) -> Any:
     """JSON that every reader can hold: text fit for UTF-8 and databases, numbers of 53 bits, not too deep."""
     match value:
         case str():
-            return clean_text(_without_nul(value))
+            return _clean(value)
         case bool() | None:
             return value
         case int():
@@ -223,8 +227,24 @@ def _plain(value: Any, depth: int = DEEPEST) -> Any:
     return "…"
 
 
+def _clean(value: Any) -> str:
+    """As text, fit for UTF-8 and for databases."""
+    return clean_text(_without_nul(str(value)))
+
+
+def _name(value: Any) -> str:
+    """A word that is not meant to be long."""
+    return _clean(value)[:LONGEST_NAME]
+
+
 def _without_nul(text: str) -> str:
     return text.replace("\x00", "")
+
+
+def count_of(content: Mapping[str, Any]) -> int | None:
+    """The number of a cell; None for what is none that a database keeps."""
+    number = content.get("execution_count")
+    return number if type(number) is int and 0 <= number < 2**31 else None
 
 
 def _size(value: Any) -> int:

@@ -23,6 +23,8 @@ CATALOGUES = [
     ("streaming", "djangojs"),
     ("contentgen", "django"),
     ("contentgen", "djangojs"),
+    ("notebooks", "django"),
+    ("notebooks", "djangojs"),
     ("accounts", "django"),
     (PROJECT, "django"),
 ]

@@ -16,12 +16,11 @@ import nbformat
 import psutil
 import pytest
 
-from tests.support.client import Reading, client, eventually, read_stream
+from tests.support.client import client, eventually, read_stream
+from tests.support.notebooks import OPERATION, Headers, answer, ask, call, end, outputs, printed
 from tests.support.servers import ROOT, Server, environment, running
 
 pytestmark = pytest.mark.server
-
-OPERATION = "/send_operation"
 
 MAKE_RUNNERS = """
 import asyncio, django, json
@@ -39,8 +38,6 @@ for name in ("ada", "grace", "reader"):
     found[name] = keys.issue(user)[1]
 print(json.dumps(found))
 """
-
-Headers = dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -82,37 +79,6 @@ async def http(house: Server) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture
 def ada(keys: dict[str, Headers]) -> Headers:
     return keys["ada"]
-
-
-def call(notebook: str, type: str, lang: str = "en", **members: Any) -> dict[str, Any]:
-    return {"notebook_id": notebook, "operation": {"type": type, **members}, "lang": lang}
-
-
-async def ask(
-    http: httpx2.AsyncClient, headers: Headers, notebook: str, type: str, **members: Any
-) -> Reading:
-    body = call(notebook, type, **members)
-    return await read_stream(http, "POST", OPERATION, json=body, headers=headers)
-
-
-def printed(reading: Reading, channel: str = "stdout") -> str:
-    return "".join(
-        each.data["delta"]
-        for each in reading.events
-        if each.name == "content" and each.data.get("channel") == channel
-    )
-
-
-def outputs(reading: Reading) -> list[dict[str, Any]]:
-    return [each.data for each in reading.events if each.name == "output"]
-
-
-def answer(reading: Reading) -> Any:
-    return next(each.data["data"] for each in reading.events if each.name == "result")
-
-
-def end(reading: Reading) -> dict[str, Any]:
-    return reading.events[-1].data
 
 
 # Who may

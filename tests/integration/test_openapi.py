@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import jsonschema
 import pytest
 
 from contentgen.brief import schema
+from notebooks.operations import OPERATIONS
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
 
@@ -20,6 +22,9 @@ OWED = {
     "/streams": {"get"},
     "/streams/{task_id}": {"get", "delete"},
     "/streams/{task_id}/events": {"get"},
+    "/send_operation": {"post"},
+    "/notebooks/{notebook_id}": {"get", "put", "delete"},
+    "/notebooks/{notebook_id}.ipynb": {"get", "put"},
     "/stats": {"get"},
     "/healthz": {"get"},
 }
@@ -122,6 +127,55 @@ async def test_the_example_is_accepted(http: httpx2.AsyncClient, described: dict
     body = described["paths"]["/content/generate"]["post"]["requestBody"]
     example = body["content"]["application/json"]["example"] | {"max_tokens": 2}
     assert (await http.post("/content/generate", json=example)).status_code == 200
+
+
+def operation_schema(described: dict[str, Any]) -> dict[str, Any]:
+    """The schema of what `POST /send_operation` takes, with all that it refers to."""
+    body = described["paths"]["/send_operation"]["post"]["requestBody"]["content"]["application/json"]
+    jsonschema.Draft202012Validator.check_schema(body["schema"])
+    return {**body["schema"], "components": described["components"]}
+
+
+async def test_every_operation_is_described_and_told_apart_by_its_type(described: dict[str, Any]) -> None:
+    schemas = described["components"]["schemas"]
+    operation = schemas["NotebookCall"]["properties"]["operation"]
+    assert operation["discriminator"]["propertyName"] == "type"
+    assert set(operation["discriminator"]["mapping"]) == set(OPERATIONS)
+    for name, place in operation["discriminator"]["mapping"].items():
+        kind = schemas[place.rpartition("/")[2]]
+        assert kind["properties"]["type"] == {"enum": [name]}
+        assert {*kind["properties"]} - {"type"} == {*OPERATIONS[name].__struct_fields__}
+
+
+async def test_names_that_events_share_with_operations_are_still_the_events(
+    described: dict[str, Any],
+) -> None:
+    schemas = described["components"]["schemas"]
+    assert "duration_ms" in schemas["Complete"]["properties"]
+    assert "elapsed_seconds" in schemas["Ping"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sound"),
+    [
+        ({"notebook_id": "t", "operation": {"type": "ping"}}, True),
+        ({"notebook_id": "t", "operation": {"type": "ping"}, "lang": None}, True),
+        ({"notebook_id": "t", "operation": {"type": "fly"}}, False),
+        ({"notebook_id": "t", "operation": {"type": "ping", "more": 1}}, False),
+        ({"notebook_id": "t", "operation": {"type": "execute", "code": 5}}, False),
+        ({"notebook_id": "t", "operation": {"type": "complete", "code": "x", "cursor": -1}}, False),
+        ({"notebook_id": "a/b", "operation": {"type": "ping"}}, False),
+        ({"notebook_id": "t", "operation": {"type": "ping"}, "lang": "de"}, False),
+        ({"notebook_id": "t"}, False),
+    ],
+)
+async def test_the_description_of_operations_says_what_the_server_does(
+    http: httpx2.AsyncClient, described: dict[str, Any], body: dict[str, Any], sound: bool
+) -> None:
+    validator = jsonschema.Draft202012Validator(operation_schema(described))
+    assert validator.is_valid(body) is sound
+    answer = await http.post("/send_operation", json=body)
+    assert (answer.status_code == 200) is sound, answer.text
 
 
 async def test_the_page_loads_nothing_from_elsewhere(http: httpx2.AsyncClient) -> None:

@@ -170,9 +170,10 @@ async def test_code_that_ignores_interrupts_goes_with_its_kernel_and_all_its_chi
         "import subprocess, time\n"
         "subprocess.Popen(['sleep', '1000'])\n"
         "subprocess.Popen(['setsid', 'sleep', '1000'])\n"
-        "print('on', flush=True)\n"
         "while True:\n"
-        "    try:\n        time.sleep(1000)\n    except BaseException:\n        pass\n"
+        # An interrupt comes as soon as this is heard, so it must be heard from in here.
+        "    try:\n        print('on', flush=True)\n        time.sleep(1000)\n"
+        "    except BaseException:\n        pass\n"
     )
     async with aclosing(kernel.execute(code, CellOutput(99), "c")) as parts:
         async for _ in parts:
@@ -186,17 +187,24 @@ async def test_code_that_ignores_interrupts_goes_with_its_kernel_and_all_its_chi
 @pytest.mark.parametrize("code", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)", "exit()"])
 async def test_a_kernel_that_ends_says_so_at_once(kernel: Kernel, code: str) -> None:
     processes = family(kernel)
-    if code == "exit()":
-        # Answered in order; then it is gone.
-        await run(kernel, code)
-        assert await gone(processes)
-        assert not kernel.lives()
-        return
     began = time.monotonic()
     with pytest.raises(KernelDied):
         await run(kernel, f"print('last words', flush=True)\n{code}")
     assert time.monotonic() - began < 10
     assert await gone(processes)
+    assert not kernel.lives()
+
+
+async def test_a_kernel_that_says_more_than_any_message_may_hold_is_ended(kernel: Kernel) -> None:
+    code = (
+        "kernel = get_ipython().kernel\n"
+        "kernel.session.send(kernel.iopub_socket, 'stream', {'name': 'stdout', 'text': 'x' * 50_000_000},"
+        " parent=kernel.get_parent())"
+    )
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(KernelDied):
+        await run(kernel, code)
+    assert psutil.Process().memory_info().rss - before < 40_000_000
 
 
 async def test_a_kernel_that_is_killed_from_outside_is_noticed(kernel: Kernel) -> None:

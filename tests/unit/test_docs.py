@@ -24,6 +24,7 @@ from django.urls import get_resolver
 import contentgen.brief
 import contentgen.conf
 import contentgen.script
+from notebooks.kernels.limits import KernelLimits
 from streaming import conf, problems
 from streaming.core import errors, events, routing, states, strict_json
 from streaming.shortcuts import Options
@@ -40,6 +41,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "BUFFER_CONFIG": ("BUFFER", conf.BufferConfig),
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
+    "KERNEL_CONFIG": ("KERNEL", KernelLimits),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }
@@ -361,19 +363,21 @@ def test_defaults_in_the_reference_are_those_of_the_settings():
 
 
 def test_ranges_in_the_reference_are_those_of_the_checks():
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| ([^|]+) \|", DOCS["settings.md"], flags=re.MULTILINE)
+    rows = re.findall(r"^\| `\w+` \| ([^|]+) \| [^|]+ \| ([^|]+) \|", DOCS["settings.md"], flags=re.MULTILINE)
     bounds = {
-        name: {number.replace(",", "") for number in re.findall(r"\d[\d,.]*", unit)} for name, unit in rows
+        variable: {number.replace(",", "") for number in re.findall(r"\d[\d,.]*", unit)}
+        for variables, unit in rows
+        for variable in quoted(variables)
     }
     checked = 0
-    for _, kind in CONFIGS.values():
+    for prefix, kind in CONFIGS.values():
         for field in msgspec.structs.fields(kind):
             meta = getattr(field.type, "__metadata__", None)
             if meta is None:
                 continue
             limits = [meta[0].ge, meta[0].gt, meta[0].le]
             wanted = {f"{limit:g}" if limit < 1 else str(int(limit)) for limit in limits if limit}
-            assert wanted <= bounds[field.name], field.name
+            assert wanted <= bounds[f"{prefix}_{field.name}".upper()], field.name
             checked += 1
     assert checked > 20
 

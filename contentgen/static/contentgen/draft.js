@@ -1,5 +1,5 @@
 /* What is in the form survives a reload and a switch of the language, in this tab. */
-import { Kept } from "./storage.js";
+import { Kept } from "../streaming/page/storage.js";
 
 const kept = new Kept("sessionStorage", "sluice.draft");
 

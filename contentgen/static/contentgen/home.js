@@ -4,7 +4,7 @@ import { requestHeaders } from "../streaming/page/headers.js";
 import { Viewer } from "../streaming/page/viewer.js";
 import { Draft } from "./draft.js";
 import { Recent } from "./recent.js";
-import { Kept } from "./storage.js";
+import { Kept } from "../streaming/page/storage.js";
 
 const form = document.querySelector("[data-brief]");
 const errors = form.querySelector("[data-form-errors]");

@@ -3,7 +3,7 @@
  * so this browser keeps their ids.
  */
 import { moment } from "../streaming/page/format.js";
-import { Kept } from "./storage.js";
+import { Kept } from "../streaming/page/storage.js";
 
 const kept = new Kept("localStorage", "sluice.recent");
 const KEPT = 8;

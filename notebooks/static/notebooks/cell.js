@@ -1,27 +1,32 @@
 /* One cell: its source, its stream while it runs, its outputs. */
 import { StreamClient } from "../streaming/page/client.js";
+import { edit, fit } from "./editor.js";
 import { Outputs } from "./outputs.js";
 
-const INDENT = "    ";
-
 /**
- * Dispatches `change` (source or place), `state` (running, done), `remove`, `move` {by}, `run` {then}, as
- * CustomEvents that bubble from `element`.
+ * Dispatches `edited` (the source), `state` (running or not), `remove`, `insert`, `move` {by}, `run` {then} and
+ * `obstacle` (it should run, and must not), as CustomEvents that bubble from `element`, each with `cell`.
  */
 export class Cell {
+  fault = ""; // how the last run failed, in a sentence
   #client = null;
+  #stream = null; // the id of the last stream that was followed
+  #number = null;
+  #recorded = null; // the record's outputs as last seen; null: what is shown came over a stream
+  #late = "[]"; // the record's late outputs as last seen
 
-  constructor(template, { headers, operations, silenceLimit }) {
+  /** `obstacle`: why nothing can be run here; empty if it can. */
+  constructor(template, { headers, operations, silenceLimit, obstacle }) {
     this.element = template.content.firstElementChild.cloneNode(true);
-    this.headers = headers;
-    this.operations = operations;
-    this.silenceLimit = silenceLimit;
+    Object.assign(this, { headers, operations, silenceLimit, obstacle });
     this.source = this.element.querySelector("textarea");
-    this.outputs = new Outputs(this.element.querySelector("[data-outputs]"));
+    this.area = this.element.querySelector("[data-outputs]");
+    this.outputs = new Outputs(this.area);
     this.state = this.element.querySelector("[data-state]");
     this.number = this.element.querySelector("[data-number]");
     this.runButton = this.element.querySelector("[data-run]");
     this.#listen();
+    this.#showButton();
   }
 
   get id() {
@@ -32,27 +37,67 @@ export class Cell {
     return this.#client !== null;
   }
 
+  /** Its code is being written by somebody else. */
+  get written() {
+    return this.source.readOnly;
+  }
+
+  set written(value) {
+    this.source.readOnly = value;
+    this.element.classList.toggle("written", value);
+    this.#showButton();
+  }
+
+  /** Where it is among the others, from 1. */
+  set place(value) {
+    const name = interpolate(gettext("Cell %s"), [value]);
+    this.name = name;
+    this.element.setAttribute("aria-label", name);
+    this.source.setAttribute("aria-label", interpolate(gettext("Code of cell %s"), [value]));
+    this.area.setAttribute("aria-label", interpolate(gettext("Output of cell %s"), [value]));
+  }
+
   /** A cell of the record. */
-  show({ cell_id, kind, source, outputs, execution_count }) {
+  show({ cell_id, kind, source, ...result }) {
     this.element.dataset.cell = cell_id;
+    this.showSource(kind, source);
+    this.#showResult({ outputs: [], execution_count: null, dropped_chars: 0, ...result });
+  }
+
+  showSource(kind, source) {
     this.kind = kind;
     this.element.classList.toggle("prose", kind !== "code");
-    this.source.value = source;
-    this.#grow();
-    this.#showNumber(execution_count);
-    for (const output of outputs) this.outputs.output(output);
+    if (this.source.value !== source) this.source.value = source;
+    fit(this.source);
+  }
+
+  /**
+   * The record says this now: what is new in it is shown, without disturbing what runs. Returns the id of a
+   * stream that is to be followed, if there is one.
+   */
+  refresh(result) {
+    if (this.running) return null;
+    if (result.stream && result.stream !== this.#stream) return result.stream;
+    const words = wordsOf(result);
+    if (this.#recorded === null) this.#recorded = words.said;
+    if (this.#recorded !== words.said) this.#showResult(result);
+    else if (this.#late !== words.late) {
+      this.#late = words.late;
+      this.outputs.late(result.outputs.filter(isLate));
+    }
+    return null;
   }
 
   /** Run it; resolves with the way it ended: `stop`, `error`, or a word for what else happened. */
   run(notebook, lang) {
-    if (this.running || this.kind !== "code") return Promise.resolve("stop");
+    if (this.running || this.written || this.kind !== "code") return Promise.resolve("stop");
     this.#begin();
     const operation = { type: "execute", code: this.source.value, cell_id: this.id };
     this.#client.start(this.operations, { notebook_id: notebook, operation, lang });
     return this.#over();
   }
 
-  /** Go on with a run that is under way, from its first event. */
+  /** Go on with a run that is under way, or was when the server ended, from its first event. */
   follow(place) {
     this.#begin();
     this.#client.follow(place);
@@ -60,18 +105,29 @@ export class Cell {
   }
 
   async stop() {
-    await this.#client?.stop();
+    await this.#client?.stop().catch((problem) => this.#complain(problem.detail ?? gettext("It could not be stopped.")));
+  }
+
+  /** It is gone from the page. */
+  close() {
+    this.stop();
+    this.element.remove();
   }
 
   #begin() {
+    this.outputs.hold();
     this.outputs.clear();
+    this.#recorded = null;
+    this.#late = "[]";
+    this.fault = "";
     this.#client = new StreamClient({ headers: this.headers, silenceLimit: this.silenceLimit });
-    this.#say(gettext("Starting…"));
-    this.element.classList.add("running");
+    this.#say("running", gettext("Starting…"));
     this.#showNumber("*");
     this.#client.addEventListener("event", ({ detail }) => this.#receive(detail));
+    this.#client.addEventListener("started", ({ detail }) => (this.#stream = detail.id));
     this.#client.addEventListener("connection", ({ detail }) => this.#connection(detail.state));
-    this.#client.addEventListener("refused", ({ detail }) => this.#refused(detail.problem));
+    this.#client.addEventListener("refused", ({ detail }) => this.#refused(detail));
+    this.#client.addEventListener("unstopped", ({ detail }) => this.#complain(detail.problem.detail));
     this.#tell("state");
   }
 
@@ -79,9 +135,11 @@ export class Cell {
     this.ended = "interrupted";
     return new Promise((resolve) => {
       this.#client.addEventListener("over", () => {
+        this.#stream = this.#client.id ?? this.#stream;
         this.#client = null;
-        this.element.classList.remove("running");
-        if (this.number.textContent.includes("*")) this.#showNumber(null);
+        this.outputs.release();
+        if (this.#number === "*") this.#showNumber(null);
+        this.#showButton();
         this.#tell("state");
         resolve(this.ended);
       });
@@ -90,109 +148,109 @@ export class Cell {
 
   #receive({ type, data }) {
     if (type === "content") this.outputs.text(data.channel ?? "stdout", data.delta);
-    else if (type === "output") this.outputs.output(data);
-    else if (type === "status") this.#say(data.message);
-    else if (type === "truncated") {
-      this.outputs.notice(interpolate(gettext("Too much output: %s characters were left out."), [data.dropped_chars.toLocaleString()]));
-    } else if (type === "complete") {
-      this.ended = data.finish_reason;
-      this.#showNumber(data.execution_count ?? null);
-      this.#say(data.duration_ms === undefined ? "" : interpolate(gettext("%s s"), [(data.duration_ms / 1000).toFixed(data.duration_ms < 10_000 ? 2 : 1)]));
-    } else if (type === "error") {
+    else if (type === "output") this.#output(data);
+    else if (type === "status") this.#say(data.status === "queued" ? "queued" : "running", data.message);
+    else if (type === "truncated") this.#sayCut(data.dropped_chars);
+    else if (type === "gap") this.outputs.notice(gettext("A part of the output is lost."));
+    else if (type === "restart") this.outputs.clear();
+    else if (type === "complete") this.#complete(data);
+    else if (type === "error") {
       this.ended = data.code;
-      this.outputs.notice(data.message);
-      this.#say("");
+      this.#complain(data.message);
     } else if (type === "cancelled") {
       this.ended = "cancelled";
-      this.#say(gettext("Stopped"));
+      this.#say("failed", gettext("Stopped"));
     }
-    if (type === "content" || type === "output") this.#say(gettext("Running"));
+    if (type === "content" || type === "output") this.#say("running", gettext("Running"));
+  }
+
+  #output(data) {
+    if (data.output_type === "error") this.fault = `${data.ename}: ${data.evalue}`.slice(0, 200);
+    this.outputs.output(data);
+  }
+
+  #complete({ finish_reason, execution_count = null, duration_ms }) {
+    this.ended = finish_reason;
+    this.#showNumber(execution_count);
+    const seconds = duration_ms === undefined ? "" : (duration_ms / 1000).toFixed(duration_ms < 10_000 ? 2 : 1);
+    this.#say(finish_reason === "stop" ? "done" : "failed", seconds && interpolate(gettext("%s s"), [seconds]));
   }
 
   #connection(state) {
     const words = { waiting: gettext("Connecting again…"), offline: gettext("Offline"), reconnected: gettext("Reconnected") };
-    if (words[state]) this.#say(words[state]);
+    if (words[state] && this.running) this.#say("running", words[state]);
   }
 
-  #refused(problem) {
+  #refused({ problem, retryAfter }) {
     this.ended = problem.code;
-    this.outputs.notice(problem.detail || problem.title || gettext("The server cannot be reached."));
-    this.#say("");
+    const again = retryAfter ? interpolate(gettext("Try again in %s s."), [retryAfter]) : "";
+    this.#complain(`${problem.detail || problem.title || gettext("The server cannot be reached.")} ${again}`.trim());
+  }
+
+  #complain(sentence) {
+    this.fault = sentence;
+    this.outputs.notice(sentence);
+    this.#say("failed", "");
+  }
+
+  #showResult(result) {
+    const { outputs, execution_count, dropped_chars } = result;
+    this.outputs.clear();
+    for (const output of outputs) if (!isLate(output)) this.outputs.output(output);
+    if (dropped_chars) this.#sayCut(dropped_chars);
+    this.outputs.late(outputs.filter(isLate));
+    const words = wordsOf(result);
+    this.#recorded = words.said;
+    this.#late = words.late;
+    this.#showNumber(execution_count);
+    this.#say("", "");
+  }
+
+  #sayCut(characters) {
+    this.outputs.notice(interpolate(gettext("Too much output: %s characters were left out."), [characters.toLocaleString()]));
   }
 
   #listen() {
-    this.source.addEventListener("input", () => {
-      this.#grow();
-      this.#tell("change");
-    });
-    this.source.addEventListener("keydown", (event) => this.#onKey(event));
-    this.runButton.addEventListener("click", () => (this.running ? this.stop() : this.#tell("run", { then: "stay" })));
-    this.element.querySelector("[data-remove]").addEventListener("click", () => this.#tell("remove"));
-    this.element.querySelector("[data-up]").addEventListener("click", () => this.#tell("move", { by: -1 }));
-    this.element.querySelector("[data-down]").addEventListener("click", () => this.#tell("move", { by: 1 }));
-  }
-
-  #onKey(event) {
-    const { key, shiftKey, ctrlKey, metaKey, altKey } = event;
-    if (key === "Enter" && (shiftKey || ctrlKey || metaKey)) {
-      event.preventDefault();
-      this.#tell("run", { then: shiftKey ? "next" : "stay" });
-    } else if (key === "Escape") {
-      // Out of the editor, so that Tab moves on.
-      this.runButton.focus();
-    } else if (key === "Tab" && !ctrlKey && !metaKey && !altKey) {
-      event.preventDefault();
-      this.#indent(shiftKey);
-    } else if (key === "Enter") {
-      event.preventDefault();
-      this.#newLine();
+    this.source.addEventListener("input", () => this.#tell("edited"));
+    const run = (then) => (this.obstacle ? this.#tell("obstacle") : this.#tell("run", { then }));
+    edit(this.source, { leave: () => this.runButton.focus(), run });
+    this.runButton.addEventListener("click", () => (this.running ? this.stop() : run("stay")));
+    for (const [name, detail] of [["remove"], ["insert"], ["up", { by: -1 }], ["down", { by: 1 }]]) {
+      const button = this.element.querySelector(`[data-${name}]`);
+      button.addEventListener("click", () => this.#tell(detail ? "move" : name, detail));
     }
-  }
-
-  #indent(back) {
-    const { value, selectionStart: from, selectionEnd: to } = this.source;
-    const first = value.lastIndexOf("\n", from - 1) + 1;
-    if (from === to && !back) return this.#type(INDENT);
-    const lines = value.slice(first, to).split("\n");
-    const changed = lines.map((line) => (back ? line.replace(/^ {1,4}/, "") : INDENT + line)).join("\n");
-    this.source.setSelectionRange(first, to);
-    this.#type(changed);
-    this.source.setSelectionRange(first, first + changed.length);
-    return undefined;
-  }
-
-  #newLine() {
-    const { value, selectionStart } = this.source;
-    const line = value.slice(value.lastIndexOf("\n", selectionStart - 1) + 1, selectionStart);
-    const indent = line.match(/^ */)[0] + (/:\s*$/.test(line) ? INDENT : "");
-    this.#type(`\n${indent}`);
-  }
-
-  /** Like typing, so that the browser can undo it. */
-  #type(text) {
-    this.source.focus();
-    if (!document.execCommand("insertText", false, text)) {
-      this.source.setRangeText(text, this.source.selectionStart, this.source.selectionEnd, "end");
-      this.source.dispatchEvent(new Event("input", { bubbles: true }));
-    }
-  }
-
-  #grow() {
-    this.source.rows = Math.min(Math.max(this.source.value.split("\n").length, 2), 30);
   }
 
   #showNumber(number) {
+    this.#number = number;
     this.number.textContent = `[${number ?? " "}]`;
   }
 
-  #say(sentence) {
+  #say(state, sentence) {
+    this.element.dataset.phase = state;
     this.state.textContent = sentence;
-    const label = this.running ? gettext("Stop") : gettext("Run");
-    this.runButton.textContent = label;
+    this.#showButton();
+  }
+
+  #showButton() {
+    this.runButton.textContent = this.running ? gettext("Stop") : gettext("Run");
+    this.runButton.classList.toggle("danger", this.running);
+    this.runButton.setAttribute("aria-disabled", String(!this.running && Boolean(this.obstacle || this.written)));
+    this.runButton.title = this.running ? "" : this.obstacle;
   }
 
   #tell(name, detail = {}) {
-    if (name === "state") this.runButton.textContent = this.running ? gettext("Stop") : gettext("Run");
     this.element.dispatchEvent(new CustomEvent(name, { detail: { cell: this, ...detail }, bubbles: true }));
   }
+}
+
+/** Said after the cell's end (files of Jupyter keep it in the metadata). */
+function isLate(output) {
+  return Boolean(output.late ?? output.metadata?.late);
+}
+
+/** What tells results from each other. */
+function wordsOf({ outputs, execution_count }) {
+  const said = JSON.stringify([execution_count, outputs.filter((each) => !isLate(each))]);
+  return { said, late: JSON.stringify(outputs.filter(isLate)) };
 }

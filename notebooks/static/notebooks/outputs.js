@@ -1,15 +1,22 @@
 /* What a cell said: text as a terminal shows it, images, tables, errors. Foreign HTML only in a frame without scripts. */
 import { Terminal } from "./ansi.js";
+import { frame } from "./frame.js";
 
 const IMAGES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const TEXTS = ["text/markdown", "text/latex", "text/plain"];
 
 export class Outputs {
   #last = null; // the terminal that takes more of the same channel
   #displays = new Map(); // elements by display id
   #clearNext = false;
+  #late = null; // the element of what came after the cell's end
+  #follows = true; // the reader is at the end, and stays there
+  #top = 0; // where the reader is
+  #pending = false;
 
   constructor(element) {
     this.element = element;
+    element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
   }
 
   get empty() {
@@ -19,27 +26,44 @@ export class Outputs {
   clear() {
     this.element.replaceChildren();
     this.#last = null;
+    this.#late = null;
     this.#displays.clear();
     this.#clearNext = false;
+    this.#follows = true;
+    this.#top = 0;
+    this.#settle();
+  }
+
+  /** Until `release`, the area does not become smaller: what is below stays where it is. */
+  hold() {
+    this.element.style.minHeight = `${this.element.offsetHeight}px`;
+    this.element.classList.toggle("held", !this.empty);
+  }
+
+  release() {
+    this.element.style.minHeight = "";
+    this.element.classList.remove("held");
+    this.#settle();
   }
 
   text(channel, delta) {
     this.#makeRoom();
     if (this.#last?.channel !== channel) {
       const block = document.createElement("pre");
-      block.className = `text ${channel}`;
+      block.className = `text ${channel === "stderr" ? "stderr" : "stdout"}`;
       block.dir = "auto";
       this.#add(block);
       this.#last = { channel, terminal: new Terminal(block) };
     }
     this.#last.terminal.write(delta);
+    this.#settle();
   }
 
   /** An `output` event, or an output of the record (nbformat). */
   output(values) {
     switch (values.output_type) {
       case "stream":
-        return this.text(values.name, values.text);
+        return this.text(values.name, asText(values.text));
       case "error":
         return this.#error(values);
       case "clear_output":
@@ -47,7 +71,7 @@ export class Outputs {
         else this.clear();
         return undefined;
       case "update_display_data":
-        return this.#displays.get(values.display_id)?.replaceWith(this.#shown(values));
+        return this.#update(values);
       default:
         this.#makeRoom();
         return this.#add(this.#shown(values));
@@ -57,78 +81,150 @@ export class Outputs {
   notice(sentence) {
     this.#makeRoom();
     const block = document.createElement("p");
-    block.className = "notice small";
+    block.className = "remark";
     block.textContent = sentence;
     this.#add(block);
+  }
+
+  /** What came after the cell's end, all of it; in place of what was shown as that. */
+  late(outputs) {
+    this.#late?.remove();
+    this.#late = null;
+    if (outputs.length === 0) return;
+    const label = document.createElement("span");
+    label.className = "label";
+    label.textContent = gettext("late");
+    label.title = gettext("Said after the cell had ended");
+    const inner = document.createElement("div");
+    const section = document.createElement("div");
+    section.className = "late";
+    section.append(label, inner);
+    this.#add(section);
+    this.#late = section;
+    const shown = new Outputs(inner);
+    for (const output of outputs) shown.output(output);
   }
 
   #shown(values) {
     const element = document.createElement("div");
     element.className = "rich";
-    element.append(shownAs(values.data ?? {}));
-    if (values.display_id) this.#displays.set(values.display_id, element);
+    element.append(shownAs(values.data ?? {}, values.metadata ?? {}));
+    if (values.display_id) this.#displays.set(values.display_id, [...(this.#displays.get(values.display_id) ?? []), element]);
     return element;
+  }
+
+  /** What is shown under that id, wherever it is. */
+  #update(values) {
+    const { display_id } = values;
+    const old = this.#displays.get(display_id) ?? [];
+    this.#displays.delete(display_id);
+    for (const element of old) element.replaceWith(this.#shown(values));
   }
 
   #error({ ename, evalue, traceback }) {
     this.#makeRoom();
     const block = document.createElement("pre");
     block.className = "text traceback";
-    block.setAttribute("role", "alert");
-    new Terminal(block).write(traceback?.length ? traceback.join("\n") : `${ename}: ${evalue}`);
+    new Terminal(block).write(traceback?.length ? asText(traceback, "\n") : `${ename}: ${evalue}`);
     this.#add(block);
   }
 
   #add(element) {
     this.#last = null;
     this.element.append(element);
+    this.#settle();
   }
 
   #makeRoom() {
     if (this.#clearNext) this.clear();
   }
+
+  /** Who goes up stays there; that there is more below than before is no movement. */
+  #scrolled() {
+    const { scrollTop, clientHeight, scrollHeight } = this.element;
+    if (scrollTop + clientHeight >= scrollHeight - 8) this.#follows = true;
+    else if (scrollTop < this.#top) this.#follows = false;
+    this.#top = scrollTop;
+  }
+
+  /** Once a frame, as looking at sizes costs. What scrolls can be reached with the keyboard. */
+  #settle() {
+    if (this.#pending) return;
+    this.#pending = true;
+    requestAnimationFrame(() => {
+      this.#pending = false;
+      const { element } = this;
+      if (this.#follows) element.scrollTop = element.scrollHeight;
+      const scrolls = element.scrollHeight > element.clientHeight + 1 && element.classList.contains("outputs");
+      element.toggleAttribute("tabindex", scrolls);
+      if (scrolls) element.tabIndex = 0;
+    });
+  }
 }
 
 /** The richest form of a MIME bundle that is safe to show. */
-function shownAs(data) {
-  if (data["text/html"] !== undefined) return frame(data["text/html"]);
-  for (const kind of IMAGES) {
-    if (data[kind]) return image(`data:${kind};base64,${data[kind].replace(/\s/g, "")}`, data["text/plain"]);
+function shownAs(data, metadata) {
+  const description = data["text/plain"] === undefined ? gettext("Picture") : asText(data["text/plain"]);
+  const kind = IMAGES.find((each) => typeof data[each] === "string" && data[each] !== "");
+  if (data["text/html"] !== undefined) {
+    return frame(asText(data["text/html"]), () => text(data));
   }
+  if (kind) return image(`data:${kind};base64,${data[kind].replace(/\s/g, "")}`, description, metadata[kind]);
   if (data["image/svg+xml"]) {
     // As an image it runs nothing and loads nothing.
-    return image(`data:image/svg+xml;charset=utf-8,${encodeURIComponent(data["image/svg+xml"])}`, data["text/plain"]);
+    return image(`data:image/svg+xml;charset=utf-8,${encodeURIComponent(asText(data["image/svg+xml"]))}`, description);
   }
-  const block = document.createElement("pre");
-  block.className = "text result";
-  block.dir = "auto";
-  const json = data["application/json"];
-  new Terminal(block).write(data["text/plain"] ?? (json === undefined ? Object.keys(data).join(", ") : JSON.stringify(json, null, 2)));
-  return block;
+  return text(data);
 }
 
-function image(source, description) {
+function text(data) {
+  const kind = TEXTS.find((each) => data[each] !== undefined);
+  const words = document.createElement(kind ? "pre" : "p");
+  if (kind) {
+    words.className = "text result";
+    words.dir = "auto";
+    new Terminal(words).write(asText(data[kind]));
+  } else if (data["application/json"] !== undefined) {
+    const block = document.createElement("pre");
+    block.className = "text result";
+    block.textContent = JSON.stringify(data["application/json"], null, 2);
+    return block;
+  } else {
+    words.className = "remark";
+    words.textContent = interpolate(gettext("Not shown here: %s"), [Object.keys(data).join(", ") || "?"]);
+  }
+  return words;
+}
+
+/** Some senders give a text in lines, and some what is no text. */
+function asText(value, between = "") {
+  if (typeof value === "string") return value;
+  if (Array.isArray(value)) return value.map((each) => asText(each)).join(between);
+  return JSON.stringify(value) ?? "";
+}
+
+function image(source, description, size) {
   const shown = document.createElement("img");
+  shown.alt = description;
+  // Known before it is decoded, so that nothing jumps.
+  const [width, height] = size?.width && size?.height ? [size.width, size.height] : sizeOfPng(source);
+  if (width && height) {
+    shown.width = width;
+    shown.height = height;
+  }
   shown.src = source;
-  shown.alt = description ?? "";
   return shown;
 }
 
-/** A document of its own without scripts, forms, or anything from the network. */
-function frame(html) {
-  const shown = document.createElement("iframe");
-  shown.setAttribute("sandbox", "allow-same-origin"); // so that its height can be measured; scripts stay off
-  shown.title = gettext("Output");
-  shown.srcdoc = `<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>${FRAME_STYLE}</style><body>${html}`;
-  shown.addEventListener("load", () => {
-    const body = shown.contentDocument?.body;
-    if (body) shown.style.height = `${Math.min(body.offsetHeight + 12, 600)}px`;
-  });
-  return shown;
+/** Width and height from the header of a PNG (its IHDR chunk); nothing of anything else. */
+function sizeOfPng(source) {
+  const start = "data:image/png;base64,";
+  if (!source.startsWith(start)) return [];
+  try {
+    const bytes = Uint8Array.from(atob(source.slice(start.length, start.length + 32)), (each) => each.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    return [view.getUint32(16), view.getUint32(20)];
+  } catch {
+    return [];
+  }
 }
-
-const FRAME_STYLE = `:root { color-scheme: light; font: 14px/1.45 system-ui, sans-serif; background: #fff; color: #12222b; }
-body { margin: 4px; overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: .3rem .6rem; text-align: right; border: 0; border-bottom: 1px solid #d8e1e6; } thead th { border-bottom: 2px solid #9bb0bb; }
-img { max-width: 100%; }`;

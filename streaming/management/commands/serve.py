@@ -13,12 +13,14 @@ from typing import Any, Final
 import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
 from django.urls import NoReverseMatch, reverse
 from uvicorn.supervisors import Multiprocess
 
 from streaming import conf
 from streaming.addresses import url_of
-from streaming.signals import serving
+from streaming.checks import SERVING
+from streaming.signals import preparing, serving
 from streaming.websocket.protocol import MAX_MESSAGE
 
 GRACEFUL_TIMEOUT: Final = 2
@@ -73,6 +75,9 @@ class Command(BaseCommand):
         workers = options["workers"]
         if workers < 1:
             raise CommandError(f"--workers is {workers}: expected at least 1")
+        if not options["skip_checks"]:
+            self.check(tags=[SERVING], databases=list(connections))
+        preparing.send(Command, workers=workers)
         host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
         port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:

@@ -1,13 +1,15 @@
-"""What a kernel does before its first cell. Its text is run there, in a namespace of its own; nothing imports
-it.
+"""The program of a kernel: ipykernel, with output that comes soon, and is neither lost nor misplaced.
 
-`OUTPUT_LIMIT` comes with the namespace: bytes that a cell may say. Attributes of ipykernel (7) with a leading
-underscore are looked for, and not relied on.
+Its text is given to the kernel's interpreter (`python -c TEXT OUTPUT_LIMIT -f FILE …`), which may be another
+one, of another user; nothing imports it. Attributes of ipykernel (7) with a leading underscore are looked
+for, and not relied on.
 """
 
 import codecs
 import concurrent.futures
+import contextlib
 import contextvars
+import json
 import os
 import selectors
 import sys
@@ -16,8 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+if not sys.path[0]:
+    # The folder of the cells: what lies there must not stand in for a module of the kernel
+    # (ipykernel_launcher does the same).
+    del sys.path[0]
+
 import zmq
-from IPython import get_ipython
+from ipykernel.kernelapp import IPKernelApp
 
 FLUSH_INTERVAL = 0.02
 """Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
@@ -26,20 +33,22 @@ wait)."""
 FLUSH_TIMEOUT = 60
 """Seconds that who writes much waits for a server that does not take it."""
 
-AT_ONCE = 131_072
+AT_ONCE = 262_144
 """Code points that are written before who writes waits until they are sent: so memory stays flat, and no
 message is large."""
 
 BACKLOG = 64
 """Messages that may wait to be sent; who shows more waits."""
 
-limit = globals().get("OUTPUT_LIMIT", 1_048_576)
-shell = get_ipython()
+limit = int(sys.argv.pop(1))
+app: Any = IPKernelApp.instance()
+app.initialize()
+shell = app.shell
 iopub = shell.kernel.iopub_thread
-streams = {1: sys.stdout, 2: sys.stderr}
+streams: dict[int, Any] = {1: sys.stdout, 2: sys.stderr}
 
 
-def begin() -> None:
+def prepare() -> None:
     """All of it."""
     threading.Thread(target=watch, name="output of processes", daemon=True).start()
     shell.events.register("pre_run_cell", new_pipes)
@@ -53,9 +62,14 @@ def begin() -> None:
         stream.fileno = lambda number=number: number
     iopub.schedule = patient(iopub.schedule)
     iopub.schedule(never_drop)
-    shell.kernel.session.serialize = bounded(shell.kernel.session.serialize)
-    threading.Thread.start = in_context(threading.Thread.start)
-    concurrent.futures.ThreadPoolExecutor.submit = with_context(concurrent.futures.ThreadPoolExecutor.submit)
+    # IPython would keep all that was ever printed.
+    shell._tee = lambda channel: contextlib.nullcontext()
+    session = shell.kernel.session
+    session.serialize, session.pack = bounded(session.serialize), tolerant(session.pack)
+    thread: Any = threading.Thread
+    thread.start = in_context(thread.start)
+    pool: Any = concurrent.futures.ThreadPoolExecutor
+    pool.submit = with_context(pool.submit)
 
 
 # Nothing is lost, and nothing piles up
@@ -118,6 +132,18 @@ def bounded(serialize: Callable[..., Any]) -> Callable[..., Any]:
         return serialize(message, *args, **kwargs)
 
     return serialized
+
+
+def tolerant(pack: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """`Session.pack` that also takes text that is not fit for UTF-8, as JSON's escapes."""
+
+    def packed(value: Any) -> bytes:
+        try:
+            return pack(value)
+        except UnicodeEncodeError:
+            return json.dumps(value, default=str).encode("ascii")
+
+    return packed
 
 
 # What processes write belongs to the cell that started them: each cell has pipes of its own
@@ -206,4 +232,5 @@ def with_context(submit: Callable[..., Any]) -> Callable[..., Any]:
     return submit_with_context
 
 
-begin()
+prepare()
+app.start()

@@ -23,4 +23,13 @@ export class Kept {
       return false;
     }
   }
+
+  /** Keep nothing any more. */
+  drop() {
+    try {
+      window[this.area].removeItem(this.key);
+    } catch {
+      // storage is switched off: there is nothing
+    }
+  }
 }
