@@ -14,6 +14,7 @@ import pytest
 from tests.integration.conftest import assert_clean
 from tests.support.client import STREAM, brief, client, generate, read_stream
 from tests.support.decompression import CODINGS, decoder
+from tests.support.nginx import Nginx, find_nginx, fronted
 from tests.support.servers import Server, running
 
 pytestmark = pytest.mark.server
@@ -30,6 +31,7 @@ LAST = b'"delta":"2 "'
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "STREAM_COMPRESSION": "zstd, br, gzip",
+        "ALLOW_ANONYMOUS": "true",
         "AGENT_POOL_MAX_WORKERS": "20",
         "AGENT_POOL_PER_OWNER": "50",
         "BUFFER_FLUSH_CHARS": "1",
@@ -40,7 +42,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 Pieces = AsyncIterator[bytes]
-Show = Callable[[Server, str], Awaitable[str]]
+Show = Callable[[Server | Nginx, str], Awaitable[str]]
 
 
 async def _until_the_last(pieces: Pieces) -> None:
@@ -52,7 +54,7 @@ async def _until_the_last(pieces: Pieces) -> None:
     raise AssertionError(shown)
 
 
-async def _httpx(server: Server, coding: str) -> str:
+async def _httpx(server: Server | Nginx, coding: str) -> str:
     headers = {"Accept-Encoding": coding}
     async with (
         client(server.url) as http,
@@ -62,7 +64,7 @@ async def _httpx(server: Server, coding: str) -> str:
         return str(response.headers["content-encoding"])
 
 
-async def _aiohttp(server: Server, coding: str) -> str:
+async def _aiohttp(server: Server | Nginx, coding: str) -> str:
     headers = {"Accept-Encoding": coding}
     async with (
         aiohttp.ClientSession() as http,
@@ -96,7 +98,7 @@ async def _shown_by(*command: str) -> str:
     return coding
 
 
-async def _curl(server: Server, coding: str) -> str:
+async def _curl(server: Server | Nginx, coding: str) -> str:
     return await _shown_by(
         *("curl", "-s", "-N", "-i", "--compressed", "-H", f"Accept-Encoding: {coding}", "--noproxy", "*"),
         *("-H", "Content-Type: application/json", "-d", json.dumps(SILENT), f"{server.url}{STREAM}"),
@@ -112,7 +114,7 @@ for await (const piece of response.body) process.stdout.write(piece);
 """
 
 
-async def _node(server: Server, coding: str) -> str:
+async def _node(server: Server | Nginx, coding: str) -> str:
     return await _shown_by(
         *("node", "--input-type=module", "-e", NODE, f"{server.url}{STREAM}", json.dumps(SILENT), coding)
     )
@@ -140,6 +142,14 @@ def _client(show: Show, coding: str, program: str | None = None) -> Any:
 async def test_a_client_shows_the_last_word_before_there_is_more(server, show, coding):
     async with asyncio.timeout(PATIENCE):
         assert await show(server, coding) == coding
+
+
+@pytest.mark.skipif(find_nginx() is None, reason="no nginx here: apt-get install nginx")
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_nginx_hands_it_on_at_once(server, tmp_path, coding):
+    with fronted(tmp_path, server.port) as nginx:
+        async with asyncio.timeout(PATIENCE):
+            assert await _curl(nginx, coding) == coding
 
 
 async def test_what_a_client_takes_by_itself_is_taken(server):

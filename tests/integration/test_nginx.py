@@ -95,7 +95,7 @@ class Reading:
             while self._waiting:
                 event = self._waiting.pop(0)
                 if kind in (None, event.event):
-                    return json.loads(event.data) | {"id": event.id}
+                    return {**json.loads(event.data), "id": event.id}
             self._waiting += self._decoder.feed(await self._read())
 
     async def _read(self) -> bytes:
@@ -199,7 +199,7 @@ async def test_a_proxy_that_buffers_fails_the_same_check(server, tmp_path, trans
 async def test_events_come_when_they_are_sent(nginx, transport, version):
     """They take a second; a proxy that collects would have shown the first one with the last."""
     script = brief(options={"tokens": 6, "interval": 0.2})
-    came = []
+    came: list[tuple[dict[str, Any], float]] = []
     async with transport(nginx, "POST", f"{STREAM}?timing=1", script) as reading:
         while not came or came[-1][0]["type"] != "complete":
             event = await reading.next()
@@ -232,7 +232,7 @@ async def test_a_stream_is_resumed_through_it(nginx, transport, version):
         assert ended.status_code == 204
     async with transport(nginx, "GET", f"{path}?after={cursor}") as reading:
         assert reading.head == version
-        events = []
+        events: list[dict[str, Any]] = []
         while not events or events[-1]["type"] != "complete":
             events.append(await reading.next())
     assert [event["id"] for event in events] == [each.id for each in rest.events]
