@@ -154,10 +154,9 @@ def test_everything_that_is_copied_is_there_and_let_in() -> None:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the image in their folder."""
     folder = tmp_path_factory.mktemp("image")
-    hidden = shutil.ignore_patterns("__pycache__", "*.pyc")
     for source, target in _copied():
         if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, folder / target, ignore=hidden)
+            shutil.copytree(ROOT / source, folder / target)
         else:
             shutil.copy(ROOT / source, folder / target)
     return folder

@@ -197,8 +197,8 @@ async def test_a_proxy_that_buffers_fails_the_same_check(server, tmp_path, trans
 
 @TRANSPORTS
 async def test_events_come_when_they_are_sent(nginx, transport, version):
-    """They take a second; a proxy that collects would have shown the first one with the last."""
-    script = brief(options={"tokens": 6, "interval": 0.2})
+    """They take half a second; a proxy that collects would have shown the first one with the last."""
+    script = brief(options={"tokens": 6, "interval": 0.1})
     came: list[tuple[dict[str, Any], float]] = []
     async with transport(nginx, "POST", f"{STREAM}?timing=1", script) as reading:
         while not came or came[-1][0]["type"] != "complete":
