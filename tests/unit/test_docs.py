@@ -398,7 +398,7 @@ def test_the_tests_that_prove_the_invariants_exist():
 
 
 def test_every_page_is_reached_from_the_readme():
-    linked = set(re.findall(r"\(docs/([\w.]+\.md)", PAGES["README.md"]))
+    linked = set(re.findall(r"\(docs/([\w.-]+\.md)", PAGES["README.md"]))
     assert linked == set(DOCS)
 
 
