@@ -1,4 +1,4 @@
-"""`GET /streams/probe`: a stream whose pace is known, for whoever wants to know what streams get on their way.
+"""`GET /streams/probe`: a stream whose pace is known: what streams get on their way.
 
 It takes no permit of a pool and asks no provider; everything behind the producer (pump, journal, follower,
 framing, headers, sending) is that of every stream. No record is kept of it, and no number counts it. Anybody
@@ -115,7 +115,7 @@ async def probe(request: HttpRequest) -> HttpResponseBase:
 
 @endpoint("GET", "HEAD")
 async def probe_report(request: HttpRequest) -> HttpResponse:
-    """`GET /streams/probe/report`: the server measures itself, without the network; 503 where that is late."""
+    """`GET /streams/probe/report`: the server measures itself; 503 where it is late."""
     limit = _number(query(request), "limit", LIMIT)
     caller = await identify(request)
     body = await _measured(caller, language_of(request, None))

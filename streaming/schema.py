@@ -281,7 +281,7 @@ _REPORT_SCHEMA: Final[dict[str, Any]] = {
 PROBE_REPORT: Final[dict[str, Any]] = {
     "operationId": "probe_report",
     "summary": "The server measures itself",
-    "description": "A short probe inside of the server: how long its first event takes, and how late events are.",
+    "description": "A short probe inside of the server: when its first event comes, and how late all are.",
     "tags": ["operations"],
     "parameters": [_number("limit", probing.LIMIT, "Milliseconds up to which the server is well")],
     "responses": {
