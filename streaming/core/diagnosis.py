@@ -1,4 +1,4 @@
-"""From what one stream looked like on its arrival to what is wrong: pure, so that every verdict can be tested.
+"""From what one stream looked like on its arrival to what is wrong with it: pure, so each verdict is tested.
 
 The server says in each event when it handed it to its connection (`sent_at`). Its clock and ours differ by an
 amount that nobody knows, but which is the same for all events of a stream: so only differences are looked at.
@@ -44,7 +44,7 @@ LATE: Final = 50.0
 """Milliseconds by which a server may miss the moments of a probe (p95) before it is busy."""
 
 SLOW_FIRST: Final = 2_000.0
-"""Milliseconds from the start of the work to its first text, by the server's clock, that are slow."""
+"""Milliseconds from the start of the work to its first text, by the server's clock."""
 
 STALL: Final = 5_000.0
 """Milliseconds between two pieces of text, by the server's clock, that are a stall."""
@@ -71,8 +71,8 @@ class Severity(IntEnum):
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One event as it came. `at`: milliseconds since the request; `sent_at`: on the server's clock, from any
-    origin. Of a probe's events: `sequence`, and `late`, the milliseconds by which the server missed the moment
-    that it was due. `status`: of a status event."""
+    origin. Of a probe's events: `sequence`, and `late`, the milliseconds by which the server missed its
+    moment. `status`: of a status event."""
 
     name: str
     at: float
@@ -150,7 +150,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 class Measures(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of an observation. Milliseconds.
 
-    `gaps`: between arrivals of content. `sent_gaps`: between their sendings. `delays`: see the module. `late`:
+    `gaps`: between arrivals of content. `sent_gaps`: between its sendings. `delays`: see the module. `late`:
     how late the server made or sent a probe's events. `bunched`: the share of events sent apart that arrived
     together; `pairs`: of how many. `bursts`: groups in which everything arrived. `held`: the longest delay.
     """
@@ -359,6 +359,8 @@ _BY_PROBLEM: Final = {
     "too_many_probes": "own_limit",
     "draining": "restarting",
     "bad_host": "wrong_host",
+    # By deploy/nginx_streaming_locations.conf.
+    "server_away": "server_away",
 }
 
 _BY_STATUS: Final = {
@@ -442,9 +444,7 @@ def _patience(seen: Observation, measures: Measures) -> Finding:
     return _broken("provider_hangs", evidence)
 
 
-def _way(
-    seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None
-) -> _Findings:
+def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None) -> _Findings:
     """Between the server and the reader."""
     evidence: dict[str, Any] = {
         "held_ms": round(measures.held),
@@ -476,9 +476,7 @@ def _way(
     if seen.connect is not None and seen.connect >= FAR:
         yield _suspicious("far_away", {"connect_ms": round(seen.connect)})
     if seen.own_lag >= HELD:
-        yield Finding(
-            code="reader_busy", severity=Severity.INFO, evidence={"lag_ms": round(seen.own_lag)}
-        )
+        yield Finding(code="reader_busy", severity=Severity.INFO, evidence={"lag_ms": round(seen.own_lag)})
     if seen.encoding:
         code = "compressed_too" if held else "compressed"
         yield Finding(
@@ -492,11 +490,7 @@ def _way(
 def _is_held(seen: Observation, measures: Measures | None = None) -> bool:
     """Whether somebody between held events back. A reader that was late itself proves nothing."""
     found = measure(seen) if measures is None else measures
-    return (
-        found.pairs >= FEW
-        and found.bunched >= BUNCHED
-        and found.held >= max(HELD, 2 * seen.own_lag)
-    )
+    return found.pairs >= FEW and found.bunched >= BUNCHED and found.held >= max(HELD, 2 * seen.own_lag)
 
 
 def _server(seen: Observation, measures: Measures) -> _Findings:
@@ -527,9 +521,7 @@ def _pools(seen: Observation) -> _Findings:
         if pool.running < pool.max_workers:
             continue
         if pool.waiting >= pool.queue_size and seen.problem != "queue_full":
-            yield Finding(
-                code="pool_full", severity=Severity.BROKEN, evidence=evidence, remedy="pool_full"
-            )
+            yield Finding(code="pool_full", severity=Severity.BROKEN, evidence=evidence, remedy="pool_full")
         elif pool.waiting and not told:
             told = True
             yield _suspicious("pool_busy", evidence)
@@ -553,4 +545,3 @@ def _broken(code: str, evidence: dict[str, Any]) -> Finding:
 
 def _suspicious(code: str, evidence: dict[str, Any]) -> Finding:
     return Finding(code=code, severity=Severity.SUSPICIOUS, evidence=evidence, remedy=code)
-

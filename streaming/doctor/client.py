@@ -169,7 +169,14 @@ class _Reading:
                 outcome = "patience"
             else:
                 failure = Failure(phase=self._phase, kind="timeout")
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, zlib.error, SSELimitExceeded, ValueError) as error:
+        except (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            OSError,
+            zlib.error,
+            SSELimitExceeded,
+            ValueError,
+        ) as error:
             failure = _failure(self._phase, error)
         return Observation(
             target=self._target.kind,
@@ -333,7 +340,9 @@ def _failure(phase: Phase, error: BaseException) -> Failure:
         phase, kind = "tls", "certificate"
         detail = next(str(each) for each in causes if isinstance(each, ssl.SSLCertVerificationError))
     elif any(isinstance(each, ssl.SSLError) for each in causes):
-        plain = re.search(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST|UNKNOWN_PROTOCOL", words.upper())
+        plain = re.search(
+            r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST|UNKNOWN_PROTOCOL", words.upper()
+        )
         phase, kind = "tls", "not_tls" if plain else "other"
     elif any(isinstance(each, socket.gaierror) for each in causes):
         phase = "resolve"

@@ -17,18 +17,25 @@ SENTENCES: Final = {
     "wrong_scheme": gettext_noop("The address says http where https is spoken, or the other way round."),
     "not_http": gettext_noop("Whoever listens there does not speak HTTP (%(detail)s)."),
     "no_answer": gettext_noop("The connection stands, but no answer came (%(kind)s %(detail)s)."),
-    "redirected": gettext_noop("The call was sent on to %(location)s; streams must be called where they are."),
+    "redirected": gettext_noop(
+        "The call was sent on to %(location)s; streams must be called where they are."
+    ),
     "not_sluice": gettext_noop("Somebody answers there, but no Sluice with that call (status %(status)s)."),
     "server_away": gettext_noop("A proxy answers (status %(status)s), but the server behind it does not."),
     "buffered_by_proxy": gettext_noop(
-        "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together, in "
+        "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together, "
+        "in "
         "%(bursts)s bursts; events were held for up to %(held_ms)s ms."
     ),
     "compressed_without_flush": gettext_noop(
-        "A proxy compresses (%(encoding)s) without passing on each event: %(bunched_percent)s %% of the events "
-        "that were sent apart arrived together, held for up to %(held_ms)s ms. Uncompressed they arrive in time."
+        "A proxy compresses (%(encoding)s) without passing on each event: %(bunched_percent)s %% of the "
+        "events "
+        "that were sent apart arrived together, held for up to %(held_ms)s ms. Uncompressed they arrive in "
+        "time."
     ),
-    "compressed_too": gettext_noop("What is held back is compressed, too (%(encoding)s), and not by our pace."),
+    "compressed_too": gettext_noop(
+        "What is held back is compressed, too (%(encoding)s), and not by our pace."
+    ),
     "compressed": gettext_noop("The stream is compressed (%(encoding)s), and still arrives event by event."),
     "collected": gettext_noop(
         "The answer has a length (%(content_length)s bytes): somebody collected the whole stream first."
@@ -42,7 +49,9 @@ SENTENCES: Final = {
         "The network is uneven: one event in twenty was %(p95_ms)s ms or more later than the fastest one."
     ),
     "far_away": gettext_noop("Connecting alone took %(connect_ms)s ms."),
-    "reader_busy": gettext_noop("This machine was late itself, by %(lag_ms)s ms: measure again when it rests."),
+    "reader_busy": gettext_noop(
+        "This machine was late itself, by %(lag_ms)s ms: measure again when it rests."
+    ),
     # The server
     "busy_server": gettext_noop(
         "The server is busy: one event in twenty left it %(p95_ms)s ms or more after it was due."
@@ -53,27 +62,32 @@ SENTENCES: Final = {
     "pool_busy": gettext_noop(
         "All %(max_workers)s places of %(pool)s are taken, and %(waiting)s tasks wait: new ones wait, too."
     ),
-    "stuck_producers": gettext_noop("In %(pool)s %(stuck)s producers do not come back and keep their places."),
+    "stuck_producers": gettext_noop(
+        "In %(pool)s %(stuck)s producers do not come back and keep their places."
+    ),
     "own_limit": gettext_noop("This caller has as many streams as one may have (%(problem)s)."),
     "restarting": gettext_noop("The server is going down or starting again."),
     "status_flood": gettext_noop("Status messages flood the stream: %(rate)s a second."),
     "lost_events": gettext_noop("Of %(expected)s events only %(came)s came, or not in their order."),
     "cut": gettext_noop("The stream was cut after %(after_ms)s ms, without its last event. %(detail)s"),
     "silent": gettext_noop(
-        "An answer began, but in %(after_ms)s ms its events did not come: somebody holds them, or the server hangs."
+        "An answer began, but in %(after_ms)s ms its events did not come: somebody holds them, or the "
+        "server hangs."
     ),
     "server_failed": gettext_noop("The server failed (status %(status)s)."),
     "task_failed": gettext_noop("The task failed: %(code)s. %(message)s"),
     # The provider
     "slow_provider": gettext_noop(
-        "The provider is slow: by the server's own clock its first text took %(first_ms)s ms. The way is not to "
+        "The provider is slow: by the server's own clock its first text took %(first_ms)s ms. The way is "
+        "not to "
         "blame."
     ),
     "provider_stalls": gettext_noop(
         "The provider stalls: by the server's own clock %(gap_ms)s ms passed between two pieces of text."
     ),
     "provider_hangs": gettext_noop(
-        "The provider hangs: the server shows signs of life, but after %(after_ms)s ms the text had not ended."
+        "The provider hangs: the server shows signs of life, but after %(after_ms)s ms the text had not "
+        "ended."
     ),
     "provider_failed": gettext_noop("The provider failed: %(code)s. %(message)s"),
     # Who calls
@@ -95,22 +109,30 @@ REMEDIES: Final = {
     ),
     "wrong_scheme": gettext_noop("Call it with the other scheme."),
     "redirected": gettext_noop(
-        "Use that address. Where it is the same one with https, TLS ends at a proxy that Django does not know: "
+        "Use that address. Where it is the same one with https, TLS ends at a proxy that Django does not "
+        "know: "
         "SECURE_PROXY_SSL_HEADER."
     ),
     "not_sluice": gettext_noop("Look at the address: its root is enough, and a prefix belongs to it."),
     "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
     "uneven_network": gettext_noop("Measure again from another place, and over a cable."),
     "collected": gettext_noop("Switch off what stores or scans answers between here and the server."),
-    "headers_changed": gettext_noop("Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."),
-    "http_1_0": gettext_noop("nginx: proxy_http_version 1.1;  Apache: remove downgrade-1.0 and force-response-1.0."),
+    "headers_changed": gettext_noop(
+        "Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."
+    ),
+    "http_1_0": gettext_noop(
+        "nginx: proxy_http_version 1.1;  Apache: remove downgrade-1.0 and force-response-1.0."
+    ),
     "busy_server": gettext_noop(
         "Look at the processor (top) and at what blocks the event loop; serve with more --workers."
     ),
     "queued": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS), or fewer tasks at a time."),
-    "queued_too_long": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS); look at /stats for what hangs."),
+    "queued_too_long": gettext_noop(
+        "More workers in the pool (AGENT_POOL_MAX_WORKERS); look at /stats for what hangs."
+    ),
     "pool_full": gettext_noop(
-        "More workers (AGENT_POOL_MAX_WORKERS), a longer queue (AGENT_POOL_QUEUE_SIZE), or look at /stats for what "
+        "More workers (AGENT_POOL_MAX_WORKERS), a longer queue (AGENT_POOL_QUEUE_SIZE), or look at /stats "
+        "for what "
         "hangs."
     ),
     "pool_busy": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS)."),
@@ -119,29 +141,39 @@ REMEDIES: Final = {
     "restarting": gettext_noop("Measure again in a few seconds."),
     "status_flood": gettext_noop("Raise SSE_STATUS_MESSAGE_INTERVAL."),
     "cut": gettext_noop(
-        "Look at the proxy's time limits (nginx: proxy_read_timeout 3600s;) and at the server's log of that moment."
+        "Look at the proxy's time limits (nginx: proxy_read_timeout 3600s;) and at the server's log of "
+        "that moment."
     ),
     "silent": gettext_noop(
-        "Measure again without --brief, and directly at the server: where that is fine, the proxy holds the events."
+        "Measure again without --brief, and directly at the server: where that is fine, the proxy holds "
+        "the events."
     ),
     "server_failed": gettext_noop("Look at the server's log of this moment."),
-    "slow_provider": gettext_noop("Look at the model service; a smaller model or a shorter prompt answers sooner."),
+    "slow_provider": gettext_noop(
+        "Look at the model service; a smaller model or a shorter prompt answers sooner."
+    ),
     "provider_stalls": gettext_noop("Look at the model service; OPENAI_TOKEN_TIMEOUT bounds such a pause."),
     "provider_hangs": gettext_noop("Look at the model service; AGENT_POOL_RUN_TIMEOUT ends such tasks."),
-    "provider_failed": gettext_noop("Look at the model service, its key and its limits; the server's log says more."),
+    "provider_failed": gettext_noop(
+        "Look at the model service, its key and its limits; the server's log says more."
+    ),
     "not_authenticated": gettext_noop("Give an API key with --key (manage.py create_api_key makes one)."),
     "not_allowed": gettext_noop("Call with the key of a user who may do this."),
-    "wrong_host": gettext_noop("Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."),
+    "wrong_host": gettext_noop(
+        "Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."
+    ),
     # Buffering, by the proxy's name
-    "buffering:nginx": "location /streams/ { proxy_buffering off; proxy_cache off; gzip off; proxy_http_version 1.1; }\n"
-    "proxy_ignore_headers X-Accel-Buffering;  ← away with it\ndeploy/nginx_streaming.conf",
-    "buffering:apache": "ProxyPass / http://127.0.0.1:8000/ flushpackets=on\nSetEnvIf Request_URI . no-gzip=1",
+    "buffering:nginx": "proxy_buffering off; proxy_cache off; proxy_http_version 1.1; gzip off;\n"
+    "# and no proxy_ignore_headers X-Accel-Buffering; as a whole: deploy/nginx_streaming.conf",
+    "buffering:apache": "ProxyPass / http://127.0.0.1:8000/ flushpackets=on\n"
+    "SetEnvIf Request_URI . no-gzip=1",
     "buffering:caddy": "reverse_proxy 127.0.0.1:8000 { flush_interval -1 }",
     "buffering:cloudflare": "Rules → Configuration Rules: Response Buffering off; Cache Rules: Bypass",
-    "buffering:varnish": "sub vcl_backend_response { set beresp.do_stream = true; }  sub vcl_recv { return (pipe); }",
+    "buffering:varnish": "sub vcl_backend_response { set beresp.do_stream = true; }\n"
+    "sub vcl_recv { return (pipe); }",
     "buffering:haproxy": "no option http-buffer-request\ntimeout tunnel 1h",
-    "buffering:traefik": "away with the middleware `buffering`; responseForwarding.flushInterval: -1",
-    "buffering:envoy": "away with envoy.filters.http.buffer; route timeout: 0s",
+    "buffering:traefik": "# no middleware `buffering`; responseForwarding.flushInterval: -1",
+    "buffering:envoy": "# no envoy.filters.http.buffer; route timeout: 0s",
     "buffering:iis": '<handlers><add … responseBufferLimit="0" /></handlers>',
     "buffering:unknown": gettext_noop(
         "Switch off buffering for /streams/, /content/ and /send_operation in whatever is between (nginx: "
@@ -154,7 +186,9 @@ REMEDIES: Final = {
     "compression:caddy": "encode: match not path /streams/* /content/*",
     "compression:cloudflare": "Rules → Compression Rules: disable",
     "compression:varnish": "set beresp.do_gzip = false;",
-    "compression:unknown": gettext_noop("Switch off compression of text/event-stream in whatever is between."),
+    "compression:unknown": gettext_noop(
+        "Switch off compression of text/event-stream in whatever is between."
+    ),
 }
 """By the remedy of a finding. Lines of configuration are the same in every language."""
 
@@ -162,7 +196,7 @@ REMEDIES: Final = {
 def sentence(finding: Finding) -> str:
     """What was found."""
     template = SENTENCES.get(finding.code)
-    return gettext(template) % _shown(finding.evidence) if template else finding.code
+    return gettext(template) % _Evidence(finding.evidence) if template else finding.code
 
 
 def remedy(finding: Finding) -> str:
@@ -175,7 +209,7 @@ def remedy(finding: Finding) -> str:
     return gettext(text) if text else ""
 
 
-class _shown(dict[str, Any]):
+class _Evidence(dict[str, Any]):
     """Evidence for a sentence; what is missing is a dash."""
 
     def __missing__(self, key: str) -> str:
