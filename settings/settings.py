@@ -178,6 +178,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = number("PORT", 8000, 0, 65_535)
 
+# Content codings of streams, for readers who take them, the best first: gzip, br, zstd. Empty: none.
+STREAM_COMPRESSION = [each.strip() for each in env.list("STREAM_COMPRESSION", default=[])]
+
 # --- Who and what --------------------------------------------------------------------------------------
 
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".

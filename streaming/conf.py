@@ -21,6 +21,8 @@ from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
 
+from .compression import ENCODERS, missing_package
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -142,6 +144,15 @@ def allow_anonymous() -> str:
 
 
 @cache
+def stream_compression() -> tuple[str, ...]:
+    """STREAM_COMPRESSION: content codings of streams, the one we like best first; none: they are not
+    compressed."""
+    for text in _compression_problems():
+        raise ImproperlyConfigured(text)
+    return tuple(getattr(settings, "STREAM_COMPRESSION", ()))
+
+
+@cache
 def stream_limits() -> StreamLimits:
     """What the runtime needs of SSE_CONFIG and BUFFER_CONFIG."""
     events, text = sse(), buffer()
@@ -169,7 +180,7 @@ def poll_schedule() -> PollSchedule:
 
 
 def _forget(**kwargs: Any) -> None:
-    for function in (sse, buffer, server, reuse, pools, allow_anonymous, stream_limits):
+    for function in (sse, buffer, server, reuse, pools, allow_anonymous, stream_compression, stream_limits):
         function.cache_clear()
 
 
@@ -196,6 +207,8 @@ def problems() -> Iterator[tuple[str, str]]:
         allow_anonymous()
     except ImproperlyConfigured as error:
         yield "ALLOW_ANONYMOUS", str(error)
+    for text in _compression_problems():
+        yield "STREAM_COMPRESSION", text
 
 
 def _pool_values() -> Mapping[str, Any]:
@@ -231,6 +244,18 @@ def problems_of(
             variable = f"{prefix}_{key}".upper()
             reason = str(error).split(" - at")[0]
             yield setting, f"{setting}[{key!r}] (environment: {variable}) is {value!r}: {reason}"
+
+
+def _compression_problems() -> Iterator[str]:
+    values = getattr(settings, "STREAM_COMPRESSION", ())
+    if not isinstance(values, list | tuple) or not all(isinstance(each, str) for each in values):
+        yield "STREAM_COMPRESSION must be a list of names"
+        return
+    for value in values:
+        if value not in ENCODERS:
+            yield f"STREAM_COMPRESSION has {value!r}; known: {', '.join(ENCODERS)}"
+        elif package := missing_package(value):
+            yield f"STREAM_COMPRESSION has {value!r}, and the package {package} is not installed"
 
 
 def _priority_problems() -> Iterator[tuple[str, str]]:

@@ -96,7 +96,8 @@ class StreamingHandler(ASGIHandler):
                     await send_iterated(response, send, self.send_response)
             if stream is not None:
                 self._hot.learn(scope, stream)
-                await send_stream(stream.follower, stream.status_code, stream.head(), receive, send)
+                head, encode = stream.head(), stream.encoder()
+                await send_stream(stream.follower, stream.status_code, head, receive, send, encode)
         finally:
             opened.close()
             body_file.close()

@@ -190,9 +190,14 @@ class HotDoor:
         if watch is None or watch.view is None or response.wrapped or response.cookies:
             return
         head = dict(response.items())
-        added = tuple((name, value) for name, value in head.items() if name not in watch.given)
-        if len(head) != len(watch.given) + len(added) or not head.items() >= watch.given.items():
+        added = [(name, value) for name, value in head.items() if name not in watch.given]
+        if len(head) != len(watch.given) + len(added):
             return
+        for name, value in watch.given.items():
+            if head[name] != value:
+                if name != "Vary" or not head[name].startswith(f"{value}, "):
+                    return
+                added.append((name, head[name].removeprefix(f"{value}, ")))
         if all(map(only_djangos_receivers, (signals.request_started, signals.request_finished))):
             key = self._key(scope)
             assert key is not None
@@ -226,7 +231,8 @@ class HotDoor:
             if isinstance(response, EventStream) and not response.wrapped:
                 opened.let_live(response.follower)
                 head = response.head(route.added)
-                return send_stream(response.follower, response.status_code, head, receive, send)
+                encode = response.encoder()
+                return send_stream(response.follower, response.status_code, head, receive, send, encode)
             await self._send_other(response, route, receive, send)
         finally:
             opened.close()

@@ -14,6 +14,9 @@ from django.urls import NoReverseMatch, get_script_prefix, get_urlconf, reverse
 from streaming.core.framing import Framing
 from streaming.runtime.follower import Follower, follow, send_away
 
+from . import conf
+from .compression import ENCODERS, Encode, encoded, negotiate
+
 STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache, no-store, must-revalidate, no-transform",
     "Pragma": "no-cache",
@@ -31,6 +34,14 @@ def _encoded(header: tuple[str, str]) -> tuple[bytes, bytes]:
 
 
 _ENCODED: Final = [*map(_encoded, STREAM_HEADERS.items())]
+
+
+@lru_cache(maxsize=8)
+def _compressible(coding: str | None) -> tuple[dict[str, str], list[tuple[bytes, bytes]]]:
+    """The constant headers, twice, where STREAM_COMPRESSION offers a choice and this `coding` was chosen."""
+    headers = STREAM_HEADERS | {"Vary": "Accept-Encoding"} | ({"Content-Encoding": coding} if coding else {})
+    return headers, [*map(_encoded, headers.items())]
+
 
 _KEEP_ALIVE: Final = ("Connection", "keep-alive")
 """A hop-by-hop header, so only where HTTP/1.1 is spoken to us."""
@@ -101,7 +112,15 @@ class EventStream(StreamingHttpResponse):
 
     def __init__(self, request: HttpRequest, follower: Follower, content_type: str) -> None:
         self._own: list[tuple[str, str]] = []
-        super().__init__(follow(follower), content_type=content_type)
+        self._constant: tuple[dict[str, str], list[tuple[bytes, bytes]]] = STREAM_HEADERS, _ENCODED
+        self._coding: str | None = None
+        content = follow(follower)
+        if offered := conf.stream_compression():
+            coding = self._coding = negotiate(request.META.get("HTTP_ACCEPT_ENCODING", ""), offered)
+            self._constant = _compressible(coding)
+            if coding is not None:
+                content = encoded(content, coding)
+        super().__init__(content, content_type=content_type)
         task = follower.task
         self.follower = follower
         self.wrapped = False
@@ -125,7 +144,7 @@ class EventStream(StreamingHttpResponse):
         """All headers, as on any response."""
         headers = self._headers
         if self._own:
-            for name, value in (*STREAM_HEADERS.items(), *self._own):
+            for name, value in (*self._constant[0].items(), *self._own):
                 headers[name] = value
             self._own = []
         return headers
@@ -135,14 +154,19 @@ class EventStream(StreamingHttpResponse):
         self._headers = headers
 
     def head(self, added: Sequence[tuple[bytes, bytes]] = ()) -> list[tuple[bytes, bytes]]:
-        """The headers as a server wants them, with those `added` that are not among them."""
+        """The headers as a server wants them, with those `added` that are not among them. To `Vary` both have
+        something to say."""
         if not self._own or self.cookies:
             # Somebody has looked at the headers, and may have set some.
-            pairs = encoded_headers(self)
-            known = {name.lower() for name, _ in pairs}
-            return [*pairs, *(pair for pair in added if pair[0].lower() not in known)]
+            return _joined(encoded_headers(self), added)
         pairs = [(name.encode("ascii"), value.encode("latin1")) for name, value in self._own]
-        return [*pairs, *_ENCODED, (b"Content-Type", self._headers["Content-Type"].encode("latin1")), *added]
+        constant = self._constant[1]
+        pairs += [*constant, (b"Content-Type", self._headers["Content-Type"].encode("latin1"))]
+        return [*pairs, *added] if constant is _ENCODED else _joined(pairs, added)
+
+    def encoder(self) -> Encode | None:
+        """What compresses the follower's bytes for this reader; None: nothing does."""
+        return None if self._coding is None else ENCODERS[self._coding]()
 
     @property
     def streaming_content(self) -> Any:
@@ -159,6 +183,19 @@ class EventStream(StreamingHttpResponse):
         """Let go of the follower and what else the response holds."""
         self.follower.close_from_any_thread()
         super().close()
+
+
+def _joined(
+    pairs: list[tuple[bytes, bytes]], added: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    places = {name.lower(): place for place, (name, _) in enumerate(pairs)}
+    for name, value in added:
+        place = places.get(name.lower())
+        if place is None:
+            pairs.append((name, value))
+        elif name == b"Vary":
+            pairs[place] = (name, pairs[place][1] + b", " + value)
+    return pairs
 
 
 def encoded_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:

@@ -16,6 +16,7 @@ from django.http.response import HttpResponseBase
 
 from streaming.runtime.follower import MAX_BURST, Follower
 
+from .compression import Encode
 from .daphne import abort, paced, release
 from .responses import EventStream
 
@@ -32,10 +33,15 @@ _END: Final[Message] = {"type": "http.response.body", "body": b"", "more_body": 
 
 
 async def send_stream(
-    follower: Follower, status: int, headers: Sequence[tuple[bytes, bytes]], receive: Receive, send: Send
+    follower: Follower,
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    receive: Receive,
+    send: Send,
+    encode: Encode | None = None,
 ) -> None:
     """Send a response with that head and the follower's bytes; returns at their end, or when the reader has
-    left or was closed as too slow.
+    left or was closed as too slow. `encode`: what compresses them.
 
     The request's body must have been received. Lets go of the follower always.
     """
@@ -53,6 +59,8 @@ async def send_stream(
         while not follower.closed:
             chunk = follower.take()
             if chunk or follower.done:
+                if encode is not None:
+                    chunk = encode(chunk, follower.done)
                 follower.sending(give_up)
                 while len(chunk) > PIECE:
                     # In pieces, so that the server can say when it has enough.

@@ -36,12 +36,15 @@ PATIENCE = 30.0
 
 USUAL = {
     "proxy_buffering off;": "proxy_buffering on;",
-    "proxy_http_version 1.1;": "proxy_http_version 1.0;",
+    "gzip off;": "gzip on; gzip_proxied any; gzip_types text/event-stream;",
 }
-"""What nginx does unless told otherwise (up to 1.29.6)."""
+"""What many a proxy does unless told otherwise."""
 
-BUFFERED = USUAL | {"server_tokens off;": "server_tokens off; proxy_ignore_headers X-Accel-Buffering;"}
-"""The control, which must fail where the shipped files pass."""
+BUFFERED = USUAL | {
+    "server_tokens off;": "proxy_ignore_headers X-Accel-Buffering; proxy_hide_header Content-Encoding;"
+}
+"""The control, which must fail where the shipped files pass: what our headers tell it is not heard either.
+(Buffering alone holds nothing back in nginx 1.22: it passes on each chunk of a chunked answer.)"""
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +107,30 @@ class Reading:
 
 @asynccontextmanager
 async def by_http1(nginx: Nginx, method: str, path: str, body: Any = None) -> AsyncIterator[Reading]:
-    async with client(nginx.url) as http, http.stream(method, path, json=body) as response:
-        async with aclosing(response.aiter_raw()) as pieces:
-            yield Reading(f"{response.http_version} {response.status_code}", pieces)
+    async with (
+        client(nginx.url) as http,
+        http.stream(method, path, json=body) as response,
+        aclosing(response.aiter_bytes()) as pieces,
+    ):
+        yield Reading(f"{response.http_version} {response.status_code}", pieces)
 
 
 @asynccontextmanager
 async def by_http2(nginx: Nginx, method: str, path: str, body: Any = None) -> AsyncIterator[Reading]:
     """curl, over TLS."""
     process = await asyncio.create_subprocess_exec(
-        *("curl", "-s", "-N", "-i", "--http2", "--noproxy", "*", "--cacert", str(nginx.authority)),
+        *(
+            "curl",
+            "--compressed",
+            "-s",
+            "-N",
+            "-i",
+            "--http2",
+            "--noproxy",
+            "*",
+            "--cacert",
+            str(nginx.authority),
+        ),
         *("--resolve", f"{HOST}:{nginx.tls_port}:127.0.0.1", "-X", method, nginx.tls_url + path),
         *(("-H", "Content-Type: application/json", "-d", json.dumps(body)) if body else ()),
         stdout=asyncio.subprocess.PIPE,
@@ -175,12 +192,12 @@ async def test_text_is_shown_before_there_is_more_of_it(nginx, transport, versio
 @TRANSPORTS
 async def test_a_proxy_that_buffers_fails_the_same_check(server, tmp_path, transport, version):
     with fronted(tmp_path, server.port, BUFFERED) as buffering:
-        assert not await _is_shown_at_once(buffering, transport, version, 2)
+        assert not await _is_shown_at_once(buffering, transport, version, 1)
 
 
 @TRANSPORTS
 async def test_events_come_when_they_are_sent(nginx, transport, version):
-    """A second between the first and the last: with a proxy that collects there would be none."""
+    """They take a second; a proxy that collects would have shown the first one with the last."""
     script = brief(options={"tokens": 6, "interval": 0.2})
     came = []
     async with transport(nginx, "POST", f"{STREAM}?timing=1", script) as reading:
@@ -194,7 +211,7 @@ async def test_events_come_when_they_are_sent(nginx, transport, version):
 
 
 async def test_streams_of_other_views_are_not_buffered_either(server, tmp_path):
-    """The header `X-Accel-Buffering` is enough where nginx knows nothing of an address."""
+    """Where nginx knows nothing of an address, the headers of the answer are enough."""
     with fronted(tmp_path, server.port, USUAL) as usual:
         assert await _is_shown_at_once(usual, by_http1, "HTTP/1.1 200", PATIENCE)
 
@@ -228,7 +245,7 @@ async def test_silence_is_survived(server, tmp_path):
     with fronted(tmp_path, server.port, shorter) as hasty:
         script = brief(options={"tokens": 9, "hang_after": 1}, on_disconnect="cancel")
         async with by_http1(hasty, "POST", f"{STREAM}?heartbeat=event", script) as reading:
-            for _ in range(7):
+            for _ in range(6):
                 await reading.next("ping")
 
 

@@ -93,8 +93,7 @@ class Nginx:
 
 
 def shipped(name: str, replaced: Mapping[str, str]) -> str:
-    """A file of `deploy/` with ports, names of files and what else a test must change; raises `AssertionError`
-    where one of these is nowhere in the shipped files."""
+    """A file of `deploy/`, with what is to be replaced in it."""
     text = (ROOT / "deploy" / name).read_text()
     for old, new in replaced.items():
         text = text.replace(old, new)
