@@ -28,10 +28,9 @@ SENTENCES: Final = {
         "%(bursts)s bursts; events were held for up to %(held_ms)s ms."
     ),
     "compressed_without_flush": gettext_noop(
-        "A proxy compresses (%(encoding)s) without passing on each event: %(bunched_percent)s %% of the "
-        "events "
-        "that were sent apart arrived together, held for up to %(held_ms)s ms. Uncompressed they arrive in "
-        "time."
+        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. "
+        "%(bunched_percent)s %% of those that were sent apart arrived together, held for up to %(held_ms)s "
+        "ms; uncompressed they arrive in time."
     ),
     "compressed_too": gettext_noop(
         "What is held back is compressed, too (%(encoding)s), and not by our pace."

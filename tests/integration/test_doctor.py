@@ -14,7 +14,8 @@ import pytest
 
 from streaming.core.diagnosis import Severity
 from streaming.doctor.client import Target, base_of
-from streaming.doctor.rounds import examine
+from streaming.doctor.rounds import Round, examine
+from tests.support.buffering import BUFFERING, COLLECTING, COMPRESSING
 from tests.support.client import STREAM, brief, client
 from tests.support.nginx import Nginx, find_nginx, fronted
 from tests.support.servers import ROOT, Server, free_port, running
@@ -22,25 +23,6 @@ from tests.support.servers import ROOT, Server, free_port, running
 pytestmark = [pytest.mark.server]
 
 needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="no nginx here: apt-get install nginx")
-
-GZIP = "proxy_hide_header Content-Encoding; gzip on; gzip_types *; gzip_proxied any; gzip_min_length 1;"
-
-BUFFERING = {
-    "proxy_buffering off;": "proxy_buffering on;",
-    "proxy_http_version 1.1;": "proxy_http_version 1.0;",
-    "gzip off;": "",
-    "server_tokens off;": f"server_tokens off; proxy_ignore_headers X-Accel-Buffering; {GZIP}",
-}
-"""What nginx does unless told otherwise, and gzip."""
-
-COMPRESSING = {"gzip off;": "", "server_tokens off;": f"server_tokens off; {GZIP}"}
-"""A proxy that compresses streams, and passes on each event."""
-
-COLLECTING = {
-    "gzip off;": "",
-    "server_tokens off;": f"server_tokens off; proxy_ignore_headers X-Accel-Buffering; {GZIP}",
-}
-"""A proxy that passes on each event, but not compressed."""
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +45,9 @@ def nginx(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def buffering(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    with fronted(tmp_path_factory.mktemp("buffering"), server.port, BUFFERING) as made:
+def buffering(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """Before the one that is as shipped."""
+    with fronted(tmp_path_factory.mktemp("buffering"), nginx.port, BUFFERING) as made:
         yield made
 
 
@@ -76,55 +59,61 @@ def task(url: str, **options) -> Target:
     return probe(url, kind="brief", brief=brief(options=options, on_disconnect="cancel"), patience=30.0)
 
 
-async def codes(target: Target) -> list[str]:
-    made = await examine(target)
-    # A machine that was late by itself is no finding of these tests.
-    return [each.code for each in made.diagnosis.findings if each.code != "reader_busy"]
+async def verdict(target: Target, *expected: str) -> Round:
+    """A round that finds just that. What a busy machine adds by itself goes away when it is asked again."""
+    for _ in range(4):
+        made = await examine(target)
+        if set(made.diagnosis.codes) - {"reader_busy"} == set(expected):
+            return made
+    raise AssertionError(made.diagnosis.findings)
 
 
 # --- The five ------------------------------------------------------------------------------------------
 
 
 async def test_a_direct_server_is_fine(server: Server) -> None:
-    made = await examine(probe(server.url))
-    assert made.diagnosis.severity is Severity.INFO, made.diagnosis.findings
+    made = await verdict(probe(server.url), "fine")
+    assert made.diagnosis.severity is Severity.INFO
     assert made.seen.comments == 1
     assert made.diagnosis.proxy == ""
 
 
 @needs_nginx
 async def test_nginx_as_it_is_shipped_is_fine(nginx: Nginx) -> None:
-    made = await examine(probe(nginx.url))
-    assert made.diagnosis.severity is Severity.INFO, made.diagnosis.findings
+    made = await verdict(probe(nginx.url), "fine")
     assert made.diagnosis.proxy == "nginx"
 
 
 @needs_nginx
 async def test_nginx_that_buffers_is_told_from_everything_else(buffering: Nginx) -> None:
-    made = await examine(probe(buffering.url))
+    made = await verdict(probe(buffering.url), "buffered_by_proxy")
     worst = made.diagnosis.findings[0]
-    assert (worst.code, worst.severity) == ("buffered_by_proxy", Severity.SUSPICIOUS)
-    assert worst.remedy == "buffering:nginx"
-    assert made.seen.encoding == "gzip"
-    assert not {"slow_provider", "busy_server", "pool_full"} & set(made.diagnosis.codes)
+    assert (worst.severity, worst.remedy) == (Severity.SUSPICIOUS, "buffering:nginx")
+
+
+@needs_nginx
+async def test_nginx_that_buffers_and_compresses(server: Server, tmp_path) -> None:
+    with fronted(tmp_path, server.port, COLLECTING) as collecting:
+        await verdict(probe(collecting.url), "compressed_without_flush")
 
 
 async def test_a_provider_that_begins_late_is_slow(server: Server) -> None:
-    assert await codes(task(server.url, tokens=3, start_delay=2.5)) == ["slow_provider"]
+    await verdict(task(server.url, tokens=3, start_delay=2.5), "slow_provider")
 
 
 async def test_a_provider_that_stops_hangs(server: Server) -> None:
     body = brief(options={"hang_after": 2}, on_disconnect="cancel")
     hanging = probe(server.url, kind="brief", brief=body, patience=3.0)
-    assert await codes(hanging) == ["provider_hangs"]
+    await verdict(hanging, "provider_hangs")
 
 
 async def test_a_full_pool_is_full(server: Server) -> None:
     body = brief(options={"hang_after": 0}, on_disconnect="cancel")
     async with client(server.url) as http, http.stream("POST", STREAM, json=body):
-        assert await codes(task(server.url, tokens=1)) == ["pool_full"]
-    # A probe needs no place, and is told what the pools are like only where that is open to it.
-    assert "pool_full" not in await codes(probe(server.url, count=2))
+        await verdict(task(server.url, tokens=1), "pool_full")
+        # A probe needs no place, but is told of the pools.
+        await verdict(probe(server.url, count=2), "pool_full")
+    await verdict(probe(server.url, count=2), "fine")
 
 
 # --- What else may be wrong ----------------------------------------------------------------------------
@@ -133,15 +122,9 @@ async def test_a_full_pool_is_full(server: Server) -> None:
 @needs_nginx
 async def test_compression_that_passes_on_each_event_is_no_fault(server: Server, tmp_path) -> None:
     with fronted(tmp_path, server.port, COMPRESSING) as nginx:
-        made = await examine(probe(nginx.url))
+        made = await verdict(probe(nginx.url), "fine", "compressed")
     assert made.seen.encoding == "gzip"
-    assert made.diagnosis.severity is Severity.INFO, made.diagnosis.findings
-
-
-@needs_nginx
-async def test_compression_that_collects_is_told_from_buffering(server: Server, tmp_path) -> None:
-    with fronted(tmp_path, server.port, COLLECTING) as nginx:
-        assert await codes(probe(nginx.url)) == ["compressed_without_flush"]
+    assert made.diagnosis.severity is Severity.INFO
 
 
 @needs_nginx
@@ -149,26 +132,26 @@ async def test_a_proxy_without_its_server_and_tls_that_nobody_signed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with fronted(tmp_path_factory.mktemp("away"), free_port()) as nginx:
-        assert await codes(probe(nginx.url)) == ["server_away"]
+        await verdict(probe(nginx.url), "server_away")
         tls = f"127.0.0.1:{nginx.tls_port}"
-        assert await codes(probe(f"https://{tls}")) == ["tls_failed"]
-        assert await codes(probe(f"https://{tls}", insecure=True)) != ["tls_failed"]
-        assert await codes(probe(f"http://{tls}")) == ["wrong_scheme"]
-        assert await codes(probe(f"https://127.0.0.1:{nginx.port}")) == ["wrong_scheme"]
+        await verdict(probe(f"https://{tls}"), "tls_failed")
+        await verdict(probe(f"https://{tls}", insecure=True), "server_away")
+        await verdict(probe(f"http://{tls}"), "wrong_scheme")
+        await verdict(probe(f"https://127.0.0.1:{nginx.port}"), "wrong_scheme")
 
 
 async def test_addresses_where_nothing_is(server: Server) -> None:
-    assert await codes(probe(f"http://127.0.0.1:{free_port()}")) == ["unreachable"]
-    assert await codes(probe("http://nowhere.invalid")) == ["name_unknown"]
-    assert await codes(probe(f"{server.url}/somewhere")) == ["not_sluice"]
+    await verdict(probe(f"http://127.0.0.1:{free_port()}"), "unreachable")
+    await verdict(probe("http://nowhere.invalid"), "name_unknown")
+    await verdict(probe(f"{server.url}/somewhere"), "not_sluice")
 
 
 async def test_a_ping_needs_nothing(server: Server) -> None:
-    assert await codes(probe(server.url, kind="ping")) == ["fine"]
+    await verdict(probe(server.url, kind="ping"), "fine")
 
 
 async def test_a_wrong_key_is_told(server: Server) -> None:
-    assert await codes(probe(server.url, key="slc_wrong")) == ["not_authenticated"]
+    await verdict(probe(server.url, key="slc_wrong"), "not_authenticated")
 
 
 @pytest.mark.parametrize(
