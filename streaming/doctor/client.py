@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import json
 import re
@@ -11,7 +12,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
@@ -105,35 +106,23 @@ def _credentials(target: Target) -> dict[str, str]:
     return {"Authorization": f"Bearer {target.key}"} if target.key else {}
 
 
-class _Decompressor(Protocol):
-    def decompress(self, data: bytes, /) -> bytes: ...
+Unpack = Callable[[bytes], bytes]
+"""From what came to what was packed, as far as it goes."""
 
 
-def _encodings() -> dict[str, Callable[[], _Decompressor]]:
+def _encodings() -> dict[str, Callable[[], Unpack]]:
     """What can be decoded here, as browsers name it; br and zstd where their packages are."""
-    found: dict[str, Callable[[], _Decompressor]] = {
-        "gzip": lambda: zlib.decompressobj(wbits=31),
-        "deflate": zlib.decompressobj,
+    found: dict[str, Callable[[], Unpack]] = {
+        "gzip": lambda: zlib.decompressobj(wbits=31).decompress,
+        "deflate": lambda: zlib.decompressobj().decompress,
     }
     if importlib.util.find_spec("brotli"):
-        found["br"] = _brotli
+        brotli = importlib.import_module("brotli")
+        found["br"] = lambda: brotli.Decompressor().process
     if importlib.util.find_spec("zstandard"):
-        found["zstd"] = _zstandard
+        zstandard = importlib.import_module("zstandard")
+        found["zstd"] = lambda: zstandard.ZstdDecompressor().decompressobj().decompress
     return found
-
-
-def _brotli() -> _Decompressor:
-    import brotli
-
-    decompressor = brotli.Decompressor()
-    decompressor.decompress = decompressor.process
-    return cast("_Decompressor", decompressor)
-
-
-def _zstandard() -> _Decompressor:
-    import zstandard
-
-    return cast("_Decompressor", zstandard.ZstdDecompressor().decompressobj())
 
 
 class _Reading:
@@ -282,13 +271,13 @@ class _Reading:
             except (ValueError, AttributeError):
                 return
 
-    def _unpacker(self, encoding: str) -> Callable[[bytes], bytes]:
+    def _unpacker(self, encoding: str) -> Unpack:
         """Raises `ValueError` for an encoding that nobody asked for."""
         if encoding in ("", "identity"):
             return bytes
         if encoding not in self._encodings:
             raise ValueError(f"Content-Encoding: {encoding}")
-        return self._encodings[encoding]().decompress
+        return self._encodings[encoding]()
 
     def _comment(self, _text: str) -> None:
         self._comments += 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,12 @@ def buffering(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
-def probe(url: str, **options) -> Target:
-    return Target(**{"base": base_of(url), "count": 12, "interval": 60, "patience": 30.0} | options)
+def probe(url: str, **options: Any) -> Target:
+    defaults: dict[str, Any] = {"base": base_of(url), "count": 12, "interval": 60, "patience": 30.0}
+    return Target(**defaults | options)
 
 
-def task(url: str, **options) -> Target:
+def task(url: str, **options: Any) -> Target:
     return probe(url, kind="brief", brief=brief(options=options, on_disconnect="cancel"), patience=30.0)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,11 +44,11 @@ def loadtest(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-async def load(url: str, **options) -> Tally:
+async def load(url: str, **options: Any) -> Tally:
     """Put it on, from here."""
     plan = Plan(**{name: options.pop(name) for name in ("rate", "streams", "duration") if name in options})
     tally = Tally()
-    values = {"base": url, "plan": plan, "brief": SCRIPTED, "patience": 30.0}
+    values: dict[str, Any] = {"base": url, "plan": plan, "brief": SCRIPTED, "patience": 30.0}
     await run(Load(**values | options), tally, asyncio.Event())
     return tally
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
+import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, client, eventually, read_stream
@@ -57,8 +58,8 @@ async def test_it_needs_no_permit_and_is_neither_recorded_nor_counted(server: Se
             await http.delete(f"/streams/{holds_the_permit.headers['x-stream-id']}")
 
 
-async def _in_memory(http, expected: int) -> bool:
-    return (await http.get("/stats")).json()["tasks"]["in_memory"] == expected
+async def _in_memory(http: httpx2.AsyncClient, expected: int) -> bool:
+    return bool((await http.get("/stats")).json()["tasks"]["in_memory"] == expected)
 
 
 async def test_who_leaves_a_probe_ends_it(server: Server) -> None:
@@ -66,7 +67,7 @@ async def test_who_leaves_a_probe_ends_it(server: Server) -> None:
         await read_stream(http, "GET", "/streams/probe?count=100&interval=1000", until=2)
 
         async def nothing_active() -> bool:
-            return (await http.get("/stats")).json()["tasks"]["active"] == 0
+            return bool((await http.get("/stats")).json()["tasks"]["active"] == 0)
 
         assert await eventually(nothing_active)
 
@@ -85,8 +86,8 @@ async def test_probes_at_a_time_are_bounded(server: Server) -> None:
         assert await eventually(lambda: _answers(http))
 
 
-async def _answers(http) -> bool:
-    return (await http.get("/streams/probe?count=1&interval=10")).status_code == 200
+async def _answers(http: httpx2.AsyncClient) -> bool:
+    return bool((await http.get("/streams/probe?count=1&interval=10")).status_code == 200)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
 
     help = "Say what is wrong with the streams of the server at URL, and how to mend it."
     # It looks at another server, so the settings of this one need not be sound.
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """What to stream, and how to tell."""
@@ -102,7 +102,9 @@ def _target(options: dict[str, Any]) -> Target:
         brief = None if options["brief"] is None else brief_of(options["brief"])
     except ValueError as error:
         raise CommandError(str(error)) from error
-    kind = "ping" if options["ping"] else "probe" if brief is None else "brief"
+    kind: Literal["probe", "ping", "brief"] = "probe" if brief is None else "brief"
+    if options["ping"]:
+        kind = "ping"
     patience = options["timeout"]
     if patience is None:
         # The probe promises how long it takes; a third more is not what the reader should give up over.

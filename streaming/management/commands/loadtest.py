@@ -34,7 +34,7 @@ class Command(BaseCommand):
     """Exit code 0: every stream came whole and exact; 1: not. Ctrl-C gives the report so far."""
 
     help = "Put load on the Sluice at URL, and report what came of it."
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """How much, for how long, and where the report goes."""
