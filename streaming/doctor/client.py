@@ -314,7 +314,8 @@ def _call(target: Target) -> tuple[str, str, dict[str, Any] | None]:
             body = {"notebook_id": "doctor", "operation": {"type": "ping"}}
             return "POST", "/send_operation?timing=1", body
         case "brief":
-            return "POST", "/content/generate/stream/async?timing=1", target.brief
+            brief = {"user_id": "doctor", **(target.brief or {})}
+            return "POST", "/content/generate/stream/async?timing=1", brief
 
 
 def _failure(phase: Phase, error: BaseException) -> Failure:

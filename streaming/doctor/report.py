@@ -20,7 +20,7 @@ STEPS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000,
 WIDTH: Final = 40
 """Characters of its longest bar."""
 
-LABEL: Final = 22
+LABEL: Final = 24
 """Columns of the names of numbers."""
 
 MARKS: Final = {Severity.INFO: "·", Severity.SUSPICIOUS: "!", Severity.BROKEN: "✗"}
