@@ -37,6 +37,10 @@ FEW: Final = 3
 UNEVEN: Final = 150.0
 """Milliseconds of delay (p95) from which on the network is uneven."""
 
+LATE_ANSWER: Final = 1_000.0
+"""Milliseconds from the request to the head of the answer that are long: a stream begins at once, whatever
+its provider does."""
+
 FAR: Final = 400.0
 """Milliseconds of connecting from which on the way is long."""
 
@@ -473,6 +477,9 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
     delay = measures.delays.percentile(95) or 0.0
     if not held and delay >= max(UNEVEN, 2 * seen.own_lag):
         yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
+    waited = (seen.answered or 0.0) - sum(filter(None, (seen.resolve, seen.connect, seen.tls)))
+    if not held and waited >= LATE_ANSWER:
+        yield _suspicious("late_answer", {"waited_ms": round(waited)})
     if seen.connect is not None and seen.connect >= FAR:
         yield _suspicious("far_away", {"connect_ms": round(seen.connect)})
     if seen.own_lag >= HELD:

@@ -47,6 +47,9 @@ SENTENCES: Final = {
     "uneven_network": gettext_noop(
         "The network is uneven: one event in twenty was %(p95_ms)s ms or more later than the fastest one."
     ),
+    "late_answer": gettext_noop(
+        "The answer began %(waited_ms)s ms after the call, although every stream begins at once."
+    ),
     "far_away": gettext_noop("Connecting alone took %(connect_ms)s ms."),
     "reader_busy": gettext_noop(
         "This machine was late itself, by %(lag_ms)s ms: measure again when it rests."
@@ -115,6 +118,10 @@ REMEDIES: Final = {
     "not_sluice": gettext_noop("Look at the address: its root is enough, and a prefix belongs to it."),
     "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
     "uneven_network": gettext_noop("Measure again from another place, and over a cable."),
+    "late_answer": gettext_noop(
+        "Measure directly at the server: where that is fine, a proxy waits; where it is not, the server is "
+        "busy."
+    ),
     "collected": gettext_noop("Switch off what stores or scans answers between here and the server."),
     "headers_changed": gettext_noop(
         "Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."

@@ -100,12 +100,12 @@ async def test_nginx_that_buffers_and_compresses(server: Server, tmp_path) -> No
 
 
 async def test_a_provider_that_begins_late_is_slow(server: Server) -> None:
-    await verdict(task(server.url, tokens=3, start_delay=2.5), "slow_provider")
+    await verdict(task(server.url, tokens=3, start_delay=2.1), "slow_provider")
 
 
 async def test_a_provider_that_stops_hangs(server: Server) -> None:
     body = brief(options={"hang_after": 2}, on_disconnect="cancel")
-    hanging = probe(server.url, kind="brief", brief=body, patience=3.0)
+    hanging = probe(server.url, kind="brief", brief=body, patience=1.5)
     await verdict(hanging, "provider_hangs")
 
 

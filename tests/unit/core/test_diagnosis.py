@@ -113,6 +113,12 @@ def test_one_long_pause_of_the_network_is_not_a_proxy():
     assert found.codes == ["uneven_network"]
 
 
+def test_an_answer_that_begins_late_is_told_though_no_difference_shows_it():
+    assert codes(seen(PACED, [each + 1_503 for each in PACED], answered=1_500.0)) == ["late_answer"]
+    # What the connection took is not the answer's.
+    assert codes(seen(PACED, answered=1_500.0, connect=350.0, tls=350.0)) == ["fine"]
+
+
 def test_a_reader_that_was_late_itself_blames_nobody():
     bursts = [500.0 * (1 + number // 5) for number in range(20)]
     found = diagnose(seen(PACED, bursts, own_lag=450.0))
