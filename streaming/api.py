@@ -207,6 +207,8 @@ def _json(body: Any) -> HttpResponse:
     return response
 
 
+api.document("get", "/streams/probe", schema.PROBE)
+api.document("get", "/streams/probe/report", schema.PROBE_REPORT)
 api.document(
     "get",
     "/streams/{task_id}/events",

@@ -59,6 +59,7 @@ TITLES: Final = {
     "slow_reader": gettext_lazy("Events were not read in time"),
     "upgrade_required": gettext_lazy("Only over WebSocket"),
     "rate_limited": gettext_lazy("Too many messages"),
+    "too_many_probes": gettext_lazy("Too many probes at once"),
     "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
     "queue_full": gettext_lazy("The queue is full"),

@@ -10,6 +10,8 @@ from ninja import Field, Schema
 from streaming.core import cursor, events
 from streaming.core.states import State
 
+from . import probe as probing
+
 REF: Final = "#/components/schemas/{name}"
 
 
@@ -235,3 +237,64 @@ RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
         "schema": {"type": "integer", "minimum": 0, "maximum": cursor.MAX},
     },
 ]
+
+
+def _number(name: str, bounds: tuple[int, int, int], description: str) -> dict[str, Any]:
+    default, least, most = bounds
+    schema = {"type": "integer", "minimum": least, "maximum": most, "default": default}
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+PROBE: Final[dict[str, Any]] = {
+    "operationId": "probe",
+    "summary": "A stream of known pace",
+    "description": "Events at a known interval without a provider or a permit, each with `sent_at`; then one "
+    "large event, a heartbeat and the end. For monitors, and `manage.py doctor`.",
+    "tags": ["operations"],
+    "parameters": [
+        _number("count", probing.COUNT, "Small events"),
+        _number("interval", probing.INTERVAL, "Milliseconds between them"),
+        STREAM_PARAMETERS[1],
+    ],
+    "responses": {
+        "200": stream_response(),
+        "400": problem_response("A bad query"),
+        "401": problem_response("Not signed in"),
+        "406": problem_response("No acceptable format"),
+        "429": problem_response("Too many probes at once"),
+        "503": problem_response("The server is going down"),
+    },
+}
+
+_REPORT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["status", "limit_ms", "first_event_ms", "worst_late_ms", "events"],
+    "properties": {
+        "status": {"type": "string", "enum": ["ok", "late"]},
+        "limit_ms": {"type": "integer"},
+        "first_event_ms": {"type": "number"},
+        "worst_late_ms": {"type": "number"},
+        "events": {"type": "integer"},
+    },
+}
+
+PROBE_REPORT: Final[dict[str, Any]] = {
+    "operationId": "probe_report",
+    "summary": "The server measures itself",
+    "description": "A short probe inside of the server: when its first event comes, and how late all are.",
+    "tags": ["operations"],
+    "parameters": [_number("limit", probing.LIMIT, "Milliseconds up to which the server is well")],
+    "responses": {
+        "200": {
+            "description": "In time",
+            "content": {"application/json": {"schema": _REPORT_SCHEMA}},
+        },
+        "400": problem_response("A bad query"),
+        "401": problem_response("Not signed in"),
+        "429": problem_response("Too many probes at once"),
+        "503": {
+            "description": "Late",
+            "content": {"application/json": {"schema": _REPORT_SCHEMA}},
+        },
+    },
+}

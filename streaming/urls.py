@@ -5,9 +5,12 @@ from django.views.i18n import JavaScriptCatalog
 
 from .api import api
 from .pages import stream_page
+from .probe import probe, probe_report
 from .views import events
 
 urlpatterns = [
+    path("streams/probe", probe, name="stream-probe"),
+    path("streams/probe/report", probe_report, name="stream-probe-report"),
     path("streams/<str:task_id>/events", events, name="stream-events"),
     path("streams/<str:task_id>/view", stream_page, name="stream-page"),
     path("jsi18n/", JavaScriptCatalog.as_view(packages=["streaming"]), name="javascript-catalog"),

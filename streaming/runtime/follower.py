@@ -246,6 +246,11 @@ class Follower:
             self.wake()
         self._arm(now)
 
+    def show_life(self) -> None:
+        """Send a heartbeat now, although none is due."""
+        self._heartbeat = self._news = True
+        self.wake()
+
     def dismiss(self) -> None:
         """Send the reader away, to come back later and resume: `reconnect`, then the end of the bytes."""
         self._dismissed = self._news = True

@@ -298,7 +298,7 @@ async def test_a_full_queue_counts_down_what_the_server_says(browser: Browser, s
     tasks = [await started(small_site.url, options={"tokens": 10_000}) for _ in range(2)]
     async with visit(browser, small_site.url) as seen:
         seen.allowed = ("503",)
-        async with seen.page.expect_response("**/content/generate/stream/async") as refusal:
+        async with seen.page.expect_response("**/content/generate/stream/async?timing=1") as refusal:
             await write(seen.page, "patience")
         await reaches(seen.page, "refused")
         promised = int((await (await refusal.value).all_headers())["retry-after"])

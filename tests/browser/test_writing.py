@@ -45,7 +45,7 @@ async def test_the_brief_says_what_the_fields_say(home: Visit) -> None:
     await page.get_by_label("Language of the text").select_option("zh")
     await page.get_by_label("Audience").fill("commuters")
     await page.get_by_label("Requirements").fill("mention the bell")
-    async with page.expect_request("**/content/generate/stream/async") as sent:
+    async with page.expect_request("**/content/generate/stream/async?timing=1") as sent:
         await page.get_by_role("button", name="Write").click()
     brief = (await sent.value).post_data_json
     assert brief is not None

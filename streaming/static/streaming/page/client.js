@@ -32,10 +32,14 @@ export class StreamClient extends EventTarget {
   #wake = null;
   #alarm = null;
 
-  /** `headers()`: those of a request. `silenceLimit`: seconds without a byte before a resume; 0: never. */
-  constructor({ headers = () => ({}), silenceLimit = 0 } = {}) {
+  /**
+   * `headers()`: those of a request. `silenceLimit`: seconds without a byte before a resume; 0: never.
+   * `timing`: whether each event shall say when the server sent it (`sent_at`).
+   */
+  constructor({ headers = () => ({}), silenceLimit = 0, timing = false } = {}) {
     super();
     this.headers = headers;
+    this.query = timing ? "?timing=1" : "";
     this.silenceLimit = silenceLimit;
     this.begun = performance.now();
     addEventListener("online", this.#online);
@@ -45,7 +49,7 @@ export class StreamClient extends EventTarget {
   /** Start a task: POST `body` (JSON) to `url`; the same `key` again is the same task, not a second one. */
   start(url, body, key = newKey()) {
     const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
-    this.#run({ url, options: { method: "POST", headers, body: JSON.stringify(body) } });
+    this.#run({ url: url + this.query, options: { method: "POST", headers, body: JSON.stringify(body) } });
   }
 
   /** Follow the task at `place` (`/streams/<id>`) from its first event. */
@@ -163,7 +167,7 @@ export class StreamClient extends EventTarget {
 
   #resumption() {
     const headers = this.#lastId ? { "Last-Event-ID": String(this.#lastId) } : {};
-    return { url: `${this.place}/events`, options: { headers } };
+    return { url: `${this.place}/events${this.query}`, options: { headers } };
   }
 
   #adopt(place) {

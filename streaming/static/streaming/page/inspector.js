@@ -1,4 +1,5 @@
-/* Every event with its arrival and the gap before it, as rows and on a timeline. */
+/* Every event with its arrival and the gap before it, as rows and on a timeline; and whether a proxy holds them. */
+import { Bunches } from "./bunches.js";
 import { TERMINAL } from "./client.js";
 import { duration, fill, number } from "./format.js";
 import { Timeline } from "./timeline.js";
@@ -11,6 +12,8 @@ export class Inspector {
 
   constructor(root) {
     this.summary = root.querySelector("[data-inspector-summary]");
+    this.warning = root.querySelector("[data-inspector-warning]");
+    this.bunches = new Bunches();
     this.rows = root.querySelector("[data-rows-body]");
     this.more = root.querySelector("[data-rows-more]");
     this.canvas = root.querySelector("[data-timeline]");
@@ -24,6 +27,8 @@ export class Inspector {
     this.#waiting = [];
     this.rows.replaceChildren();
     this.more.hidden = true;
+    this.warning.hidden = true;
+    this.bunches.clear();
     this.summary.textContent = this.intro;
     this.timeline.clear();
   }
@@ -33,6 +38,7 @@ export class Inspector {
     const gap = this.last === null ? null : event.at - this.last;
     this.last = event.at;
     this.count += 1;
+    this.bunches.add(event.at, event.data.sent_at);
     this.longest = Math.max(this.longest, gap ?? 0);
     this.timeline.add(event.at, kindOf(event.type), event.data.delta?.length ?? 0);
     this.#waiting.push([event.id ?? "", duration(event.at), gap === null ? "" : duration(gap), event.type, excerpt(event.data)]);
@@ -57,6 +63,11 @@ export class Inspector {
     const values = { count: number(this.count), total: duration(this.last), gap: duration(this.longest) };
     this.summary.textContent = fill(gettext("Events: {count} · {total} · longest gap {gap}"), values);
     this.canvas.setAttribute("aria-label", this.summary.textContent);
+    if (this.warning.hidden && this.bunches.held) {
+      const words = gettext("A proxy is buffering this stream: events that were sent apart arrive together, up to {delay} late.");
+      this.warning.textContent = fill(words, { delay: duration(this.bunches.held) });
+      this.warning.hidden = false;
+    }
   }
 }
 
@@ -66,7 +77,7 @@ function kindOf(type) {
 }
 
 function excerpt(data) {
-  const { type, ...rest } = data;
+  const { type, sent_at, ...rest } = data;
   if (type === "content" && Object.keys(rest).length === 1) return JSON.stringify(rest.delta);
   if (type === "comment") return rest.text;
   return JSON.stringify(rest);

@@ -62,6 +62,7 @@ export class Viewer {
     const client = new StreamClient({
       headers: this.headers,
       silenceLimit: Number(this.root.dataset.silenceLimit),
+      timing: true,
     });
     const on = (name, handle) =>
       client.addEventListener(name, ({ detail }) => {

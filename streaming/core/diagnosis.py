@@ -1,0 +1,554 @@
+"""From what one stream looked like on its arrival to what is wrong with it: pure, so each verdict is tested.
+
+The server says in each event when it handed it to its connection (`sent_at`). Its clock and ours differ by an
+amount that nobody knows, but which is the same for all events of a stream: so only differences are looked at.
+An event's *delay* is how much longer it was on its way than the fastest one of the same stream. What was sent
+apart and arrived together was held by somebody between; what arrived as it was sent, but was sent late, was
+late in the server or at the provider.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import msgspec
+
+from .histogram import Histogram, histogram_of
+
+APART: Final = 15.0
+"""Milliseconds from which on two events count as sent apart."""
+
+TOGETHER: Final = 0.25
+"""The share of that distance within which they arrived together."""
+
+BUNCHED: Final = 0.4
+"""The share of pairs that arrived together from which on somebody holds the stream back."""
+
+HELD: Final = 60.0
+"""Milliseconds that the most delayed event must have been held for that verdict: less is nobody's trouble."""
+
+FEW: Final = 3
+"""Pairs without which nothing is said about bunches."""
+
+UNEVEN: Final = 150.0
+"""Milliseconds of delay (p95) from which on the network is uneven."""
+
+LATE_ANSWER: Final = 1_000.0
+"""Milliseconds from the request to the head of the answer that are long: a stream begins at once, whatever
+its provider does."""
+
+FAR: Final = 400.0
+"""Milliseconds of connecting from which on the way is long."""
+
+LATE: Final = 50.0
+"""Milliseconds by which a server may miss the moments of a probe (p95) before it is busy."""
+
+SLOW_FIRST: Final = 2_000.0
+"""Milliseconds from the start of the work to its first text, by the server's clock."""
+
+STALL: Final = 5_000.0
+"""Milliseconds between two pieces of text, by the server's clock, that are a stall."""
+
+WAITED: Final = 250.0
+"""Milliseconds in the queue that are worth telling."""
+
+FLOOD: Final = 2.0
+"""Status messages a second that are a flood, once there are FLOOD_COUNT."""
+
+FLOOD_COUNT: Final = 10
+
+CONTENT: Final = frozenset({"content", "output", "result"})
+"""Events that carry what the reader waits for."""
+
+
+class Severity(IntEnum):
+    """How bad it is; the worst one is the exit code of the command."""
+
+    INFO = 0
+    SUSPICIOUS = 1
+    BROKEN = 2
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event as it came. `at`: milliseconds since the request; `sent_at`: on the server's clock, from any
+    origin. Of a probe's events: `sequence`, and `late`, the milliseconds by which the server missed its
+    moment. `status`: of a status event."""
+
+    name: str
+    at: float
+    sent_at: float | None = None
+    sequence: int | None = None
+    late: float | None = None
+    status: str | None = None
+
+
+Phase = Literal["resolve", "connect", "tls", "answer", "read"]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the exchange broke off. `kind`: `refused`, `timeout`, `certificate`, `not_tls`, `not_http`,
+    `closed`, or `other`; `detail`: the system's own words."""
+
+    phase: Phase
+    kind: str
+    detail: str = ""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/stats` says of a pool; counts of tasks."""
+
+    running: int
+    waiting: int
+    max_workers: int
+    queue_size: int
+    stuck: int = 0
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream as its reader saw it. Times in milliseconds since the request began (`resolve`, `connect`,
+    `tls`: how long each took), None for what did not happen.
+
+    `target`: what was asked for. `headers`: names in lower case. `problem`: the code of a refusal. `excerpt`:
+    the beginning of a body that is no stream. `reads`: when bytes came, and how many. `outcome`: `ended` with
+    a terminal event, `cut` without one, or `patience` when the reader stopped waiting. `end`: the terminal
+    event. `expected`: events that the probe promised. `own_lag`: by how much the reader itself was late.
+    """
+
+    target: Literal["probe", "ping", "brief"]
+    failure: Failure | None = None
+    resolve: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    answered: float | None = None
+    status: int | None = None
+    http_version: str = ""
+    headers: Mapping[str, str] = {}
+    problem: str = ""
+    excerpt: str = ""
+    reads: Sequence[tuple[float, int]] = ()
+    arrivals: Sequence[Arrival] = ()
+    comments: int = 0
+    outcome: Literal["ended", "cut", "patience"] = "cut"
+    end: Mapping[str, Any] = {}
+    expected: int = 0
+    total: float = 0.0
+    own_lag: float = 0.0
+    pools: Mapping[str, Pool] = {}
+
+    @property
+    def encoding(self) -> str:
+        """The `Content-Encoding`, empty where nothing is encoded."""
+        found = self.headers.get("content-encoding", "").strip().lower()
+        return "" if found == "identity" else found
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether an event stream was answered."""
+        return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
+
+
+class Measures(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of an observation. Milliseconds.
+
+    `gaps`: between arrivals of content. `sent_gaps`: between its sendings. `delays`: see the module. `late`:
+    how late the server made or sent a probe's events. `bunched`: the share of events sent apart that arrived
+    together; `pairs`: of how many. `bursts`: groups in which everything arrived. `held`: the longest delay.
+    """
+
+    first_byte: float | None
+    first_event: float | None
+    first_content: float | None
+    server_first_content: float | None
+    longest_sent_gap: float
+    gaps: Histogram
+    sent_gaps: Histogram
+    delays: Histogram
+    late: Histogram
+    bunched: float
+    pairs: int
+    bursts: int
+    held: float
+    statuses: int
+    status_rate: float
+    bytes: int
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to know. `code` is stable, and names its sentence; `remedy` names what to do about it, empty
+    for nothing; `evidence`: the numbers and words by which it was found."""
+
+    code: str
+    severity: Severity
+    evidence: dict[str, Any] = {}
+    remedy: str = ""
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found, the worst first, and the numbers."""
+
+    findings: Sequence[Finding]
+    measures: Measures
+    proxy: str
+
+    @property
+    def severity(self) -> Severity:
+        """The worst one."""
+        return max((finding.severity for finding in self.findings), default=Severity.INFO)
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of all findings."""
+        return [finding.code for finding in self.findings]
+
+
+def diagnose(seen: Observation, uncompressed: Observation | None = None) -> Diagnosis:
+    """What is wrong with a stream. `uncompressed`: the same once more for a reader that takes no compression,
+    which tells whether compressing or buffering holds the events."""
+    measures = measure(seen)
+    proxy = proxy_of(seen.headers)
+    findings = list(_findings(seen, measures, proxy, uncompressed))
+    if not any(finding.severity for finding in findings):
+        findings.insert(0, Finding(code="fine", severity=Severity.INFO))
+    # Stable: of the same severity, the cause that was looked for first.
+    findings.sort(key=lambda finding: -finding.severity)
+    return Diagnosis(findings=findings, measures=measures, proxy=proxy)
+
+
+def measure(seen: Observation) -> Measures:
+    """The numbers of an observation."""
+    arrivals = seen.arrivals
+    content = [each for each in arrivals if each.name in CONTENT]
+    delays = _delays(arrivals)
+    share, pairs = bunched([(each.at, each.sent_at) for each in arrivals if each.sent_at is not None])
+    statuses = [each for each in arrivals if each.name == "status"]
+    sent_gaps = [
+        second.sent_at - first.sent_at
+        for first, second in pairwise(content)
+        if first.sent_at is not None and second.sent_at is not None
+    ]
+    seconds = max(seen.total, 1.0) / 1000
+    return Measures(
+        first_byte=seen.reads[0][0] if seen.reads else None,
+        first_event=arrivals[0].at if arrivals else None,
+        first_content=content[0].at if content else None,
+        server_first_content=_server_first_content(seen, content),
+        longest_sent_gap=max(sent_gaps, default=0.0),
+        gaps=histogram_of(second.at - first.at for first, second in pairwise(content)),
+        sent_gaps=histogram_of(sent_gaps),
+        delays=histogram_of(delays),
+        late=histogram_of(each.late for each in arrivals if each.late is not None),
+        bunched=share,
+        pairs=pairs,
+        bursts=1 + sum(b.at - a.at > APART for a, b in pairwise(arrivals)) if arrivals else 0,
+        held=max(delays, default=0.0),
+        statuses=len(statuses),
+        status_rate=len(statuses) / seconds,
+        bytes=sum(size for _, size in seen.reads),
+    )
+
+
+def bunched(events: Sequence[tuple[float, float]]) -> tuple[float, int]:
+    """The share of neighbouring events (arrived, sent; milliseconds) that were sent apart but arrived
+    together, and how many were sent apart at all."""
+    apart = together = 0
+    for (at, sent), (next_at, next_sent) in pairwise(events):
+        distance = next_sent - sent
+        if distance >= APART:
+            apart += 1
+            together += next_at - at < distance * TOGETHER
+    return (together / apart if apart else 0.0), apart
+
+
+def _delays(arrivals: Sequence[Arrival]) -> list[float]:
+    on_the_way = [each.at - each.sent_at for each in arrivals if each.sent_at is not None]
+    fastest = min(on_the_way, default=0.0)
+    return [each - fastest for each in on_the_way]
+
+
+def _server_first_content(seen: Observation, content: Sequence[Arrival]) -> float | None:
+    """From the permit to the first content, by the server's clock."""
+    timing = seen.end.get("timing") or {}
+    if timing.get("first_content_ms") is not None:
+        waited: float = timing.get("queued_ms") or 0.0
+        first: float = timing["first_content_ms"]
+        return max(0.0, first - waited)
+    begun = next(
+        (each.sent_at for each in seen.arrivals if each.status in ("started", "processing")),
+        seen.arrivals[0].sent_at if seen.arrivals else None,
+    )
+    if begun is None or not content or content[0].sent_at is None:
+        return None
+    return content[0].sent_at - begun
+
+
+# --- The proxy between -------------------------------------------------------------------------------------
+
+_PRODUCTS: Final = (
+    ("cloudflare", re.compile(r"cloudflare", re.IGNORECASE)),
+    ("nginx", re.compile(r"nginx|openresty|tengine", re.IGNORECASE)),
+    ("caddy", re.compile(r"caddy", re.IGNORECASE)),
+    ("apache", re.compile(r"apache", re.IGNORECASE)),
+    ("varnish", re.compile(r"varnish", re.IGNORECASE)),
+    ("haproxy", re.compile(r"haproxy", re.IGNORECASE)),
+    ("traefik", re.compile(r"traefik", re.IGNORECASE)),
+    ("envoy", re.compile(r"envoy|istio", re.IGNORECASE)),
+    ("iis", re.compile(r"microsoft-iis", re.IGNORECASE)),
+)
+
+_TELLTALE: Final = {
+    "cf-ray": "cloudflare",
+    "x-varnish": "varnish",
+    "x-envoy-upstream-service-time": "envoy",
+}
+
+
+def proxy_of(headers: Mapping[str, str]) -> str:
+    """Who answered in front of the server, by its own word: `nginx`, `caddy`, …; `unknown` for one that only
+    says that it is there, and empty where none is to be seen (which proves nothing)."""
+    for name, product in _TELLTALE.items():
+        if name in headers:
+            return product
+    words = f"{headers.get('server', '')} {headers.get('via', '')}"
+    for product, pattern in _PRODUCTS:
+        if pattern.search(words):
+            return product
+    return "unknown" if "via" in headers else ""
+
+
+# --- The rules ---------------------------------------------------------------------------------------------
+
+_Findings = Iterator[Finding]
+
+
+def _findings(
+    seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None
+) -> _Findings:
+    if seen.failure is not None and seen.failure.phase != "read":
+        yield _no_answer(seen.failure)
+        return
+    if not seen.is_stream:
+        yield _refusal(seen, proxy)
+        yield from _pools(seen)
+        return
+    yield from _end(seen, measures, proxy)
+    yield from _way(seen, measures, proxy, uncompressed)
+    yield from _server(seen, measures)
+    yield from _pools(seen)
+    yield from _head(seen, proxy)
+
+
+def _no_answer(failure: Failure) -> Finding:
+    code = {
+        "resolve": "name_unknown",
+        "connect": "unreachable",
+        "tls": "tls_failed",
+        "answer": "no_answer",
+    }[failure.phase]
+    if failure.kind == "not_tls":
+        code = "wrong_scheme"
+    elif failure.kind == "not_http":
+        code = "not_http"
+    remedy = f"{code}:{failure.kind}" if code in ("unreachable", "tls_failed") else code
+    evidence = {"kind": failure.kind, "detail": failure.detail}
+    return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
+
+
+_BY_PROBLEM: Final = {
+    "queue_full": "pool_full",
+    "owner_limit": "own_limit",
+    "too_many_probes": "own_limit",
+    "draining": "restarting",
+    "bad_host": "wrong_host",
+    # By deploy/nginx_streaming_locations.conf.
+    "server_away": "server_away",
+}
+
+_BY_STATUS: Final = {
+    401: "not_authenticated",
+    403: "not_allowed",
+    404: "not_sluice",
+    405: "not_sluice",
+    429: "own_limit",
+}
+
+_GATEWAY: Final = frozenset({502, 503, 504})
+
+
+def _refusal(seen: Observation, proxy: str) -> Finding:
+    status = seen.status or 0
+    evidence: dict[str, Any] = {"status": status, "problem": seen.problem, "proxy": proxy}
+    if 300 <= status < 400:
+        code = "redirected"
+        evidence["location"] = seen.headers.get("location", "")
+    elif status == 400 and not seen.problem and "HTTPS port" in seen.excerpt:
+        code = "wrong_scheme"
+    elif seen.problem in _BY_PROBLEM:
+        code = _BY_PROBLEM[seen.problem]
+        evidence["retry_after"] = seen.headers.get("retry-after", "")
+    elif status in _BY_STATUS:
+        code = _BY_STATUS[status]
+    elif status in _GATEWAY and not seen.problem:
+        code = "server_away"
+    elif status == 200:
+        code = "not_sluice"
+        evidence["content_type"] = seen.headers.get("content-type", "")
+    else:
+        code = "refused" if status < 500 else "server_failed"
+    return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=code)
+
+
+def _end(seen: Observation, measures: Measures, proxy: str) -> _Findings:
+    """How it ended."""
+    if seen.outcome == "ended":
+        yield from _told_end(seen)
+    elif seen.outcome == "patience":
+        yield _patience(seen, measures)
+    elif not seen.arrivals and "x-stream-id" not in seen.headers:
+        yield _broken("server_away", {"status": seen.status, "proxy": proxy})
+    elif any(each.name == "reconnect" for each in seen.arrivals):
+        yield _broken("restarting", {"status": seen.status})
+    else:
+        detail = seen.failure.detail if seen.failure is not None else ""
+        after = round(seen.total)
+        yield _broken("cut", {"after_ms": after, "events": len(seen.arrivals), "detail": detail})
+    numbers = [each.sequence for each in seen.arrivals if each.sequence is not None]
+    complete = numbers == list(range(1, seen.expected + 1))
+    if seen.outcome == "ended" and seen.expected and not complete:
+        yield _broken("lost_events", {"expected": seen.expected, "came": len(numbers)})
+
+
+def _told_end(seen: Observation) -> _Findings:
+    if seen.end.get("type") == "error":
+        code = str(seen.end.get("code", ""))
+        if code == "interrupted":
+            yield _broken("restarting", {"code": code})
+        elif code == "queue_timeout":
+            yield _broken("pool_full", {"code": code})
+        else:
+            known = "provider_failed" if code.startswith("upstream_") else "task_failed"
+            yield _broken(known, {"code": code, "message": seen.end.get("message", "")})
+    elif seen.end.get("type") == "cancelled":
+        yield _broken("task_failed", {"code": "cancelled", "message": seen.end.get("reason", "")})
+
+
+def _patience(seen: Observation, measures: Measures) -> Finding:
+    """The reader gave up. Who shows signs of life but no text waits for its provider, or for its turn."""
+    since = seen.total - (seen.reads[-1][0] if seen.reads else 0.0)
+    states = [each.status for each in seen.arrivals if each.status]
+    evidence = {"after_ms": round(seen.total), "silent_ms": round(since), "events": len(seen.arrivals)}
+    if states and states[-1] == "queued":
+        return _broken("queued_too_long", evidence)
+    # The first events of a stream come at once, whatever the provider does.
+    if not seen.arrivals or measures.bunched >= BUNCHED:
+        return _broken("silent", evidence)
+    return _broken("provider_hangs", evidence)
+
+
+def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None) -> _Findings:
+    """Between the server and the reader."""
+    evidence: dict[str, Any] = {
+        "held_ms": round(measures.held),
+        "bunched_percent": round(measures.bunched * 100),
+        "events": len(seen.arrivals),
+        "bursts": measures.bursts,
+        "proxy": proxy,
+        "encoding": seen.encoding,
+    }
+    held = _is_held(seen, measures)
+    if held and seen.encoding and uncompressed is not None and not _is_held(uncompressed):
+        yield Finding(
+            code="compressed_without_flush",
+            severity=Severity.SUSPICIOUS,
+            evidence=evidence,
+            remedy=f"compression:{proxy or 'unknown'}",
+        )
+        return
+    if held:
+        yield Finding(
+            code="buffered_by_proxy",
+            severity=Severity.SUSPICIOUS,
+            evidence=evidence,
+            remedy=f"buffering:{proxy or 'unknown'}",
+        )
+    delay = measures.delays.percentile(95) or 0.0
+    if not held and delay >= max(UNEVEN, 2 * seen.own_lag):
+        yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
+    waited = (seen.answered or 0.0) - sum(filter(None, (seen.resolve, seen.connect, seen.tls)))
+    if not held and waited >= LATE_ANSWER:
+        yield _suspicious("late_answer", {"waited_ms": round(waited)})
+    if seen.connect is not None and seen.connect >= FAR:
+        yield _suspicious("far_away", {"connect_ms": round(seen.connect)})
+    if seen.own_lag >= HELD:
+        yield Finding(code="reader_busy", severity=Severity.INFO, evidence={"lag_ms": round(seen.own_lag)})
+    if seen.encoding:
+        code = "compressed_too" if held else "compressed"
+        yield Finding(
+            code=code,
+            severity=Severity.INFO,
+            evidence={"encoding": seen.encoding},
+            remedy=f"compression:{proxy or 'unknown'}" if held else "",
+        )
+
+
+def _is_held(seen: Observation, measures: Measures | None = None) -> bool:
+    """Whether somebody between held events back. A reader that was late itself proves nothing."""
+    found = measure(seen) if measures is None else measures
+    return found.pairs >= FEW and found.bunched >= BUNCHED and found.held >= max(HELD, 2 * seen.own_lag)
+
+
+def _server(seen: Observation, measures: Measures) -> _Findings:
+    """In the server, and behind it."""
+    late = measures.late.percentile(95) or 0.0
+    if late >= LATE:
+        yield _suspicious("busy_server", {"p95_ms": round(late), "most_ms": round(measures.late.max or 0)})
+    waited = (seen.end.get("timing") or {}).get("queued_ms") or 0.0
+    if seen.headers.get("x-stream-route") == "queued" and waited >= WAITED:
+        yield _suspicious("queued", {"queued_ms": round(waited)})
+    first = measures.server_first_content
+    if first is not None and first >= SLOW_FIRST:
+        yield _suspicious("slow_provider", {"first_ms": round(first)})
+    if measures.longest_sent_gap >= STALL:
+        yield _suspicious("provider_stalls", {"gap_ms": round(measures.longest_sent_gap)})
+    if measures.statuses >= FLOOD_COUNT and measures.status_rate >= FLOOD:
+        rate = round(measures.status_rate, 1)
+        yield _suspicious("status_flood", {"rate": rate, "count": measures.statuses})
+
+
+def _pools(seen: Observation) -> _Findings:
+    """What the server says of its pools, where it says it to this caller."""
+    told = False
+    for name, pool in seen.pools.items():
+        evidence = {"pool": name, **msgspec.to_builtins(pool)}
+        if pool.stuck:
+            yield _suspicious("stuck_producers", evidence)
+        if pool.running < pool.max_workers:
+            continue
+        if pool.waiting >= pool.queue_size and seen.problem != "queue_full":
+            yield Finding(code="pool_full", severity=Severity.BROKEN, evidence=evidence, remedy="pool_full")
+        elif pool.waiting and not told:
+            told = True
+            yield _suspicious("pool_busy", evidence)
+
+
+def _head(seen: Observation, proxy: str) -> _Findings:
+    """The headers on their arrival."""
+    cache = seen.headers.get("cache-control", "")
+    if "no-transform" not in cache or ("no-cache" not in cache and "no-store" not in cache):
+        yield _suspicious("headers_changed", {"cache_control": cache, "proxy": proxy})
+    if "content-length" in seen.headers:
+        length = seen.headers["content-length"]
+        yield _suspicious("collected", {"content_length": length, "proxy": proxy})
+    if seen.http_version == "HTTP/1.0":
+        yield _suspicious("http_1_0", {"proxy": proxy})
+
+
+def _broken(code: str, evidence: dict[str, Any]) -> Finding:
+    return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=code)
+
+
+def _suspicious(code: str, evidence: dict[str, Any]) -> Finding:
+    return Finding(code=code, severity=Severity.SUSPICIOUS, evidence=evidence, remedy=code)

@@ -1,0 +1,222 @@
+"""What the doctor says: a sentence for each finding, and what to do about it, in plain words."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.utils.translation import gettext, gettext_noop
+
+from streaming.core.diagnosis import Finding
+
+SENTENCES: Final = {
+    "fine": gettext_noop("Fine: events arrive as they are sent."),
+    # The way
+    "name_unknown": gettext_noop("The name of the server is not known here (%(detail)s)."),
+    "unreachable": gettext_noop("Nobody answers at that address (%(detail)s)."),
+    "tls_failed": gettext_noop("TLS could not be agreed upon (%(detail)s)."),
+    "wrong_scheme": gettext_noop("The address says http where https is spoken, or the other way round."),
+    "not_http": gettext_noop("Whoever listens there does not speak HTTP (%(detail)s)."),
+    "no_answer": gettext_noop("The connection stands, but no answer came (%(kind)s %(detail)s)."),
+    "redirected": gettext_noop(
+        "The call was sent on to %(location)s; streams must be called where they are."
+    ),
+    "not_sluice": gettext_noop("Somebody answers there, but no Sluice with that call (status %(status)s)."),
+    "server_away": gettext_noop("A proxy answers (status %(status)s), but the server behind it does not."),
+    "buffered_by_proxy": gettext_noop(
+        "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together, "
+        "in "
+        "%(bursts)s bursts; events were held for up to %(held_ms)s ms."
+    ),
+    "compressed_without_flush": gettext_noop(
+        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. "
+        "%(bunched_percent)s %% of those that were sent apart arrived together, held for up to %(held_ms)s "
+        "ms; uncompressed they arrive in time."
+    ),
+    "compressed_too": gettext_noop(
+        "What is held back is compressed, too (%(encoding)s), and not by our pace."
+    ),
+    "compressed": gettext_noop("The stream is compressed (%(encoding)s), and still arrives event by event."),
+    "collected": gettext_noop(
+        "The answer has a length (%(content_length)s bytes): somebody collected the whole stream first."
+    ),
+    "headers_changed": gettext_noop(
+        "The headers that keep a stream from being stored or changed did not arrive (Cache-Control: "
+        "%(cache_control)s)."
+    ),
+    "http_1_0": gettext_noop("The answer is HTTP/1.0, which knows no pieces."),
+    "uneven_network": gettext_noop(
+        "The network is uneven: one event in twenty was %(p95_ms)s ms or more later than the fastest one."
+    ),
+    "late_answer": gettext_noop(
+        "The answer began %(waited_ms)s ms after the call, although every stream begins at once."
+    ),
+    "far_away": gettext_noop("Connecting alone took %(connect_ms)s ms."),
+    "reader_busy": gettext_noop(
+        "This machine was late itself, by %(lag_ms)s ms: measure again when it rests."
+    ),
+    # The server
+    "busy_server": gettext_noop(
+        "The server is busy: one event in twenty left it %(p95_ms)s ms or more after it was due."
+    ),
+    "queued": gettext_noop("The task waited %(queued_ms)s ms for its turn."),
+    "queued_too_long": gettext_noop("After %(after_ms)s ms the task still waited for its turn."),
+    "pool_full": gettext_noop("The pool is full: no more tasks are taken."),
+    "pool_busy": gettext_noop(
+        "All %(max_workers)s places of %(pool)s are taken, and %(waiting)s tasks wait: new ones wait, too."
+    ),
+    "stuck_producers": gettext_noop(
+        "In %(pool)s %(stuck)s producers do not come back and keep their places."
+    ),
+    "own_limit": gettext_noop("This caller has as many streams as one may have (%(problem)s)."),
+    "restarting": gettext_noop("The server is going down or starting again."),
+    "status_flood": gettext_noop("Status messages flood the stream: %(rate)s a second."),
+    "lost_events": gettext_noop("Of %(expected)s events only %(came)s came, or not in their order."),
+    "cut": gettext_noop("The stream was cut after %(after_ms)s ms, without its last event. %(detail)s"),
+    "silent": gettext_noop(
+        "An answer began, but in %(after_ms)s ms its events did not come: somebody holds them, or the "
+        "server hangs."
+    ),
+    "server_failed": gettext_noop("The server failed (status %(status)s)."),
+    "task_failed": gettext_noop("The task failed: %(code)s. %(message)s"),
+    # The provider
+    "slow_provider": gettext_noop(
+        "The provider is slow: by the server's own clock its first text took %(first_ms)s ms. The way is "
+        "not to "
+        "blame."
+    ),
+    "provider_stalls": gettext_noop(
+        "The provider stalls: by the server's own clock %(gap_ms)s ms passed between two pieces of text."
+    ),
+    "provider_hangs": gettext_noop(
+        "The provider hangs: the server shows signs of life, but after %(after_ms)s ms the text had not "
+        "ended."
+    ),
+    "provider_failed": gettext_noop("The provider failed: %(code)s. %(message)s"),
+    # Who calls
+    "not_authenticated": gettext_noop("The server wants to know who calls (status 401)."),
+    "not_allowed": gettext_noop("The server does not allow this call (status 403 %(problem)s)."),
+    "wrong_host": gettext_noop("The server does not answer to that host name."),
+    "refused": gettext_noop("The server refuses the call (status %(status)s %(problem)s)."),
+}
+"""By the code of a finding."""
+
+REMEDIES: Final = {
+    "name_unknown": gettext_noop("Look for a slip of the pen in the address; ask the name server."),
+    "unreachable:refused": gettext_noop(
+        "Is the server running (systemctl status, manage.py serve), at this port, and on this address (HOST)?"
+    ),
+    "unreachable:timeout": gettext_noop("A firewall drops the packets, or the machine is off."),
+    "tls_failed:certificate": gettext_noop(
+        "Renew the certificate, name this host in it and send its whole chain; for a private one: --insecure."
+    ),
+    "wrong_scheme": gettext_noop("Call it with the other scheme."),
+    "redirected": gettext_noop(
+        "Use that address. Where it is the same one with https, TLS ends at a proxy that Django does not "
+        "know: "
+        "SECURE_PROXY_SSL_HEADER."
+    ),
+    "not_sluice": gettext_noop("Look at the address: its root is enough, and a prefix belongs to it."),
+    "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
+    "uneven_network": gettext_noop("Measure again from another place, and over a cable."),
+    "late_answer": gettext_noop(
+        "Measure directly at the server: where that is fine, a proxy waits; where it is not, the server is "
+        "busy."
+    ),
+    "collected": gettext_noop("Switch off what stores or scans answers between here and the server."),
+    "headers_changed": gettext_noop(
+        "Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."
+    ),
+    "http_1_0": gettext_noop(
+        "nginx: proxy_http_version 1.1;  Apache: remove downgrade-1.0 and force-response-1.0."
+    ),
+    "busy_server": gettext_noop(
+        "Look at the processor (top) and at what blocks the event loop; serve with more --workers."
+    ),
+    "queued": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS), or fewer tasks at a time."),
+    "queued_too_long": gettext_noop(
+        "More workers in the pool (AGENT_POOL_MAX_WORKERS); look at /stats for what hangs."
+    ),
+    "pool_full": gettext_noop(
+        "More workers (AGENT_POOL_MAX_WORKERS), a longer queue (AGENT_POOL_QUEUE_SIZE), or look at /stats "
+        "for what "
+        "hangs."
+    ),
+    "pool_busy": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS)."),
+    "stuck_producers": gettext_noop("Find out what they wait for; only a restart of the server ends them."),
+    "own_limit": gettext_noop("Wait, or raise AGENT_POOL_PER_OWNER."),
+    "restarting": gettext_noop("Measure again in a few seconds."),
+    "status_flood": gettext_noop("Raise SSE_STATUS_MESSAGE_INTERVAL."),
+    "cut": gettext_noop(
+        "Look at the proxy's time limits (nginx: proxy_read_timeout 3600s;) and at the server's log of "
+        "that moment."
+    ),
+    "silent": gettext_noop(
+        "Measure again without --brief, and directly at the server: where that is fine, the proxy holds "
+        "the events."
+    ),
+    "server_failed": gettext_noop("Look at the server's log of this moment."),
+    "slow_provider": gettext_noop(
+        "Look at the model service; a smaller model or a shorter prompt answers sooner."
+    ),
+    "provider_stalls": gettext_noop("Look at the model service; OPENAI_TOKEN_TIMEOUT bounds such a pause."),
+    "provider_hangs": gettext_noop("Look at the model service; AGENT_POOL_RUN_TIMEOUT ends such tasks."),
+    "provider_failed": gettext_noop(
+        "Look at the model service, its key and its limits; the server's log says more."
+    ),
+    "not_authenticated": gettext_noop("Give an API key with --key (manage.py create_api_key makes one)."),
+    "not_allowed": gettext_noop("Call with the key of a user who may do this."),
+    "wrong_host": gettext_noop(
+        "Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."
+    ),
+    # Buffering, by the proxy's name
+    "buffering:nginx": "proxy_buffering off; proxy_cache off; proxy_http_version 1.1; gzip off;\n"
+    "# and no proxy_ignore_headers X-Accel-Buffering; as a whole: deploy/nginx_streaming.conf",
+    "buffering:apache": "ProxyPass / http://127.0.0.1:8000/ flushpackets=on\n"
+    "SetEnvIf Request_URI . no-gzip=1",
+    "buffering:caddy": "reverse_proxy 127.0.0.1:8000 { flush_interval -1 }",
+    "buffering:cloudflare": "Rules → Configuration Rules: Response Buffering off; Cache Rules: Bypass",
+    "buffering:varnish": "sub vcl_backend_response { set beresp.do_stream = true; }\n"
+    "sub vcl_recv { return (pipe); }",
+    "buffering:haproxy": "no option http-buffer-request\ntimeout tunnel 1h",
+    "buffering:traefik": "# no middleware `buffering`; responseForwarding.flushInterval: -1",
+    "buffering:envoy": "# no envoy.filters.http.buffer; route timeout: 0s",
+    "buffering:iis": '<handlers><add … responseBufferLimit="0" /></handlers>',
+    "buffering:unknown": gettext_noop(
+        "Switch off buffering for /streams/, /content/ and /send_operation in whatever is between (nginx: "
+        "proxy_buffering off; Apache: flushpackets=on; Caddy: flush_interval -1); virus scanners and company "
+        "proxies hold streams, too. Measure directly at the server to be sure."
+    ),
+    # Compression
+    "compression:nginx": "gzip off;  (brotli off;)",
+    "compression:apache": "SetEnvIf Request_URI . no-gzip=1",
+    "compression:caddy": "encode: match not path /streams/* /content/*",
+    "compression:cloudflare": "Rules → Compression Rules: disable",
+    "compression:varnish": "set beresp.do_gzip = false;",
+    "compression:unknown": gettext_noop(
+        "Switch off compression of text/event-stream in whatever is between."
+    ),
+}
+"""By the remedy of a finding. Lines of configuration are the same in every language."""
+
+
+def sentence(finding: Finding) -> str:
+    """What was found."""
+    template = SENTENCES.get(finding.code)
+    return gettext(template) % _Evidence(finding.evidence) if template else finding.code
+
+
+def remedy(finding: Finding) -> str:
+    """What to do about it; empty where nothing is to be done."""
+    key = finding.remedy
+    if not key:
+        return ""
+    general = f"{key.partition(':')[0]}:unknown"
+    text = REMEDIES.get(key) or REMEDIES.get(general)
+    return gettext(text) if text else ""
+
+
+class _Evidence(dict[str, Any]):
+    """Evidence for a sentence; what is missing is a dash."""
+
+    def __missing__(self, key: str) -> str:
+        return "–"

@@ -1,0 +1,1 @@
+"""Load from outside, and a report: `manage.py loadtest`."""

@@ -1,0 +1,299 @@
+"""From arrivals to verdicts. The streams are made here, so each cause is known."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming.core.diagnosis import (
+    Arrival,
+    Failure,
+    Observation,
+    Pool,
+    Severity,
+    bunched,
+    diagnose,
+    measure,
+    proxy_of,
+)
+
+OFFSET = 1_795_000_000_000.0
+"""How far the server's clock is from ours: far enough that taking one for the other is noticed."""
+
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-store, must-revalidate, no-transform",
+    "x-stream-id": "0" * 32,
+    "x-stream-route": "direct",
+}
+
+
+def seen(sent, arrived=None, *, late=0.5, name="result", **changes):
+    """A probe whose events were sent and arrived at these milliseconds; without `arrived`, 3 ms later."""
+    arrived = [each + 3 for each in sent] if arrived is None else arrived
+    arrivals = [Arrival(name="status", at=arrived[0], sent_at=OFFSET + sent[0], status="started")]
+    arrivals += [
+        Arrival(name=name, at=at, sent_at=OFFSET + each, sequence=number, late=late)
+        for number, (each, at) in enumerate(zip(sent, arrived, strict=True), 1)
+    ]
+    arrivals.append(Arrival(name="complete", at=arrived[-1] + 1, sent_at=OFFSET + sent[-1] + 1))
+    values = {
+        "target": "probe",
+        "status": 200,
+        "http_version": "HTTP/1.1",
+        "headers": HEADERS,
+        "arrivals": arrivals,
+        "reads": [(each.at, 100) for each in arrivals],
+        "outcome": "ended",
+        "end": {"type": "complete", "timing": {"queued_ms": 0.0}},
+        "expected": len(sent),
+        "total": arrived[-1] + 1,
+        "connect": 1.0,
+    }
+    return Observation(**values | changes)
+
+
+PACED = [float(100 * number) for number in range(20)]
+
+
+def codes(*arguments):
+    return diagnose(*arguments).codes
+
+
+def test_what_arrives_as_it_is_sent_is_fine():
+    found = diagnose(seen(PACED))
+    assert (found.codes, found.severity) == (["fine"], Severity.INFO)
+    assert found.measures.delays.max == 0
+
+
+def test_what_arrives_all_at_the_end_was_buffered():
+    found = diagnose(seen(PACED, [1_910.0] * 20))
+    assert (found.codes, found.severity) == (["buffered_by_proxy"], Severity.SUSPICIOUS)
+    evidence = found.findings[0].evidence
+    assert evidence["bursts"] == 1
+    assert evidence["bunched_percent"] > 90
+    assert evidence["held_ms"] == pytest.approx(1_900, abs=5)
+
+
+def test_what_arrives_in_bursts_was_buffered():
+    bursts = [500.0 * (1 + number // 5) for number in range(20)]
+    found = diagnose(seen(PACED, bursts, headers=HEADERS | {"server": "nginx/1.22"}))
+    assert found.codes == ["buffered_by_proxy"]
+    assert found.findings[0].remedy == "buffering:nginx"
+    assert found.measures.bursts == 4
+
+
+def test_a_slow_but_steady_way_is_no_buffer():
+    assert codes(seen(PACED, [each + 800 for each in PACED])) == ["fine"]
+
+
+@given(st.lists(st.floats(0, 20), min_size=20, max_size=20))
+def test_a_little_unrest_is_no_buffer(unrest):
+    arrived = [each + pause for each, pause in zip(PACED, unrest, strict=True)]
+    assert codes(seen(PACED, arrived)) == ["fine"]
+
+
+@given(st.floats(-1e12, 1e12), st.integers(2, 19))
+def test_the_verdict_does_not_depend_on_the_servers_clock(offset, burst):
+    arrived = [PACED[min(19, (number // burst + 1) * burst)] + 3 for number in range(20)]
+    made = seen(PACED, arrived)
+    moved = msgspec.structs.replace(
+        made,
+        arrivals=[msgspec.structs.replace(each, sent_at=each.sent_at + offset) for each in made.arrivals],
+    )
+    assert codes(moved) == codes(made)
+
+
+def test_one_long_pause_of_the_network_is_not_a_proxy():
+    arrived = [each + 3 for each in PACED]
+    arrived[8:12] = [1_203.0] * 4
+    found = diagnose(seen(PACED, arrived))
+    assert found.codes == ["uneven_network"]
+
+
+def test_an_answer_that_begins_late_is_told_though_no_difference_shows_it():
+    assert codes(seen(PACED, [each + 1_503 for each in PACED], answered=1_500.0)) == ["late_answer"]
+    # What the connection took is not the answer's.
+    assert codes(seen(PACED, answered=1_500.0, connect=350.0, tls=350.0)) == ["fine"]
+
+
+def test_a_reader_that_was_late_itself_blames_nobody():
+    bursts = [500.0 * (1 + number // 5) for number in range(20)]
+    found = diagnose(seen(PACED, bursts, own_lag=450.0))
+    assert (found.severity, found.codes) == (Severity.INFO, ["fine", "reader_busy"])
+
+
+def test_what_is_compressed_and_still_arrives_in_time_is_fine():
+    found = diagnose(seen(PACED, headers=HEADERS | {"content-encoding": "gzip"}))
+    assert (found.codes, found.severity) == (["fine", "compressed"], Severity.INFO)
+
+
+def test_without_compression_it_is_seen_which_of_both_it_was():
+    packed = seen(PACED, [1_910.0] * 20, headers=HEADERS | {"content-encoding": "gzip"})
+    assert codes(packed, seen(PACED)) == ["compressed_without_flush"]
+    assert codes(packed, seen(PACED, [1_910.0] * 20)) == ["buffered_by_proxy", "compressed_too"]
+
+
+def test_a_server_that_misses_its_moments_is_busy():
+    found = diagnose(seen(PACED, late=180.0))
+    assert found.codes == ["busy_server"]
+    assert found.findings[0].evidence["p95_ms"] == pytest.approx(180, rel=0.1)
+
+
+def task(sent, **changes):
+    """A real task's texts."""
+    return seen([0.0, *sent], name="content", target="brief", expected=0, **changes)
+
+
+def test_a_late_first_text_by_the_servers_clock_is_the_providers():
+    end = {"type": "complete", "timing": {"queued_ms": 0.0, "first_content_ms": 3_000.0}}
+    assert codes(task([3_000.0, 3_100.0, 3_200.0], end=end)) == ["slow_provider"]
+
+
+def test_the_wait_for_a_place_is_not_the_providers():
+    end = {"type": "complete", "timing": {"queued_ms": 2_900.0, "first_content_ms": 3_000.0}}
+    headers = HEADERS | {"x-stream-route": "queued"}
+    assert codes(task([100.0, 200.0], end=end, headers=headers)) == ["queued"]
+
+
+def test_a_pause_between_texts_is_the_providers():
+    assert codes(task([100.0, 6_000.0, 6_100.0])) == ["provider_stalls"]
+
+
+def test_who_gave_up_waiting_says_for_what():
+    hung = task([100.0, 200.0], outcome="patience", end={}, total=10_000.0)
+    assert codes(hung) == ["provider_hangs"]
+    waits = [Arrival(name="status", at=5.0, sent_at=OFFSET, status="queued")]
+    assert codes(task([], arrivals=waits, outcome="patience", end={}, total=10_000.0)) == ["queued_too_long"]
+    assert codes(task([], arrivals=[], reads=[], outcome="patience", end={}, total=1e4)) == ["silent"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"status": 503, "problem": "queue_full"}, "pool_full"),
+        ({"status": 429, "problem": "owner_limit"}, "own_limit"),
+        ({"status": 429, "problem": "too_many_probes"}, "own_limit"),
+        ({"status": 503, "problem": "draining"}, "restarting"),
+        ({"status": 503}, "server_away"),
+        ({"status": 502}, "server_away"),
+        ({"status": 502, "problem": "server_away"}, "server_away"),
+        ({"status": 301, "headers": {"location": "https://x/"}}, "redirected"),
+        ({"status": 400, "problem": "bad_host"}, "wrong_host"),
+        ({"status": 400, "excerpt": "The plain HTTP request was sent to HTTPS port"}, "wrong_scheme"),
+        ({"status": 401, "problem": "not_authenticated"}, "not_authenticated"),
+        ({"status": 403, "problem": "permission_denied"}, "not_allowed"),
+        ({"status": 404}, "not_sluice"),
+        ({"status": 200, "headers": {"content-type": "text/html"}}, "not_sluice"),
+        ({"status": 422, "problem": "validation_failed"}, "refused"),
+        ({"status": 500, "problem": "server_error"}, "server_failed"),
+    ],
+)
+def test_an_answer_that_is_no_stream(changes, code):
+    found = diagnose(Observation(**{"target": "probe", "headers": {}} | changes))
+    assert (found.codes, found.severity) == ([code], Severity.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "code"),
+    [
+        ("resolve", "other", "name_unknown"),
+        ("connect", "refused", "unreachable"),
+        ("connect", "timeout", "unreachable"),
+        ("tls", "certificate", "tls_failed"),
+        ("tls", "not_tls", "wrong_scheme"),
+        ("answer", "not_http", "not_http"),
+        ("answer", "timeout", "no_answer"),
+    ],
+)
+def test_no_answer_at_all(phase, kind, code):
+    found = diagnose(Observation(target="probe", failure=Failure(phase=phase, kind=kind)))
+    assert (found.codes, found.severity) == ([code], Severity.BROKEN)
+
+
+def test_a_stream_without_its_end_was_cut():
+    lost = Failure(phase="read", kind="closed", detail="reset")
+    found = diagnose(seen(PACED, outcome="cut", end={}, failure=lost))
+    assert (found.codes, found.severity) == (["cut"], Severity.BROKEN)
+
+
+def test_a_stream_of_nothing_is_the_proxys():
+    nothing = seen(PACED, outcome="cut", end={}, arrivals=[], reads=[])
+    stand_in = {"content-type": "text/event-stream", "cache-control": "no-cache, no-transform"}
+    assert codes(msgspec.structs.replace(nothing, headers=stand_in)) == ["server_away"]
+
+
+def test_a_hole_in_the_numbers_is_told():
+    assert codes(seen(PACED, expected=21)) == ["lost_events"]
+
+
+def test_a_task_that_failed_is_told_with_its_code():
+    end = {"type": "error", "code": "upstream_auth", "message": "no"}
+    assert codes(task([100.0], end=end)) == ["provider_failed"]
+    assert codes(task([100.0], end={"type": "error", "code": "producer_failed"})) == ["task_failed"]
+    assert codes(task([100.0], end={"type": "error", "code": "interrupted"})) == ["restarting"]
+
+
+def test_pools_are_told_also_when_the_probe_passes_them_by():
+    full = {"agent_pool": Pool(running=5, waiting=30, max_workers=5, queue_size=30)}
+    busy = {"agent_pool": Pool(running=5, waiting=3, max_workers=5, queue_size=30, stuck=1)}
+    free = {"agent_pool": Pool(running=4, waiting=0, max_workers=5, queue_size=30)}
+    assert codes(seen(PACED, pools=full)) == ["pool_full"]
+    assert codes(seen(PACED, pools=busy)) == ["stuck_producers", "pool_busy"]
+    assert codes(seen(PACED, pools=free)) == ["fine"]
+
+
+def test_headers_that_did_not_survive_are_told():
+    changed = HEADERS | {"cache-control": "max-age=60", "content-length": "900"}
+    assert codes(seen(PACED, headers=changed, http_version="HTTP/1.0")) == [
+        "headers_changed",
+        "collected",
+        "http_1_0",
+    ]
+
+
+def test_a_flood_of_statuses_is_told():
+    arrivals = [
+        Arrival(name="status", at=500.0 * number, sent_at=500.0 * number, status="processing")
+        for number in range(20)
+    ]
+    assert codes(task([], arrivals=arrivals, total=9_500.0)) == ["status_flood"]
+
+
+def test_the_worst_comes_first():
+    found = diagnose(seen(PACED, [1_910.0] * 20, outcome="cut", end={}))
+    assert found.codes == ["cut", "buffered_by_proxy"]
+
+
+def test_bunches_are_counted_among_what_was_sent_apart():
+    assert bunched([(0, 0), (1, 1), (2, 2)]) == (0.0, 0)
+    assert bunched([(0, 0), (100, 100), (101, 200)]) == (0.5, 2)
+    assert bunched([]) == (0.0, 0)
+
+
+def test_an_observation_of_nothing_has_no_numbers():
+    nothing = measure(Observation(target="probe"))
+    assert (nothing.first_byte, nothing.first_content, nothing.gaps.count, nothing.bursts) == (
+        None,
+        None,
+        0,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "product"),
+    [
+        ({"server": "nginx/1.22.1"}, "nginx"),
+        ({"server": "cloudflare", "cf-ray": "x"}, "cloudflare"),
+        ({"via": "1.1 Caddy"}, "caddy"),
+        ({"via": "1.1 squid.example"}, "unknown"),
+        ({"server": "Apache/2.4"}, "apache"),
+        ({"x-varnish": "1"}, "varnish"),
+        ({}, ""),
+    ],
+)
+def test_proxies_name_themselves(headers, product):
+    assert proxy_of(headers) == product
