@@ -20,6 +20,7 @@ import httpx2
 
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from streaming.core.events import Finish
+from streaming.metrics import counter
 
 from . import conf
 from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
@@ -38,6 +39,13 @@ BACKOFF: Final = 0.25
 RETRIED: Final = MAY_PASS | {429, 500, 502, 503, 504} | frozenset(range(520, 530))
 """Statuses after which the same request may succeed (RFC 9110, 15.6; RFC 6585, 4; 520 to 529 are those of
 networks in front of a service)."""
+
+
+FAILURES: Final = counter(
+    "sluice_upstream_failures_total",
+    "Requests to the model service that failed, each try counted.",
+    code=[error.code for error in (UpstreamError, *UpstreamError.__subclasses__())],
+)
 
 
 class _Failed(Exception):
@@ -88,6 +96,9 @@ class Upstream:
                     yield part
                 parts = await self._next_parts(exchange)
             yield exchange.reader.finish()
+        except GenerationError as error:
+            FAILURES.add(error.code)
+            raise
         finally:
             self._retire(exchange)
 
@@ -128,6 +139,7 @@ class Upstream:
             except _UsageRefused:
                 self._asks_for_usage = False
             except _Failed as failed:
+                FAILURES.add(failed.error.code)
                 tries += 1
                 pause = _pause(tries) if failed.after is None else failed.after
                 if not failed.again or tries > config.retries or self._loop.time() + pause >= limit:
