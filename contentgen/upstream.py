@@ -20,13 +20,13 @@ import httpx2
 
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from streaming.core.events import Finish
-from streaming.metrics import counter
 
 from . import conf
 from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
 from .client import ClientFault, make_client
 from .conf import Service
 from .exchange import MAX_EVENT, Exchange
+from .metrics import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,6 @@ BACKOFF: Final = 0.25
 RETRIED: Final = MAY_PASS | {429, 500, 502, 503, 504} | frozenset(range(520, 530))
 """Statuses after which the same request may succeed (RFC 9110, 15.6; RFC 6585, 4; 520 to 529 are those of
 networks in front of a service)."""
-
-
-FAILURES: Final = counter(
-    "sluice_upstream_failures_total",
-    "Requests to the model service that failed, each try counted.",
-    code=[error.code for error in (UpstreamError, *UpstreamError.__subclasses__())],
-)
 
 
 class _Failed(Exception):

@@ -47,25 +47,13 @@ class Readiness(msgspec.Struct, frozen=True):
 async def checks() -> list[Check]:
     """Everything, in the language of the request."""
     here = service()
-    answer = await here.probe.ask()
-    behind, lag = here.recorder.behind, here.loop_lag.recent
     return [
-        *_of_database(answer),
-        _check(
-            "records", behind < MAX_BEHIND, _("News of tasks has waited for %.1f s to be written.") % behind
-        ),
+        *_of_database(await here.probe.ask()),
+        _of_records(here.recorder.behind),
         *_of_pools(here.supervisor),
-        _check("loop", lag < MAX_LAG, _("The event loop was late by up to %.2f s of late.") % lag),
-        _check(
-            "draining",
-            not here.supervisor.draining,
-            _("The server is going down.") if here.supervisor.draining else _("The server takes work."),
-        ),
+        _of_loop(here.loop_lag.recent),
+        _of_drain(here.supervisor.draining),
     ]
-
-
-def _check(name: str, fine: bool, message: str) -> Check:
-    return Check(name, "ok" if fine else "failed", message)
 
 
 def _of_database(answer: Answer) -> Iterator[Check]:
@@ -89,14 +77,33 @@ def _of_database(answer: Answer) -> Iterator[Check]:
             yield Check("migrations", "failed", message % count)
 
 
+def _of_records(behind: float) -> Check:
+    if behind < MAX_BEHIND:
+        return Check("records", "ok", _("What happens to tasks is written in time."))
+    return Check("records", "failed", _("What happened to tasks has waited for %d s to be written.") % behind)
+
+
+def _of_loop(late: float) -> Check:
+    message = _("In the last seconds the event loop was late by up to %.2f s.") % late
+    return Check("loop", "ok" if late < MAX_LAG else "failed", message)
+
+
+def _of_drain(draining: bool) -> Check:
+    if draining:
+        return Check("draining", "failed", _("The server is going down."))
+    return Check("draining", "ok", _("The server takes work."))
+
+
 def _of_pools(supervisor: Supervisor) -> Iterator[Check]:
     """A producer that does not come back keeps its permit; a pool that has no other is stuck."""
     for name, pool in supervisor.pools.items():
         stuck, workers = supervisor.stuck_in(name), pool.limits.max_workers
-        message = _("%(stuck)d of %(workers)d workers are held by producers that do not come back.") % {
-            "stuck": stuck,
-            "workers": workers,
-        }
+        message = _("No worker is held by a producer that does not come back.")
+        if stuck:
+            message = _("%(stuck)d of %(workers)d workers are held by producers that do not come back.") % {
+                "stuck": stuck,
+                "workers": workers,
+            }
         state: Literal["ok", "warning", "failed"] = (
             "ok" if not stuck else "failed" if stuck >= workers else "warning"
         )

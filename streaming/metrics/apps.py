@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from itertools import product
 from typing import Final
 
 from streaming.core.metering import OTHER, Kind, Merge, Metric, Samples
@@ -26,9 +27,8 @@ class AppCounter:
         self.metric = metric
         self._allowed = [frozenset(values) for values in labels.values()]
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, ...]] = Counter()
-        if not labels:
-            self._counts[()] = 0
+        # From the beginning, because a rate does not see the first step of a number that was not there.
+        self._counts: Counter[tuple[str, ...]] = Counter(dict.fromkeys(product(*labels.values()), 0))
 
     def add(self, *labels: str, amount: int = 1) -> None:
         """Raise it by a whole number. `labels`: values in the order of the names; what is not among those

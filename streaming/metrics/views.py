@@ -57,7 +57,7 @@ api.document(
     {
         "operationId": "metrics",
         "summary": "Metrics",
-        "description": "Numbers of all processes that share this port; METRICS_ACCESS tells who may read them.",
+        "description": "Numbers of all processes that share this port. METRICS_ACCESS guards them.",
         "tags": ["operations"],
         "responses": {
             "200": {

@@ -27,8 +27,8 @@ FRESH_FOR: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the database said. `reached`: it works; `in_time`: or at least we know that it does not. `pending`:
-    how many migrations are not applied, None if it did not say."""
+    """What the database said. `reached`: it works; `in_time`: or at least we know that it does not.
+    `pending`: how many migrations are not applied, None if it did not say."""
 
     reached: bool
     in_time: bool = True
