@@ -179,8 +179,8 @@ HOST = env.str("HOST", default="127.0.0.1")
 PORT = number("PORT", 8000, 0, 65_535)
 
 # Who may read /metrics: "false" nobody, "loopback" this machine without a proxy, "token" who sends
-# METRICS_TOKEN, "true" everybody. In `directory` processes that share a port add up their numbers, where
-# another program than `manage.py serve` has started them.
+# METRICS_TOKEN, "true" everybody. In `directory` processes that share a port add up their numbers; those that
+# `manage.py serve` starts need none.
 METRICS_CONFIG = {
     "access": env.str("METRICS_ACCESS", default="loopback").lower(),
     "token": env.str("METRICS_TOKEN", default=""),

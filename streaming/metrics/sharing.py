@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
@@ -43,13 +43,14 @@ class Board:
         self._directory = directory
         self._name = name
         self._metrics = metrics
-        self._life: IO[bytes] | None = None
+        self._life: int | None = None
 
     def publish(self, samples: Samples) -> None:
         """Show the numbers of this process, in place of those that it showed before."""
         if self._life is None:
             # Not closed: the lock goes with the process.
-            self._life = self._directory.joinpath(self._name + _LIFE).open("wb")
+            path = self._directory / (self._name + _LIFE)
+            self._life = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._life, fcntl.LOCK_EX)
         self._write(self._name + _NUMBERS, encoded(samples))
 
@@ -75,7 +76,7 @@ class Board:
     def leave(self) -> None:
         """This process goes down and publishes no more; its last numbers stay."""
         if self._life is not None:
-            self._life.close()
+            os.close(self._life)
             self._life = None
 
     def _lives(self, name: str) -> bool:

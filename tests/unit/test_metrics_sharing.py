@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,16 @@ METRICS = {"calls_total": Metric("calls_total", ""), "running": Metric("running"
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Callable[[str], Board]:
-    return lambda name: Board(tmp_path, name, METRICS)
+def board(tmp_path: Path) -> Iterator[Callable[[str], Board]]:
+    made: list[Board] = []
+
+    def make(name: str) -> Board:
+        made.append(Board(tmp_path, name, METRICS))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.leave()
 
 
 def numbers(calls: int, running: int = 1) -> Samples:
