@@ -310,7 +310,7 @@ def _strangers(expression: str, known: dict[str, set[str]]) -> list[str]:
     groups must be those of one of its series."""
     bare = re.sub(r'"(\\.|[^"\\])*"', '""', expression)
     found = []
-    series = {name for name in re.findall(r"\b(?:sluice|process)_\w+", bare)}
+    series = set(re.findall(r"\b(?:sluice|process)_\w+", bare))
     found += [name for name in series if name not in known]
     labels = set.union(TARGET, *(known.get(name, set()) for name in series))
     for name, matchers in re.findall(r"\b((?:sluice|process)_\w+)\s*{([^}]*)}", bare):
