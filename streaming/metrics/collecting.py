@@ -100,7 +100,7 @@ def _add_pools(found: Samples, supervisor: Supervisor, measures: Measures) -> No
 
 def _class_names(priorities: Mapping[str, int]) -> dict[int, str]:
     """Names of classes by number; of several names the first."""
-    return {number: name for name, number in reversed(priorities.items())}
+    return {number: name for name, number in reversed(list(priorities.items()))}
 
 
 def _add_ends(found: Samples, measures: Measures) -> None:
@@ -111,9 +111,9 @@ def _add_ends(found: Samples, measures: Measures) -> None:
     known = {"", *(error.code for error in generation_errors()), *(reason.value for reason in CancelReason)}
     ends: dict[tuple[str, ...], int] = {}
     for (*what, code), count in measures.ends.items():
-        labels = (*what, code if code in known else OTHER)
-        ends[labels] = ends.get(labels, 0) + count
-    found.update((("sluice_task_ends_total", labels), [count]) for labels, count in ends.items())
+        end = (*what, code if code in known else OTHER)
+        ends[end] = ends.get(end, 0) + count
+    found.update((("sluice_task_ends_total", end), [count]) for end, count in ends.items())
 
 
 def _add_totals(found: Samples, service: Service, measures: Measures) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from streaming.core.distribution import Distribution
 from streaming.core.events import Cancelled, Error
@@ -92,8 +92,8 @@ class Measures:
         """These, with those of the tasks and readers that have not left."""
         made = Measures(self._kind_of)
         made.parts, made.events = self.parts.copy(), self.events.copy()
-        for mine, others in ((made.first_contents, self.first_contents), (made.gaps, self.gaps)):
-            mine.update((key, each.copy()) for key, each in others.items())  # type: ignore[attr-defined]
+        made.first_contents.update((key, each.copy()) for key, each in self.first_contents.items())
+        made.gaps.update((key, each.copy()) for key, each in self.gaps.items())
         for task in tasks:
             made.left(task)
         # What changes only when a task or a reader comes or goes is the same.
@@ -104,5 +104,5 @@ class Measures:
         return made
 
 
-def _distributions(bounds: tuple[float, ...]) -> defaultdict[object, Distribution]:
+def _distributions(bounds: tuple[float, ...]) -> defaultdict[Any, Distribution]:
     return defaultdict(lambda: Distribution(bounds))

@@ -83,7 +83,7 @@ TIMES = st.lists(st.floats(0, 10_000), max_size=20)
 @given(TIMES, TIMES, TIMES)
 def test_sums_do_not_depend_on_their_order(one: list[float], other: list[float], third: list[float]):
     """What falls by its last bit is taken for a counter that began anew."""
-    made = []
+    made: list[Samples] = []
     for times in (one, other, third):
         each = Distribution((1.0, 2.0))
         for seconds in times:
