@@ -81,19 +81,20 @@ class Upstream:
     async def write(self, request: dict[str, Any]) -> AsyncGenerator[Part | Finish, None]:
         """Send a chat request, and yield its answer as it comes. Raises errors of the tree, which close the
         connection; so does whoever stops iterating."""
-        exchange = await self._first_token(request)
         try:
-            parts = exchange.first
-            while parts:
-                for part in parts:
-                    yield part
-                parts = await self._next_parts(exchange)
-            yield exchange.reader.finish()
+            exchange = await self._first_token(request)
+            try:
+                parts = exchange.first
+                while parts:
+                    for part in parts:
+                        yield part
+                    parts = await self._next_parts(exchange)
+                yield exchange.reader.finish()
+            finally:
+                self._retire(exchange)
         except GenerationError as error:
             FAILURES.add(error.code)
             raise
-        finally:
-            self._retire(exchange)
 
     def warm(self) -> None:
         """Open a connection in the background, unless there is a fresh one or a text would wait for it."""
@@ -132,11 +133,11 @@ class Upstream:
             except _UsageRefused:
                 self._asks_for_usage = False
             except _Failed as failed:
-                FAILURES.add(failed.error.code)
                 tries += 1
                 pause = _pause(tries) if failed.after is None else failed.after
                 if not failed.again or tries > config.retries or self._loop.time() + pause >= limit:
                     raise failed.error from None
+                FAILURES.add(failed.error.code)
                 logger.info(
                     "the model service failed, try %d follows in %.2f s: %s", tries + 1, pause, failed
                 )

@@ -238,6 +238,8 @@ SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
 # Cookies only over TLS, except where somebody develops on their own machine.
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = flag("SECURE_COOKIES", default=not DEBUG)
 SECURE_SSL_REDIRECT = flag("SECURE_SSL_REDIRECT", default=False)
+# Programs on the same machine or network ask for these, without TLS.
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
 SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [

@@ -7,6 +7,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -47,7 +48,7 @@ class Scraping:
     async def samples(self) -> Samples:
         """The numbers now. Raises `OSError` where those of the others cannot be had."""
         own = samples_of(self._service)
-        return await self._in_thread(lambda: self._with_others(own))
+        return await self._in_thread(partial(self._with_others, own))
 
     async def close(self) -> None:
         """The process goes down: what it has counted is shown for the last time."""
@@ -56,34 +57,42 @@ class Scraping:
         if self._board is not None and not self._closed:
             own = samples_of(self._service)
             self._closed = True
-            await self._in_thread(lambda: self._show_last(own))
+            await self._in_thread(partial(self._show_last, own))
 
     def _in_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _publish_for_ever(self, board: Board) -> None:
+        told = False
         while True:
-            own = samples_of(self._service)
             try:
-                await self._in_thread(lambda own=own: board.publish(own | process_samples()))  # type: ignore[misc]
-            except OSError as error:
-                logger.warning("the metrics of this process cannot be shared: %s", error)
+                own = samples_of(self._service)
+                await self._in_thread(partial(_publish, board, own))
+                told = False
+            except Exception:
+                # Told once, and not each second.
+                if not told:
+                    logger.exception("the metrics of this process cannot be shared")
+                told = True
             await asyncio.sleep(INTERVAL)
 
     # In the thread
 
     def _with_others(self, own: Samples) -> Samples:
-        own = own | process_samples()
         if self._board is None:
-            return own
+            return own | process_samples()
         if not self._closed:
-            self._board.publish(own)
+            _publish(self._board, own)
         return self._board.together()
 
     def _show_last(self, own: Samples) -> None:
         assert self._board is not None
         try:
-            self._board.publish(own | process_samples())
+            _publish(self._board, own)
         except OSError as error:
             logger.warning("the last metrics of this process cannot be shared: %s", error)
         self._board.leave()
+
+
+def _publish(board: Board, own: Samples) -> None:
+    board.publish(own | process_samples())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 DIRECTORY: Final = "SLUICE_METRICS_DIRECTORY"
 """By this variable `manage.py serve` tells its processes where they share their numbers."""
 
+PATIENCE: Final = 2.0
+"""Seconds for another process to add up the numbers: one that was stopped meanwhile keeps nobody for ever."""
+
 _NUMBERS, _LIFE = ".numbers", ".life"
 
 
@@ -37,7 +41,8 @@ class _Departed(msgspec.Struct):
 
 class Board:
     """This process, `name`, among those that write to `directory`. Its methods block, for milliseconds, and
-    raise `OSError` where the directory cannot be used. To be used by one thread at a time."""
+    raise `OSError` where the directory cannot be used, or another process does not let go of it. To be used
+    by one thread at a time."""
 
     def __init__(self, directory: Path, name: str, metrics: Mapping[str, Metric]) -> None:
         self._directory = directory
@@ -95,7 +100,15 @@ class Board:
     def _alone(self) -> Iterator[None]:
         """No other process reads or moves numbers meanwhile."""
         with self._directory.joinpath("lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(0.005)
             yield
 
     def _departed(self) -> _Departed:
