@@ -50,7 +50,12 @@ def test_a_counter_of_an_app_begins_at_zero_and_counts():
 
 def test_threads_count_all():
     calls = counter("bakery_calls_total", "Calls.")
-    threads = [threading.Thread(target=lambda: [calls.add() for _ in range(1000)]) for _ in range(4)]
+
+    def count() -> None:
+        for _ in range(1000):
+            calls.add()
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
