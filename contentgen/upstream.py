@@ -26,6 +26,7 @@ from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
 from .client import ClientFault, make_client
 from .conf import Service
 from .exchange import MAX_EVENT, Exchange
+from .metrics import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +81,20 @@ class Upstream:
     async def write(self, request: dict[str, Any]) -> AsyncGenerator[Part | Finish, None]:
         """Send a chat request, and yield its answer as it comes. Raises errors of the tree, which close the
         connection; so does whoever stops iterating."""
-        exchange = await self._first_token(request)
         try:
-            parts = exchange.first
-            while parts:
-                for part in parts:
-                    yield part
-                parts = await self._next_parts(exchange)
-            yield exchange.reader.finish()
-        finally:
-            self._retire(exchange)
+            exchange = await self._first_token(request)
+            try:
+                parts = exchange.first
+                while parts:
+                    for part in parts:
+                        yield part
+                    parts = await self._next_parts(exchange)
+                yield exchange.reader.finish()
+            finally:
+                self._retire(exchange)
+        except GenerationError as error:
+            FAILURES.add(error.code)
+            raise
 
     def warm(self) -> None:
         """Open a connection in the background, unless there is a fresh one or a text would wait for it."""
@@ -132,6 +137,7 @@ class Upstream:
                 pause = _pause(tries) if failed.after is None else failed.after
                 if not failed.again or tries > config.retries or self._loop.time() + pause >= limit:
                     raise failed.error from None
+                FAILURES.add(failed.error.code)
                 logger.info(
                     "the model service failed, try %d follows in %.2f s: %s", tries + 1, pause, failed
                 )

@@ -19,7 +19,7 @@ class NotebooksConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; take part in a server's start and end."""
-        from . import checks  # noqa: F401
+        from . import checks, engine  # noqa: F401 (engine: its metric)
 
         preparing.connect(_refuse, dispatch_uid="notebooks")
         serving.connect(_announce, dispatch_uid="notebooks")

@@ -181,6 +181,15 @@ PORT = number("PORT", 8000, 0, 65_535)
 # Content codings of streams, for readers who take them, the best first: gzip, br, zstd. Empty: none.
 STREAM_COMPRESSION = [each.strip() for each in env.list("STREAM_COMPRESSION", default=[])]
 
+# Who may read /metrics: "false" nobody, "loopback" this machine without a proxy, "token" who sends
+# METRICS_TOKEN, "true" everybody. In `directory` processes that share a port add up their numbers; those that
+# `manage.py serve` starts need none.
+METRICS_CONFIG = {
+    "access": env.str("METRICS_ACCESS", default="loopback").lower(),
+    "token": env.str("METRICS_TOKEN", default=""),
+    "directory": env.str("METRICS_DIRECTORY", default=""),
+}
+
 # --- Who and what --------------------------------------------------------------------------------------
 
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".
@@ -232,6 +241,8 @@ SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
 # Cookies only over TLS, except where somebody develops on their own machine.
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = flag("SECURE_COOKIES", default=not DEBUG)
 SECURE_SSL_REDIRECT = flag("SECURE_SSL_REDIRECT", default=False)
+# Programs on the same machine or network ask for these, without TLS.
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
 SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [

@@ -138,6 +138,7 @@ async def test_reasoning_is_a_channel_of_its_own(sluice):
 )
 async def test_a_reader_learns_the_code_and_no_more(sluice, model, text, code, retryable, status):
     server, http = sluice
+    failures = await _failures(http, code)
     reading = await generate(http, model, headers={"Accept-Language": "en"})
     assert reading.text == text
     assert (reading.end.name, reading.end.data["code"]) == ("error", code)
@@ -149,6 +150,13 @@ async def test_a_reader_learns_the_code_and_no_more(sluice, model, text, code, r
     for told in (str(reading.end.data), whole.text, str(record)):
         assert KEY not in told
         assert "127.0.0.1" not in told
+    assert await _failures(http, code) == failures + 2
+
+
+async def _failures(http: httpx2.AsyncClient, code: str) -> float:
+    """How many requests to the model service have failed so, by `/metrics`."""
+    text = (await http.get("/metrics")).text
+    return float(text.partition(f'sluice_upstream_failures_total{{code="{code}"}} ')[2].partition("\n")[0])
 
 
 async def test_an_unknown_model_is_not_found(sluice):

@@ -27,6 +27,8 @@ OWED = {
     "/notebooks/{notebook_id}.ipynb": {"get", "put"},
     "/stats": {"get"},
     "/healthz": {"get"},
+    "/readyz": {"get"},
+    "/metrics": {"get"},
 }
 
 

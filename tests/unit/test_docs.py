@@ -42,6 +42,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
     "KERNEL_CONFIG": ("KERNEL", KernelLimits),
+    "METRICS_CONFIG": ("METRICS", conf.MetricsConfig),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }
