@@ -117,6 +117,20 @@ def _is_origin(text: str) -> bool:
 _OWN_PORTS = {("http", "80"), ("https", "443")}
 
 
+def words(name: str) -> list[str]:
+    """Words, separated by commas."""
+    return [word.strip() for word in env.str(name, default="").split(",") if word.strip()]
+
+
+def spans_to() -> str:
+    """Where OpenTelemetry's own variables say that spans go."""
+    if flag("OTEL_SDK_DISABLED", default=False):
+        return "none"
+    ends = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "otlp" if any(env.str(name, default="") for name in ends) else "none"
+    return one_of("OTEL_TRACES_EXPORTER", default, ("none", "otlp", "console"))
+
+
 def database(name: str, default: dict[str, Any]) -> dict[str, Any]:
     """A database by its URL."""
     text = env.str(name, default="")

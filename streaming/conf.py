@@ -21,6 +21,8 @@ from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
 
+from .proxies import networks
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -162,6 +164,11 @@ def stream_limits() -> StreamLimits:
     )
 
 
+def trusted_proxies() -> tuple[str, ...]:
+    """TRUSTED_PROXIES: addresses and networks."""
+    return tuple(getattr(settings, "TRUSTED_PROXIES", ()))
+
+
 def poll_schedule() -> PollSchedule:
     """The adaptive schedule for what only polling can see."""
     config = sse()
@@ -192,6 +199,10 @@ def problems() -> Iterator[tuple[str, str]]:
     else:
         yield "THREAD_CONFIG", "THREAD_CONFIG must be a dictionary"
     yield from _priority_problems()
+    try:
+        networks(trusted_proxies())
+    except ValueError as error:
+        yield "TRUSTED_PROXIES", f"TRUSTED_PROXIES: {error}"
     try:
         allow_anonymous()
     except ImproperlyConfigured as error:

@@ -61,6 +61,7 @@ TITLES: Final = {
     "rate_limited": gettext_lazy("Too many messages"),
     "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
+    "too_many_requests_open": gettext_lazy("The server is full"),
     "queue_full": gettext_lazy("The queue is full"),
     "draining": gettext_lazy("The server is restarting"),
     "too_many_followers": gettext_lazy("Too many read this stream already"),

@@ -14,6 +14,8 @@ from django.urls import NoReverseMatch, get_script_prefix, get_urlconf, reverse
 from streaming.core.framing import Framing
 from streaming.runtime.follower import Follower, follow, send_away
 
+from .exchanges import HEADER, Exchange
+
 STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache, no-store, must-revalidate, no-transform",
     "Pragma": "no-cache",
@@ -115,6 +117,9 @@ class EventStream(StreamingHttpResponse):
             own.append(("Location", place))
         if scope.get("http_version") == "1.1":
             own.append(_KEEP_ALIVE)
+        exchange: Exchange | None = scope.get(Exchange.KEY)
+        if exchange is not None:
+            own.append((HEADER, exchange.origin.request_id))
         self._own = own
         opened = scope.get(Opened.KEY)
         if opened is not None:

@@ -44,6 +44,7 @@ async def send_stream(
     give_up = reader.cancel
     send = paced(send)
     watcher: asyncio.Task[None] | None = None
+    sent_bytes = 0
     try:
         # A producer that is ready has its first part in the same write as the head.
         await asyncio.sleep(0)
@@ -53,6 +54,7 @@ async def send_stream(
         while not follower.closed:
             chunk = follower.take()
             if chunk or follower.done:
+                sent_bytes += len(chunk)
                 follower.sending(give_up)
                 while len(chunk) > PIECE:
                     # In pieces, so that the server can say when it has enough.
@@ -84,6 +86,7 @@ async def send_stream(
     finally:
         if watcher is not None:
             watcher.cancel()
+        follower.sent_bytes = sent_bytes
         follower.close()
         release(send)
 

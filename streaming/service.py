@@ -47,6 +47,7 @@ from .rendering import RenderedTexts
 from .retry import retry_spec
 from .reuse import Reuse
 from .storage.records import DatabaseRecorder
+from .telemetry.observers import observers
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -71,6 +72,7 @@ class Service:
             self.recorder,
             DjangoMessages(),
             tidy_thread=connections.close_all,
+            observers=observers(),
         )
         schedule = conf.poll_schedule()
         self._replicas = Replicas(self.supervisor, schedule)

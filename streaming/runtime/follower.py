@@ -104,6 +104,7 @@ class Follower:
         "_waiter",
         "done",
         "passed",
+        "sent_bytes",
         "slow",
         "task",
     )
@@ -130,6 +131,8 @@ class Follower:
         self._catching_up = options.resumed or task.state.terminal
         self._armed_for = math.inf
         self.passed = 0
+        # What a handler that sends this follower's bytes by itself has sent; known at the end.
+        self.sent_bytes = 0
         self.done = False
         self.slow = False
         task.followers.add(self)
@@ -382,6 +385,7 @@ class Follower:
     def _give_up(self) -> None:
         self.slow = True
         self._host.counters.slow_readers_closed += 1
+        self.task.counts.slow_readers += 1
         on_slow = self._on_slow
         self.close()
         if on_slow is not None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -35,7 +35,7 @@ from .follower import Follower, FollowOptions
 from .journals.base import LOST_IDS
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
-from .ports import Commit, Messages, Recorder
+from .ports import Commit, Messages, Observer, Recorder
 from .pump import Pump
 from .room import make_room
 from .statistics import statistics
@@ -70,6 +70,7 @@ class Supervisor:
         recorder: Recorder,
         messages: Messages,
         tidy_thread: Callable[[], None],
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
@@ -82,6 +83,7 @@ class Supervisor:
         self.tidy_thread = tidy_thread
         self.draining = False
         self._recorder = recorder
+        self._observers = observers
         self._announcements = Announcements(messages)
         self._waiting = WaitingLines(self.pools)
         self._ids = TaskIds()
@@ -137,6 +139,8 @@ class Supervisor:
         else:
             self._waiting.join(task)
             task.deadline = now + pool.limits.queue_timeout
+        for observer in self._observers:
+            observer.decided(task)
         return task
 
     async def make_room(self, spec: TaskSpec) -> None:
@@ -399,6 +403,8 @@ class Supervisor:
             self._lingering.add(task)
         if not task.ended.done():
             task.ended.set_result(None)
+        for observer in self._observers:
+            observer.ended(task)
 
     def _give_up(self, task: Task) -> None:
         del self.tasks.active[task.id]
