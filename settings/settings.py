@@ -175,7 +175,7 @@ SERVER_CONFIG = overridden(
 # Django's own limit must not be the lower one.
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 
-# Proxies, addresses and networks, whose X-Forwarded-For and X-Forwarded-Proto count; nobody else's do.
+# Proxies, addresses and networks, whose X-Forwarded-For and X-Forwarded-Proto count; nobody else's.
 TRUSTED_PROXIES = environment.words("TRUSTED_PROXIES") or environment.words("FORWARDED_ALLOW_IPS")
 
 HOST = env.str("HOST", default="127.0.0.1")
@@ -392,3 +392,6 @@ LOGGING = {
         "uvicorn.error": {"filters": ["without_peers_faults"]},
     },
 }
+
+# Variables that look like ours and that nothing above has read: slips of the hand. (Name, the nearest.)
+ENVIRONMENT_UNKNOWN = environment.unknown()

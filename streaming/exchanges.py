@@ -87,9 +87,9 @@ class Exchange:
 
 
 def origin_of(scope: Mapping[str, Any]) -> Origin:
-    """What the headers say, an id of our own where they name none that is sane."""
+    """What the headers say; an id of our own, 32 hex digits, where they name none that is sane."""
     request_id, parents, parent = None, 0, None
-    for name, value in scope["headers"]:
+    for name, value in scope.get("headers", ()):
         if name == b"x-request-id":
             request_id = sane_request_id(value.decode("latin1"))
         elif name == b"traceparent":
@@ -97,7 +97,7 @@ def origin_of(scope: Mapping[str, Any]) -> Origin:
             parent = trace_parent(value.decode("latin1"))
     if request_id is None:
         # The number of the process too: one that was forked has the same mark.
-        request_id = f"{_MARK}-{os.getpid():x}-{next(_numbers):x}"
+        request_id = f"{_MARK}{os.getpid():08x}{next(_numbers):012x}"
     return Origin(request_id, parent if parents == 1 else None, time.monotonic())
 
 

@@ -226,6 +226,10 @@ class LineFormatter(structlog.stdlib.ProcessorFormatter):
         chain = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, without_secrets, last]
         super().__init__(foreign_pre_chain=[_members], processors=chain, use_get_message=False)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, also of a record that comes straight from its logger."""
+        return super().format(_complete(record) if record.args or record.exc_info else record)
+
 
 def _members(logger: Any, name: str, fields: Fields) -> Fields:
     """What a record says, in the order in which it is read."""

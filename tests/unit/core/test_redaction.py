@@ -43,7 +43,7 @@ NAMES = ("prompt", "arguments", "text", "delta", "topic", "Authorization", "Cook
         f"Content(delta='{SECRET}', channel=None)",
         f'{{\\"text\\": \\"{SECRET}\\"}}',
         f"OPENAI_API_KEY={SECRET}",
-        f'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: bad prompt=\'{SECRET}\'',
+        f"Traceback (most recent call last):\n  File \"x.py\", line 1\nValueError: bad prompt='{SECRET}'",
     ],
 )
 def test_it_is_cut_out_of_a_text(text):
