@@ -60,7 +60,8 @@ def unknown() -> list[tuple[str, str]]:
     found = []
     for name in sorted(set(os.environ) - KNOWN):
         if "_" in name and not name.startswith(("OTEL_", "PYTHON", "DJANGO_")):
-            nearest = difflib.get_close_matches(name, KNOWN, n=1, cutoff=_SIMILAR)
+            nearest = [known for known in KNOWN if sorted(known.split("_")) == sorted(name.split("_"))]
+            nearest = nearest or difflib.get_close_matches(name, KNOWN, n=1, cutoff=_SIMILAR)
             if not nearest and name.startswith(_OURS):
                 nearest = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5) or [""]
             found += [(name, each) for each in nearest]

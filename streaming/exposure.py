@@ -63,7 +63,7 @@ def _open_doors() -> Iterator[CheckMessage]:
     if conf.allow_anonymous() == "true":
         yield Warning(
             "ALLOW_ANONYMOUS is true",
-            hint="Anybody who reaches this server uses it and its model service. API keys tell callers apart.",
+            hint="Anybody who reaches this server uses it, and its model; API keys tell callers apart.",
             id="streaming.W013",
         )
 
