@@ -35,7 +35,7 @@ _ALWAYS: Final = ("/healthz", "/readyz", "/metrics")
 
 def is_needed(scope: Scope) -> bool:
     """Whether this call is answered however many there are."""
-    return scope["path"].endswith(_ALWAYS)
+    return str(scope["path"]).endswith(_ALWAYS)
 
 
 async def turn_away(scope: Scope, receive: Any, send: Any, exchange: Exchange) -> None:

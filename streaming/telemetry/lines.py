@@ -106,9 +106,8 @@ class LinesHandler(logging.Handler):
 
     def _write_out(self, dropped: int) -> None:
         if dropped:
-            text = Line("log lines were dropped: too many at once", dropped=dropped)
-            record = logging.LogRecord("streaming.logs", logging.WARNING, "", 0, text, None, None)
-            self._add(record)
+            line = Line("log lines were dropped: too many at once", dropped=dropped)
+            self._add(logging.LogRecord("streaming.logs", logging.WARNING, "", 0, line, None, None))
         if not self._lines:
             return
         lines, self._lines = self._lines, []
@@ -235,7 +234,7 @@ def _members(logger: Any, name: str, fields: Fields) -> Fields:
     """What a record says, in the order in which it is read."""
     record: logging.LogRecord = fields["_record"]
     moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    found: Fields = {"timestamp": moment, "level": record.levelname.lower(), "logger": record.name}
+    found: dict[str, Any] = {"timestamp": moment, "level": record.levelname.lower(), "logger": record.name}
     if isinstance(record.msg, Line):
         found["event"] = record.msg.event
         found |= record.msg.fields

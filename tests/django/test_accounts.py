@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from threading import Barrier
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -230,7 +231,8 @@ def test_of_two_clicks_at_once_one_signs_in(alice: User):
 def test_the_log_tells_who_and_never_the_token(client: Client, alice: User):
     heard = StringIO()
     handler = logging.StreamHandler(heard)
-    handler.setFormatter(LineFormatter("console", settings.LOGGING["formatters"]["line"]["hide"]))
+    formatters: Any = settings.LOGGING["formatters"]
+    handler.setFormatter(LineFormatter("console", formatters["line"]["hide"]))
     loggers = [logging.getLogger(name) for name in ("accounts", "django")]
     for logger in loggers:
         logger.addHandler(handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def background():
 
 
 def test_work_is_done_in_order_in_another_thread(background):
-    done = []
+    done: list[Any] = []
     for number in range(1000):
         background.put(lambda each: done.append((each, threading.current_thread())), number)
     assert background.flush(PATIENCE)
@@ -30,7 +31,7 @@ def test_work_is_done_in_order_in_another_thread(background):
 
 
 def test_a_fault_ends_neither_the_thread_nor_the_batch(background, capsys):
-    done = []
+    done: list[int] = []
 
     def fail(argument):
         raise ValueError(argument)
@@ -49,7 +50,8 @@ def test_what_finds_it_full_is_dropped_and_counted():
     background = Background(capacity=5, pause=0.0)
     told: list[int] = []
     background.after_batch(told.append)
-    held, done = threading.Event(), []
+    done: list[int] = []
+    held = threading.Event()
     begun = threading.Event()
 
     def hold(argument):
