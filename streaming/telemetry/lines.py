@@ -80,8 +80,8 @@ class LinesHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the record over, with what only the calling thread knows."""
         try:
-            if self._background.here:
-                self._add(_complete(record))
+            if self._background.here and not record.args and not record.exc_info:
+                self._add(record)
             else:
                 self._background.put(self._add, _complete(record))
         except Exception:
@@ -187,7 +187,7 @@ def _complete(record: logging.LogRecord) -> logging.LogRecord:
     """A copy that no longer depends on this thread: its arguments are in its message, its traceback is
     text."""
     made = logging.makeLogRecord(vars(record))
-    if not isinstance(record.msg, Line):
+    if not isinstance(record.msg, Line) and not hasattr(record, "_logger"):
         made.msg, made.args = record.getMessage(), None
     if record.exc_info and not record.exc_text:
         made.exc_text = _plain.formatException(record.exc_info)
@@ -211,60 +211,70 @@ _plain: Final = logging.Formatter()
 
 class LineFormatter(structlog.stdlib.ProcessorFormatter):
     """Records as lines of text (`console`) or as objects (`json`), one a line; without secrets and prompts.
+    What comes by way of structlog's own loggers looks the same.
 
     `hide`: regular expressions of what else is cut out of every string, but for their first group.
     """
 
     def __init__(self, style: str = "console", hide: Iterable[str] = ()) -> None:
-        patterns = [re.compile(each) for each in hide]
-
-        def without_secrets(logger: Any, name: str, fields: Fields) -> Fields:
-            return {key: _hidden(redacted_member(key, value), patterns) for key, value in fields.items()}
-
-        last = structlog.processors.JSONRenderer(serializer=_json) if style == "json" else _console
-        chain = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, without_secrets, last]
-        super().__init__(foreign_pre_chain=[_members], processors=chain, use_get_message=False)
+        self._hide = [re.compile(each) for each in hide]
+        self._render = _json if style == "json" else _console
+        super().__init__(processors=[self._of_structlog])
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, also of a record that comes straight from its logger."""
-        return super().format(_complete(record) if record.args or record.exc_info else record)
+        if hasattr(record, "_logger"):
+            return super().format(record)
+        # Nearly all lines: past structlog's copies of the record, which cost as much as all the rest.
+        if record.args or record.exc_info:
+            record = _complete(record)
+        return self._render(self._without_secrets(_members(record)))
+
+    def _of_structlog(self, logger: Any, name: str, fields: Fields) -> str:
+        found = _basis(fields.pop("_record"))
+        del fields["_from_structlog"]
+        return self._render(self._without_secrets(found | {"event": ""} | dict(fields)))
+
+    def _without_secrets(self, fields: dict[str, Any]) -> dict[str, Any]:
+        for key, value in fields.items():
+            kept = redacted_member(key, value)
+            if isinstance(kept, str) and not (kept.isalnum() and len(kept) < LONGEST):
+                for pattern in self._hide:
+                    kept = pattern.sub(r"\1[cut]", kept)
+                kept = kept[:LONGEST]
+            fields[key] = kept
+        return fields
 
 
-def _members(logger: Any, name: str, fields: Fields) -> Fields:
-    """What a record says, in the order in which it is read."""
-    record: logging.LogRecord = fields["_record"]
+def _basis(record: logging.LogRecord) -> dict[str, Any]:
     moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    found: dict[str, Any] = {"timestamp": moment, "level": record.levelname.lower(), "logger": record.name}
+    return {"timestamp": moment, "level": record.levelname.lower(), "logger": record.name}
+
+
+def _members(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says, in the order in which it is read."""
+    found = _basis(record)
     if isinstance(record.msg, Line):
         found["event"] = record.msg.event
         found |= record.msg.fields
     else:
-        found["event"] = fields["event"]
+        found["event"] = str(record.msg)
     for key, value in vars(record).items():
         if key not in _RECORD and key not in found and isinstance(value, str | int | float):
             found[key] = value
     if record.exc_text:
         found["exception"] = record.exc_text
-    return {**found, "_record": record, "_from_structlog": False}
+    return found
 
 
-def _hidden(value: Any, patterns: list[re.Pattern[str]]) -> Any:
-    if isinstance(value, str):
-        for pattern in patterns:
-            value = pattern.sub(r"\1[cut]", value)
-        return value[:LONGEST]
-    return value
-
-
-def _json(fields: Mapping[str, Any], **options: Any) -> str:
+def _json(fields: dict[str, Any]) -> str:
     return msgspec.json.encode(fields, enc_hook=str).decode()
 
 
-def _console(logger: Any, name: str, fields: Fields) -> str:
-    moment, level = fields.pop("timestamp"), fields.pop("level")
-    source, event = fields.pop("logger"), fields.pop("event")
-    exception = fields.pop("exception", None)
-    line = " ".join([f"{moment} {level.upper()} {source}:", _one_line(str(event)), *_pairs(fields)])
+def _console(fields: dict[str, Any]) -> str:
+    head = f"{fields.pop('timestamp')} {fields.pop('level').upper()} {fields.pop('logger')}:"
+    event, exception = fields.pop("event"), fields.pop("exception", None)
+    line = " ".join([head, _one_line(str(event)), *_pairs(fields)])
     return line if exception is None else f"{line}\n{_without_controls(exception)}"
 
 
@@ -273,9 +283,10 @@ def _pairs(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
-    text = _one_line(str(value))
+    text = str(value)
+    if text.isalnum() and text.isascii():
+        return text
+    text = _one_line(text)
     return f'"{text}"' if not text or " " in text else text
 
 

@@ -11,6 +11,7 @@ import threading
 from datetime import datetime
 
 import pytest
+import structlog
 
 from streaming.core.origin import Origin, TraceParent
 from streaming.telemetry.background import Background
@@ -149,6 +150,24 @@ def test_request_and_trace_are_those_of_the_calling_code(log):
     within, without = log.objects()
     assert (within["request_id"], within["trace_id"]) == ("req-1", "a" * 32)
     assert "request_id" not in without
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_line_of_structlogs_own_loggers_looks_the_same(tmp_path, style):
+    log = Log(tmp_path / "app.log", style)
+    logger = structlog.wrap_logger(
+        log.logger,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    )
+    logger.warning("it happened", prompt=SECRET, number=3)
+    text = log.text()
+    assert SECRET not in text
+    if style == "json":
+        found = json.loads(text)
+        assert (found["event"], found["number"], found["level"]) == ("it happened", 3, "warning")
+    else:
+        assert "WARNING streaming.test: it happened prompt=[cut] number=3" in text
 
 
 def test_a_bad_call_of_logging_is_told_and_harms_nothing(log, capsys):
