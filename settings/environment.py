@@ -3,7 +3,9 @@
 No function raises: a server shall start for no wrong value, and say so by a system check.
 """
 
+import difflib
 import json
+import os
 import re
 import warnings
 from collections.abc import Collection
@@ -17,11 +19,22 @@ PROBLEMS: list[tuple[str, str]] = []
 starts with it. (Name, what is wrong with it.)"""
 
 
+KNOWN: set[str] = set()
+"""The variables that settings have asked for."""
+
+_OURS = ("SSE_", "BUFFER_", "AGENT_POOL_", "KERNEL_", "KERNELS_", "PRIORITY_")
+"""Beginnings that nobody else uses."""
+
+_SIMILAR = 0.85
+"""How much a name must resemble one of ours (0 to 1) to be a slip of the hand."""
+
+
 class _Environment(environ.Env):  # type: ignore[misc]
     """Values as they stand. Its base takes `$NAME` for the value of NAME, and a key may begin so."""
 
     def get_value(self, var: str, cast: Any = None, **options: Any) -> Any:
         """The value of `var` as `cast`, else the default."""
+        KNOWN.add(var)
         text = self.ENVIRON.get(var, "")
         return (
             self.parse_value(text, cast) if text.startswith("$") else super().get_value(var, cast, **options)
@@ -39,6 +52,20 @@ def read_file(default: Path) -> None:
     name = env.str("ENV_FILE", default=str(default))
     if name and Path(name).is_file():
         env.read_env(name)
+
+
+def unknown() -> list[tuple[str, str]]:
+    """Variables that look like ours and are not read, each with the nearest that is, or nothing. To be called
+    when all settings are there."""
+    found = []
+    for name in sorted(set(os.environ) - KNOWN):
+        if "_" in name and not name.startswith(("OTEL_", "PYTHON", "DJANGO_")):
+            nearest = [known for known in KNOWN if sorted(known.split("_")) == sorted(name.split("_"))]
+            nearest = nearest or difflib.get_close_matches(name, KNOWN, n=1, cutoff=_SIMILAR)
+            if not nearest and name.startswith(_OURS):
+                nearest = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5) or [""]
+            found += [(name, each) for each in nearest]
+    return found
 
 
 def overridden(prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +142,20 @@ def _is_origin(text: str) -> bool:
 
 
 _OWN_PORTS = {("http", "80"), ("https", "443")}
+
+
+def words(name: str) -> list[str]:
+    """Words, separated by commas."""
+    return [word.strip() for word in env.str(name, default="").split(",") if word.strip()]
+
+
+def spans_to() -> str:
+    """Where OpenTelemetry's own variables say that spans go."""
+    if flag("OTEL_SDK_DISABLED", default=False):
+        return "none"
+    ends = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "otlp" if any(env.str(name, default="") for name in ends) else "none"
+    return one_of("OTEL_TRACES_EXPORTER", default, ("none", "otlp", "console"))
 
 
 def database(name: str, default: dict[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,9 @@ SERVER_CONFIG = overridden(
 # Django's own limit must not be the lower one.
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 
+# Proxies, addresses and networks, whose X-Forwarded-For and X-Forwarded-Proto count; nobody else's.
+TRUSTED_PROXIES = environment.words("TRUSTED_PROXIES") or environment.words("FORWARDED_ALLOW_IPS")
+
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = number("PORT", 8000, 0, 65_535)
 
@@ -196,8 +199,23 @@ METRICS_CONFIG = {
 ALLOW_ANONYMOUS = env.str("ALLOW_ANONYMOUS", default="false").lower()
 # Pages of which other origins may call the API from a browser: scheme://host[:port], never a wildcard.
 CORS_ALLOWED_ORIGINS = origins("CORS_ALLOWED_ORIGINS")
-CORS_EXPOSE_HEADERS = ["X-Stream-Id", "X-Stream-Route", "Location", "Retry-After", "Idempotent-Replayed"]
-CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "last-event-id", "idempotency-key"]
+CORS_EXPOSE_HEADERS = [
+    "X-Stream-Id",
+    "X-Stream-Route",
+    "Location",
+    "Retry-After",
+    "Idempotent-Replayed",
+    "X-Request-ID",
+]
+CORS_ALLOW_HEADERS = [
+    "accept",
+    "authorization",
+    "content-type",
+    "last-event-id",
+    "idempotency-key",
+    "x-request-id",
+    "traceparent",
+]
 
 # The model service: any that speaks OpenAI's chat completions. Without a key nothing leaves this machine.
 OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
@@ -339,29 +357,55 @@ SERVESTATIC_AUTOREFRESH = False
 # --- Logs ----------------------------------------------------------------------------------------------
 
 LOG_LEVEL = one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+# "console": lines for people, "json": an object a line for programs.
+LOG_FORMAT = one_of("LOG_FORMAT", "console", ("console", "json"))
+# Where lines go; empty: standard error.
+LOG_FILE = env.str("LOG_FILE", default="")
+# A line for each request.
+ACCESS_LOG = flag("ACCESS_LOG", default=True)
+# Where spans of tasks go: "none", "otlp" (to OTEL_EXPORTER_OTLP_ENDPOINT), "console".
+OTEL_TRACES_EXPORTER = environment.spans_to()
+
+_OURS = {"handlers": ["lines"], "level": LOG_LEVEL, "propagate": False}
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "streaming.telemetry.lines.LineFormatter",
+            "style": LOG_FORMAT,
+            # The tokens of sign-in links work until they are used.
+            "hide": [r"(/signin/)[^/\s?\"']+"],
+        }
+    },
     "filters": {
         "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
         "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
         "without_peers_faults": {"()": "streaming.logs.WithoutPeersFaults"},
-        "without_tokens": {"()": "accounts.logs.WithoutTokens"},
     },
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["without_tokens"]}
+        "lines": {
+            "class": "streaming.telemetry.lines.LinesHandler",
+            "path": LOG_FILE,
+            "formatter": "line",
+        }
     },
+    # What libraries say, and asyncio.
+    "root": {"handlers": ["lines"], "level": "WARNING"},
     "loggers": {
-        "streaming": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
-        "contentgen": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
-        "notebooks": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
-        "accounts": {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False},
-        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
+        "streaming": _OURS,
+        "streaming.access": {"level": LOG_LEVEL if ACCESS_LOG else "WARNING"},
+        "contentgen": _OURS,
+        "notebooks": _OURS,
+        "accounts": _OURS,
+        "django": {"handlers": ["lines"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},
         "django.security.DisallowedHost": {"filters": ["without_traceback"]},
-        "uvicorn": {"handlers": ["console"], "level": "WARNING"},
+        "uvicorn": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
         "uvicorn.error": {"filters": ["without_peers_faults"]},
     },
 }
+
+# Variables that look like ours and that nothing above has read: slips of the hand. (Name, the nearest.)
+ENVIRONMENT_UNKNOWN = environment.unknown()

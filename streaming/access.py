@@ -27,6 +27,7 @@ from . import conf, hosts, keys, sessions
 from .addresses import is_loopback
 from .identities import IDENTITIES, Identity
 from .problems import Problem
+from .proxies import VIA
 
 _FORWARDING: Final = re.compile(
     r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
@@ -207,5 +208,10 @@ def _anonymous_allowed(request: HttpRequest, address: str) -> bool:
 
 
 def is_local(request: HttpRequest, address: str) -> bool:
-    """Whether the caller at `address` is on this machine, and no proxy between."""
-    return is_loopback(address) and not any(map(_FORWARDING.fullmatch, request.META))
+    """Whether the caller at `address` is on this machine, and no proxy between: neither one that a header
+    tells of, nor one that is trusted to tell and says nothing."""
+    return (
+        is_loopback(address)
+        and VIA not in getattr(request, "scope", ())
+        and not any(map(_FORWARDING.fullmatch, request.META))
+    )

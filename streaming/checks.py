@@ -30,7 +30,9 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
         Error(text, hint=HINT, obj=name, id="streaming.E007")
         for name, text in getattr(settings, "ENVIRONMENT_PROBLEMS", ())
     ]
-    return found or [*_check_relations(), *_check_project()]
+    if found:
+        return found
+    return [*_check_relations(), *_check_project(), *_check_names()]
 
 
 def _check_relations() -> list[CheckMessage]:
@@ -127,6 +129,19 @@ def _check_project() -> list[CheckMessage]:
             )
         )
     return found
+
+
+def _check_names() -> list[CheckMessage]:
+    """W015: variables of the environment that nothing reads."""
+    return [
+        Warning(
+            f"{name} is set, and no setting has that name",
+            hint=f"Perhaps {nearest} is meant." if nearest else "See docs/settings.md for the names.",
+            obj=name,
+            id="streaming.W015",
+        )
+        for name, nearest in getattr(settings, "ENVIRONMENT_UNKNOWN", ())
+    ]
 
 
 @register("streaming", deploy=True)

@@ -23,6 +23,7 @@ from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
 
 from .compression import ENCODERS, missing_package
+from .proxies import networks
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SecondsOrNever = Annotated[float, Meta(ge=0, le=86_400)]
@@ -191,6 +192,11 @@ def stream_limits() -> StreamLimits:
     )
 
 
+def trusted_proxies() -> tuple[str, ...]:
+    """TRUSTED_PROXIES: addresses and networks."""
+    return tuple(getattr(settings, "TRUSTED_PROXIES", ()))
+
+
 def poll_schedule() -> PollSchedule:
     """The adaptive schedule for what only polling can see."""
     config = sse()
@@ -233,6 +239,10 @@ def problems() -> Iterator[tuple[str, str]]:
         yield "THREAD_CONFIG", "THREAD_CONFIG must be a dictionary"
     yield from _token_problems()
     yield from _priority_problems()
+    try:
+        networks(trusted_proxies())
+    except ValueError as error:
+        yield "TRUSTED_PROXIES", f"TRUSTED_PROXIES: {error}"
     try:
         allow_anonymous()
     except ImproperlyConfigured as error:

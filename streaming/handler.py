@@ -20,11 +20,14 @@ from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
+from . import conf, crowding
 from .bodies import Scope, discard_body, read_body
 from .checks import ensure_sound
 from .drain import DRAIN
+from .exchanges import Exchange
 from .hot_door import HotDoor
 from .problems import Problem
+from .proxies import Proxies
 from .refusals import refuse
 from .responses import EventStream, Opened
 from .sending import CancelOnDisconnect, send_iterated, send_stream
@@ -53,25 +56,39 @@ class StreamingHandler(ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         self._hot = HotDoor(self)
+        self._limit = conf.server().limit_concurrency
+        self._open = 0
+        trusted = conf.trusted_proxies()
+        self._proxies = Proxies(trusted) if trusted else None
         StreamingHandler.made = True
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         DRAIN.install()
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
-        elif scope["type"] == "http":
-            route = self._hot.route(scope)
-            if route is None:
+            return
+        if scope["type"] not in ("http", "websocket"):
+            raise ValueError(f"an unknown kind of connection: {scope['type']}")
+        if self._proxies is not None:
+            self._proxies.apply(scope)
+        exchange = Exchange(scope)
+        self._open += 1
+        try:
+            if self._open > self._limit and not crowding.is_needed(scope):
+                await crowding.turn_away(scope, receive, send, exchange)
+            elif scope["type"] == "websocket":
+                await _sockets().application(scope, receive, send)
+            elif (route := self._hot.route(scope)) is None:
                 await self.handle(scope, receive, send)
             elif (streaming := await self._hot.answer(route, scope, receive, send)) is not None:
                 await streaming
-        elif scope["type"] == "websocket":
-            await _sockets().application(scope, receive, send)
-        else:
-            raise ValueError(f"an unknown kind of connection: {scope['type']}")
+        finally:
+            self._open -= 1
+            exchange.over()
 
     async def handle(self, scope: Scope, receive: Any, send: Any) -> None:
         """One request through Django's chain, from its body to the end of its response."""
+        exchange: Exchange = scope[Exchange.KEY]
         try:
             if _sockets().is_socket(scope):
                 raise Problem(
@@ -90,10 +107,14 @@ class StreamingHandler(ASGIHandler):
         try:
             async with CancelOnDisconnect(receive):
                 response = await self._respond(scope, body_file)
-                if isinstance(response, EventStream) and not response.wrapped:
-                    stream = response
+                if isinstance(response, EventStream):
+                    exchange.streams(response.follower, response.status_code)
+                    if not response.wrapped:
+                        stream = response
+                    else:
+                        await send_iterated(response, send, self.send_response)
                 else:
-                    await send_iterated(response, send, self.send_response)
+                    await send_iterated(response, exchange.counted(send), self.send_response)
             if stream is not None:
                 self._hot.learn(scope, stream)
                 head, encode = stream.head(), stream.encoder()
@@ -122,6 +143,8 @@ class StreamingHandler(ASGIHandler):
             if refusal is not None:
                 refuse(request, refusal)
             response: HttpResponseBase = await self.run_get_response(request)
+            if not isinstance(response, EventStream):
+                scope[Exchange.KEY].name(response)
             return response
 
     async def refuse(self, problem: Problem, scope: Scope, receive: Any, send: Any) -> None:
@@ -129,6 +152,7 @@ class StreamingHandler(ASGIHandler):
         at once would reset the connection, and many a client would lose the answer."""
         set_script_prefix(get_script_prefix(scope))
         response = await self._respond(scope, io.BytesIO(), problem)
+        send = scope[Exchange.KEY].counted(send)
 
         async def lingering(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -36,6 +36,7 @@ from django.utils.log import log_response
 
 from . import conf, hosts
 from .bodies import Scope, read_body
+from .exchanges import Exchange
 from .problems import Problem
 from .responses import EventStream, Opened
 from .sending import CancelOnDisconnect, Receive, Send, send_iterated, send_stream
@@ -230,21 +231,27 @@ class HotDoor:
                 response = await self._respond(route, scope, body_file)
             if isinstance(response, EventStream) and not response.wrapped:
                 opened.let_live(response.follower)
+                scope[Exchange.KEY].streams(response.follower, response.status_code)
                 head = response.head(route.added)
                 encode = response.encoder()
                 return send_stream(response.follower, response.status_code, head, receive, send, encode)
-            await self._send_other(response, route, receive, send)
+            await self._send_other(response, route, scope[Exchange.KEY], receive, send)
         finally:
             opened.close()
             body_file.close()
         return None
 
     async def _send_other(
-        self, response: HttpResponseBase, route: HotRoute, receive: Receive, send: Send
+        self, response: HttpResponseBase, route: HotRoute, exchange: Exchange, receive: Receive, send: Send
     ) -> None:
         """A refusal, or whatever else the view answers with."""
         for name, value in route.added:
             response.headers.setdefault(name.decode("ascii"), value.decode("latin1"))
+        if isinstance(response, EventStream):
+            exchange.streams(response.follower, response.status_code)
+        else:
+            exchange.name(response)
+            send = exchange.counted(send)
         try:
             async with CancelOnDisconnect(receive):
                 await send_iterated(response, send, self._ordinary.send_response)

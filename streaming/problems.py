@@ -62,6 +62,7 @@ TITLES: Final = {
     "too_many_probes": gettext_lazy("Too many probes at once"),
     "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
+    "too_many_requests_open": gettext_lazy("The server is full"),
     "queue_full": gettext_lazy("The queue is full"),
     "not_ready": gettext_lazy("Not ready for work"),
     "draining": gettext_lazy("The server is restarting"),

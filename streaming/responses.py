@@ -16,6 +16,7 @@ from streaming.runtime.follower import Follower, follow, send_away
 
 from . import conf
 from .compression import ENCODERS, Encode, encoded, negotiate
+from .exchanges import HEADER, Exchange
 
 STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache, no-store, must-revalidate, no-transform",
@@ -134,6 +135,9 @@ class EventStream(StreamingHttpResponse):
             own.append(("Location", place))
         if scope.get("http_version") == "1.1":
             own.append(_KEEP_ALIVE)
+        exchange: Exchange | None = scope.get(Exchange.KEY)
+        if exchange is not None:
+            own.append((HEADER, exchange.origin.request_id))
         self._own = own
         opened = scope.get(Opened.KEY)
         if opened is not None:

@@ -51,6 +51,7 @@ from .retry import retry_spec
 from .reuse import Reuse
 from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
+from .telemetry.observers import observers
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -76,6 +77,7 @@ class Service:
             DjangoMessages(),
             tidy_thread=connections.close_all,
             kind_of=kind_label,
+            observers=observers(),
         )
         self.loop_lag = LoopLag(loop)
         self.loop_lag.start()

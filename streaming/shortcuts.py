@@ -41,6 +41,7 @@ from .requests import (
 from .responses import EventStream, nothing_more, place_of, sent_away
 from .reuse import fingerprint
 from .service import service
+from .telemetry.lines import ORIGIN
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=HttpResponseBase)
@@ -285,6 +286,7 @@ def task_spec(
         series=options.series,
         needs_worker=options.needs_worker,
         eager=options.eager,
+        origin=ORIGIN.get(None),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -17,6 +18,13 @@ from tests.support.servers import Server, running
 # `make test ARGS="--hypothesis-profile default"`.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_lines() -> None:
+    """The lines of each task and request in this process would be all that one sees of a run."""
+    for name in ("streaming.tasks", "streaming.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,8 @@ class Coalescer:
         "_maximum",
         "_oldest",
         "_started",
+        "full_flushes",
+        "widened",
     )
 
     def __init__(
@@ -68,6 +70,8 @@ class Coalescer:
         self._started = False
         self._eager = eager
         self._free_at = 0.0
+        # How often text left because enough of it waited, and how often the interval was widened.
+        self.full_flushes = self.widened = 0
 
     @property
     def deadline(self) -> float | None:
@@ -104,6 +108,7 @@ class Coalescer:
             or not self._started
         ):
             self._started = True
+            self.full_flushes += 1
             return ready + self.flush()
         return ready
 
@@ -131,5 +136,6 @@ class Coalescer:
         """Tell how late a deadline was served: the interval widens under load and narrows after it."""
         if seconds > self._base * _LATE_SHARE:
             self._interval = min(self._interval * _WIDEN, self._maximum)
+            self.widened += 1
         else:
             self._interval = max(self._interval * _NARROW, self._base)

@@ -132,7 +132,8 @@ class Follower:
         self._told_running = self._dismissed = self._held_up = False
         self._catching_up = options.resumed or task.state.terminal
         self._armed_for = math.inf
-        self.passed = self.sent_bytes = 0
+        self.passed = 0
+        self.sent_bytes = 0
         self.done = False
         self.slow = False
         task.followers.add(self)
@@ -395,6 +396,7 @@ class Follower:
     def _give_up(self) -> None:
         self.slow = True
         self._host.counters.slow_readers_closed += 1
+        self.task.counts.slow_readers += 1
         on_slow = self._on_slow
         self.close()
         if on_slow is not None:

@@ -66,3 +66,15 @@ class Recorder(Protocol):
     def refused(self, snapshot: Snapshot, reason: str) -> None:
         """A task was not admitted."""
         ...
+
+
+class Observer(Protocol):
+    """Sees what becomes of tasks, for logs and spans. Calls return at once and never raise."""
+
+    def decided(self, task: Task) -> None:
+        """A task was admitted; its ticket tells why it goes which way."""
+        ...
+
+    def ended(self, task: Task) -> None:
+        """A task that ran here has its terminal event."""
+        ...

@@ -250,6 +250,8 @@ class Pump:
 
     def _drain(self, outcome: Outcome) -> Outcome:
         """Journal what still waits in the coalescer, and say so if the journal was full."""
+        counts, coalescer = self._task.counts, self._coalescer
+        counts.full_flushes, counts.widened = coalescer.full_flushes, coalescer.widened
         with suppress(JournalClosed):
             try:
                 self._append_text(self._coalescer.flush(), time.monotonic())

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -36,7 +36,7 @@ from .journals.base import LOST_IDS
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
 from .measures import Measures
-from .ports import Commit, Messages, Nowhere, Recorder
+from .ports import Commit, Messages, Nowhere, Observer, Recorder
 from .pump import Pump
 from .room import make_room
 from .statistics import statistics
@@ -73,6 +73,7 @@ class Supervisor:
         messages: Messages,
         tidy_thread: Callable[[], None],
         kind_of: Callable[[str], str] = lambda kind: kind,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
@@ -86,6 +87,7 @@ class Supervisor:
         self.tidy_thread = tidy_thread
         self.draining = False
         self._recorder = recorder
+        self._observers = observers
         self._announcements = Announcements(messages)
         self._waiting = WaitingLines(self.pools)
         self._ids = TaskIds()
@@ -145,6 +147,9 @@ class Supervisor:
         else:
             self._waiting.join(task)
             task.deadline = now + pool.limits.queue_timeout
+        if spec.kept:
+            for observer in self._observers:
+                observer.decided(task)
         return task
 
     async def make_room(self, spec: TaskSpec) -> None:
@@ -424,6 +429,9 @@ class Supervisor:
             self._lingering.add(task)
         if not task.ended.done():
             task.ended.set_result(None)
+        if task.spec.kept:
+            for observer in self._observers:
+                observer.ended(task)
         self._forget_unkept(task)
 
     def _forget_unkept(self, task: Task) -> None:

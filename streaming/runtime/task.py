@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import GenerationError
 from streaming.core.events import Finish, Restart, Terminal, Timing, clean_text
+from streaming.core.origin import Origin
 from streaming.core.states import State, advance
 
 from .journals.base import Journal
@@ -70,6 +71,7 @@ class TaskSpec:
     once, and no limit of the pool counts it. `series`: tasks of one pool with the same value run one at a
     time, in order of arrival. `eager`: text that comes after a pause does not wait for more (`Coalescer`).
     `kept`: whether it is recorded and counted, and can be replayed after its end.
+    `origin`: the request that asked for it, None where there was none.
     """
 
     kind: str
@@ -89,11 +91,13 @@ class TaskSpec:
     series: Hashable | None = None
     eager: bool = False
     kept: bool = True
+    origin: Origin | None = None
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a task did so far."""
+    """What a task did so far. `full_flushes`, `widened`: of its coalescer, known when it has ended.
+    `slow_readers`: closed because they did not read."""
 
     parts: int = 0
     chunks: int = 0
@@ -101,6 +105,9 @@ class Counts:
     status_messages: int = 0
     resumes: int = 0
     blocked: float = 0.0
+    full_flushes: int = 0
+    widened: int = 0
+    slow_readers: int = 0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -252,6 +252,8 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         except Exception:
             logger.exception("stream %s: reading it to a socket failed", reader.task_id)
             outcome = Outcome.FAILED
+        if outcome is Outcome.SLOW:
+            logger.warning("stream %s: a reader that did not read was closed", reader.task_id)
         await self._guarded(self.over(reader, outcome))
 
     async def _guarded(self, work: Coroutine[Any, Any, None], **about: str) -> None:

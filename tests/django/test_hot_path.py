@@ -59,8 +59,10 @@ BLOCKS_PER_EVENT = 2
 
 
 @pytest.fixture(autouse=True)
-async def _project() -> Any:
-    """Production settings with room for all, and one event for each token."""
+async def _project(caplog: pytest.LogCaptureFixture) -> Any:
+    """Production settings with room for all, and one event for each token; lines are logged."""
+    for name in ("streaming.tasks", "streaming.access"):
+        caplog.set_level(logging.INFO, name)
     with override_settings(
         ALLOW_SCRIPTED_PROVIDER=True,
         ALLOWED_HOSTS=["testserver"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 import signal
 import socket
@@ -42,6 +43,9 @@ WRONG_VALUES = {
     "ALLOW_ANONYMOUS": "perhaps",
 }
 
+UNSAFE = {"DEBUG": "true", "ALLOWED_HOSTS": "*", "SECURE_COOKIES": "false", "ALLOW_ANONYMOUS": "true"}
+"""Fine on a developer's own machine; the key of the tests is in a repository."""
+
 EXPECTED_RANGES = {
     "AGENT_POOL_MAX_WORKERS": ">= 1",
     "AGENT_POOL_QUEUE_SIZE": ">= 0",
@@ -68,7 +72,8 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def served(env: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What `serve` with HOST and PORT from the environment printed to a pipe, and the URL it serves at."""
     port = free_port()
-    process = _start(SERVE, env | {"HOST": "0.0.0.0", "PORT": str(port)})  # noqa: S104 (what a container uses)
+    public = {"HOST": "0.0.0.0", "PORT": str(port), "SECRET_KEY": secrets.token_urlsafe(48)}  # noqa: S104 (what a container uses)
+    process = _start(SERVE, env | public)
     try:
         yield _read_until(process, "curl"), f"http://127.0.0.1:{port}"
     finally:
@@ -153,6 +158,54 @@ def test_several_processes_share_the_port_and_one_that_dies_is_replaced(env: dic
         _output(process).close()
 
 
+def test_one_process_is_replaced_while_its_readers_go_on(env: dict[str, str]):
+    """A process that is told to stop sends its readers to the others; the one that replaces it is ready."""
+    brief = {"user_id": "reader", "topic": "restart", "provider": "scripted"}
+    script = {"options": {"tokens": 60, "interval": 0.05}}
+    process = _start((*SERVE, "--port", "0", "--workers", "2"), env | {"SSE_DRAIN_GRACE": "30"})
+    try:
+        url = re.search(r"http://127\.0\.0\.1:\d+", _read_until(process, "curl"))
+        assert url is not None
+        first = _pids(url[0], set())
+        body = json.dumps(brief | script).encode()
+        call = urllib.request.Request(  # noqa: S310
+            f"{url[0]}/content/generate/stream/async", body, {"Content-Type": "application/json"}
+        )
+        streams = [urllib.request.urlopen(call, timeout=60) for _ in range(2)]  # noqa: S310
+        os.kill(min(first), signal.SIGTERM)
+        second = _pids(url[0], {min(first)})
+        assert max(first) in second
+        for stream in streams:
+            with stream:
+                assert b"event: complete" in stream.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_LIMIT) == 0
+        assert "Traceback" not in _output(process).read().decode()
+    finally:
+        process.terminate()
+        process.wait(STOP_LIMIT)
+        _output(process).close()
+
+
+TUNED = """
+import asyncio, gc, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings.settings"
+from streaming import served
+from streaming.management.commands.serve import _config
+from streaming.signals import starting
+config = _config(2)
+config.load()
+asyncio.run(starting.asend(None))
+print(config.app, gc.get_threshold() == served.COLLECT_AFTER, gc.get_freeze_count() > 10_000)
+"""
+
+
+def test_each_of_several_processes_is_tuned(env: dict[str, str]):
+    """What each of them imports, and then hears."""
+    code, printed = _run(("-c", TUNED), env)
+    assert (code, printed.splitlines()[-1]) == (0, "streaming.served:application True True")
+
+
 def _pids(url: str, dead: set[int]) -> set[int]:
     """The two processes that serve there, once none of them is one of the dead."""
     until = time.monotonic() + START_LIMIT
@@ -176,6 +229,7 @@ def test_what_it_refuses(env: dict[str, str]):
             "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
             "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
             "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
+            "unsafe": pool.submit(_run, (*SERVE, "--host", "0.0.0.0"), env | UNSAFE),  # noqa: S104
             "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
@@ -202,6 +256,9 @@ def test_what_it_refuses(env: dict[str, str]):
     assert "70000" in seen["impossible port"][1]
     assert "nowhere.invalid" in seen["unknown host"][1]
     assert "expected at least 1" in seen["no workers"][1]
+    for check in ("streaming.E008", "streaming.E009", "streaming.E010", "streaming.E011"):
+        assert check in seen["unsafe"][1]
+    assert "streaming.W013" not in seen["unsafe"][1], "a warning is no reason to refuse"
 
 
 def _start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:

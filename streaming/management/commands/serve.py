@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
+import locale
+import os
 import signal
 import socket
 import sys
-from argparse import ArgumentParser
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import uvicorn
 from django.conf import settings
+from django.core.checks import ERROR
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 from django.urls import NoReverseMatch, reverse
 from uvicorn.supervisors import Multiprocess
 
 from streaming import conf
-from streaming.addresses import url_of
+from streaming.addresses import is_loopback, url_of
 from streaming.checks import SERVING
+from streaming.exposure import check_exposure
 from streaming.metrics.sharing import shared_directory
 from streaming.signals import preparing, serving
 from streaming.websocket.protocol import MAX_MESSAGE
@@ -34,18 +40,19 @@ WORKER_PATIENCE: Final = 30
 KERNEL_PATIENCE: Final = 2
 """Seconds after our own limit for a blocked send at which the kernel gives the connection up too."""
 
-COLLECT_AFTER: Final = (10_000, 20, 50)
-"""New objects, and rounds, after which the garbage collector looks at each generation (CPython: 700, 10,
-10)."""
-
 PING_INTERVAL: Final = 15
 """Seconds between two pings on a WebSocket."""
 
 PONG_PATIENCE: Final = 15
 """Seconds for the pong; so a peer that vanished is noticed within half a minute."""
 
-APPLICATION: Final = "streaming.asgi.application"
-"""What is served where a project names no ASGI_APPLICATION."""
+APPLICATION: Final = "streaming.served:application"
+
+SPARE_FILES: Final = 256
+"""Files that a process needs beside its connections: databases, logs, pipes."""
+
+EARLIEST: Final = 1_700_000_000
+"""Seconds since the epoch, in 2023: a clock that shows less was never set."""
 
 PAGES: Final = {"API description": "sluice:openapi-view", "Admin": "admin:index"}
 """What is announced where the project has it: titles and names of URLs."""
@@ -54,12 +61,25 @@ PAGES: Final = {"API description": "sluice:openapi-view", "Admin": "admin:index"
 class Command(BaseCommand):
     """uvicorn with httptools and the best event loop there is, on a socket that notices dead readers."""
 
-    help = "Serve streams over HTTP at HOST:PORT (the settings of these names, or the options)."
+    help = """Serve streams over HTTP at HOST:PORT (the settings of these names, or the options).
+
+SIGTERM or Ctrl-C: newcomers are refused, running streams get SSE_DRAIN_GRACE seconds, every reader is
+told to come back, records are written. With --workers, SIGTERM to one of the processes does so there
+and replaces it; SIGHUP to this one replaces all of them, one after the other."""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> Any:
+        """Paragraphs of the help stay paragraphs."""
+        parser = super().create_parser(*args, **kwargs)
+        parser.formatter_class = RawDescriptionHelpFormatter
+        return parser
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The address."""
+        """The address, and how many."""
         parser.add_argument(
-            "--host", default=None, help="Address to listen on; default: HOST, else 127.0.0.1"
+            "--host",
+            default=None,
+            help="Address to listen on; default: HOST, else 127.0.0.1. In public only with settings "
+            "that `check --deploy` finds no error in",
         )
         parser.add_argument(
             "--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one"
@@ -68,7 +88,8 @@ class Command(BaseCommand):
             "--workers",
             type=int,
             default=1,
-            help="Server processes that share the port and the database; default: 1",
+            help="Server processes that share the port and the database; one that dies is replaced. Pools "
+            "and limits count in each by itself. Default: 1",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -81,6 +102,8 @@ class Command(BaseCommand):
             self.check(tags=[SERVING], databases=list(connections))
         preparing.send(Command, workers=workers)
         host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
+        if not stays_here(host):
+            _refuse_unsafe(host)
         port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:
             listener = listen(host, port, conf.sse().connection_timeout + KERNEL_PATIENCE)
@@ -88,6 +111,8 @@ class Command(BaseCommand):
             # An impossible port is an OverflowError.
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"cannot listen on {host}:{port}: {reason}") from error
+        for line in _surroundings():
+            self.stderr.write(line)
         if workers == 1:
             self._serve(listener)
         else:
@@ -103,11 +128,6 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         self._announce(listener, config, 1)
-        # What exists now lives as long as the process: the garbage collector need not look at it again. And
-        # of what comes hardly anything is garbage that only it would find, so it looks less often: a look at
-        # all objects of a thousand streams holds each of them up.
-        gc.freeze()
-        gc.set_threshold(*COLLECT_AFTER)
         server.run(sockets=[listener])
 
     def _serve_in(self, workers: int, listener: socket.socket) -> None:
@@ -139,6 +159,69 @@ class Command(BaseCommand):
             self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
 
 
+def stays_here(host: str) -> bool:
+    """Whether who listens at `host`, an address or a name, is reached from this machine only."""
+    if is_loopback(host):
+        return True
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        # Listening there will fail, and say so.
+        return True
+    return all(is_loopback(str(address[0])) for *_, address in found)
+
+
+def _refuse_unsafe(host: str) -> None:
+    """Raises `CommandError` with each error of a deployment, and its hint."""
+    errors = [message for message in check_exposure() if message.level >= ERROR and not message.is_silenced()]
+    if errors:
+        lines = "\n".join(f"  {message.id}: {message.msg}\n      {message.hint}" for message in errors)
+        raise CommandError(
+            f"{host} is reached from elsewhere, and these settings are not safe there:\n{lines}\n"
+            "  (--host 127.0.0.1 serves this machine alone.)"
+        )
+
+
+def _surroundings() -> Iterator[str]:
+    """What of the machine is not as it should be, though all works: one line each."""
+    if not importlib.util.find_spec("uvloop"):
+        yield "uvloop is not installed: Python's own event loop is used, which takes more processor time."
+    encoding = locale.getpreferredencoding(False)
+    if encoding.lower().replace("-", "") != "utf8":
+        yield f"The locale's encoding is {encoding}: texts on this console may look wrong (LANG=C.UTF-8)."
+    if time.time() < EARLIEST:
+        yield "The clock was never set: times in records, cookies and certificates will be wrong."
+    for alias, database in settings.DATABASES.items():
+        if database["ENGINE"].endswith("sqlite3") and not _is_writable(str(database["NAME"])):
+            yield f"The database {alias!r} cannot be written: streams run, and are not recorded."
+    files = _allow_files(conf.server().limit_concurrency + SPARE_FILES)
+    if files is not None:
+        yield f"This process may open {files} files, fewer than SERVER_LIMIT_CONCURRENCY needs (ulimit -n)."
+
+
+def _is_writable(path: str) -> bool:
+    if ":memory:" in path or "mode=memory" in path:
+        return True
+    folder = os.path.dirname(path) or "."
+    return os.access(folder, os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))
+
+
+def _allow_files(wanted: int) -> int | None:
+    """Raise this process' own limit to what is wanted, as far as it may; the limit if that is not enough."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    return None if soft >= wanted else soft
+
+
 def listen(host: str, port: int, send_timeout: float) -> socket.socket:
     """A listening socket. Connections inherit from it that unacknowledged data is given up after
     `send_timeout` seconds, so that the kernel closes a frozen reader whom the server can only wait for.
@@ -163,7 +246,7 @@ def listen(host: str, port: int, send_timeout: float) -> socket.socket:
 def _config(workers: int = 1) -> uvicorn.Config:
     limits = conf.server()
     return uvicorn.Config(
-        ":".join(getattr(settings, "ASGI_APPLICATION", APPLICATION).rsplit(".", 1)),
+        APPLICATION,
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
         http="httptools",
         lifespan="on",
@@ -173,9 +256,10 @@ def _config(workers: int = 1) -> uvicorn.Config:
         # Most messages are shorter than what compressing them costs: memory for each socket, and time.
         ws_per_message_deflate=False,
         timeout_keep_alive=limits.timeout_keep_alive,
-        limit_concurrency=limits.limit_concurrency,
         timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
+        # Both are the handler's: who calls (TRUSTED_PROXIES), and how many may (SERVER_LIMIT_CONCURRENCY).
         proxy_headers=False,
+        limit_concurrency=None,
         server_header=False,
         access_log=False,
         log_config=None,
@@ -193,8 +277,8 @@ def _path_of(name: str) -> str:
 
 
 def _unbuffer() -> None:
-    """Lines appear when they are written, also in a pipe or a journal."""
+    """Lines appear when they are written, also in a pipe or a journal; and in any locale."""
     for output in (sys.stdout, sys.stderr):
         reconfigure = getattr(output, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(line_buffering=True)
+            reconfigure(line_buffering=True, errors="backslashreplace")

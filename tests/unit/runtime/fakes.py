@@ -220,6 +220,7 @@ async def house(
     recorder: FakeRecorder | None = None,
     messages: Any = None,
     tidy_thread: Callable[[], None] = lambda: None,
+    observers: Any = (),
     **limits: Any,
 ):
     """A supervisor on the running loop. At the end nothing may have been reported to the loop's handler
@@ -235,6 +236,7 @@ async def house(
         recorder if recorder is not None else FakeRecorder(),
         messages if messages is not None else FakeMessages(),
         tidy_thread,
+        observers,
     )
     if isinstance(loop, VirtualLoop):
         supervisor.wheel = TimerWheel(loop, loop.time)

@@ -1,0 +1,141 @@
+"""Checks of a deployment: each unsafe setting has its own id and hint; a sound one has none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.checks import ERROR, run_checks
+from django.test import override_settings
+
+from settings import environment
+from streaming.management.commands.serve import stays_here
+from tests.support import servers
+
+SOUND = {
+    "DEBUG": False,
+    "SECRET_KEY": "k9Vw3-xQ7_tL2mZ8rB5nC1yF6hJ4pD0s" + "aGeIoU",
+    "ALLOWED_HOSTS": ["sluice.example"],
+    "SESSION_COOKIE_SECURE": True,
+    "CSRF_COOKIE_SECURE": True,
+    "ALLOW_ANONYMOUS": "false",
+    "SECURE_SSL_REDIRECT": True,
+    "SECURE_HSTS_SECONDS": 31_536_000,
+    "TRUSTED_PROXIES": ["127.0.0.1", "10.0.0.0/8"],
+    "ENVIRONMENT_UNKNOWN": [],
+}
+
+POOL = {"max_workers": 5, "queue_size": 30}
+
+
+def ids(**changes):
+    """What `check --deploy` says of our own ids, and of errors of anybody."""
+    with override_settings(**SOUND | changes):
+        found = run_checks(include_deployment_checks=True)
+    counted = {str(message.id): message for message in found if _counts(message)}
+    assert all(message.hint for message in counted.values())
+    return set(counted)
+
+
+def _counts(message):
+    return message.id.startswith("streaming.") or message.level >= ERROR
+
+
+@pytest.mark.django_db
+def test_a_sound_deployment_has_none():
+    assert ids() == set()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"DEBUG": True}, "streaming.E008"),
+        ({"SECRET_KEY": "django-insecure-k9Vw3xQ7tL2mZ8rB5nC1yF6hJ4pD0s"}, "streaming.E009"),
+        ({"SECRET_KEY": "only-for-tests-and-checks-0123456789-abcdefghijklmnop"}, "streaming.E009"),
+        ({"SECRET_KEY": "k9Vw3-xQ7"}, "streaming.E009"),
+        ({"SECRET_KEY": "abab" * 20}, "streaming.E009"),
+        ({"ALLOWED_HOSTS": ["sluice.example", "*"]}, "streaming.E010"),
+        ({"SESSION_COOKIE_SECURE": False}, "streaming.E011"),
+        ({"CSRF_COOKIE_SECURE": False}, "streaming.E011"),
+        ({"ALLOW_ANONYMOUS": "true"}, "streaming.W013"),
+        ({"THREAD_CONFIG": {"agent_pool": POOL | {"per_owner": 35}, "kernel_pool": {}}}, "streaming.W014"),
+        ({"ENVIRONMENT_UNKNOWN": [("SSE_RETRIES", "SSE_RETRY")]}, "streaming.W015"),
+        ({"TRUSTED_PROXIES": ["*"]}, "streaming.E001"),
+        ({"TRUSTED_PROXIES": ["proxy.example"]}, "streaming.E001"),
+        ({"SECURE_SSL_REDIRECT": False}, "streaming.W006"),
+        ({"SECURE_HSTS_SECONDS": 0}, "streaming.W007"),
+    ],
+)
+def test_each_bad_setting_has_its_own(changes, check):
+    assert ids(**changes) == {check}
+
+
+@pytest.mark.django_db
+def test_at_home_none_of_it_counts():
+    """Without --deploy."""
+    with override_settings(**SOUND | {"DEBUG": True, "ALLOWED_HOSTS": ["*"], "SESSION_COOKIE_SECURE": False}):
+        assert [each for each in run_checks() if _counts(each)] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "stays"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),  # noqa: S104
+        ("::", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_what_is_reached_from_elsewhere(host, stays):
+    assert stays_here(host) is stays
+
+
+# --- Names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SSE_HEARTBEAT_INTERVALL", "SSE_HEARTBEAT_INTERVAL"),
+        ("BUFFER_FLUSH_CHAR", "BUFFER_FLUSH_CHARS"),
+        ("AGENT_POOL_WORKERS", "AGENT_POOL_MAX_WORKERS"),
+        ("ALLOW_ANONYMUS", "ALLOW_ANONYMOUS"),
+        ("SECRT_KEY", "SECRET_KEY"),
+        ("SERVER_KEEP_ALIVE_TIMEOUT", "SERVER_TIMEOUT_KEEP_ALIVE"),
+        ("LOG_FILES", "LOG_FILE"),
+    ],
+)
+def test_a_slip_of_the_hand_is_told_with_the_nearest_name(monkeypatch, name, nearest):
+    for other, _ in environment.unknown():
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(name, "1")
+    assert environment.unknown() == [(name, nearest)]
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "OTEL_SERVICE_NAME", "LOG_DIR", "SERVER_SOFTWARE", "HOSTS", "PORTS"]
+)
+def test_what_belongs_to_others_is_left_alone(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert name not in dict(environment.unknown())
+
+
+def test_the_command_says_so(tmp_path: Path):
+    env = servers.environment(tmp_path, SSE_HEARTBEAT_INTERVALL="5")
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=servers.ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert "streaming.W015" in done.stderr
+    assert "Perhaps SSE_HEARTBEAT_INTERVAL is meant." in done.stderr

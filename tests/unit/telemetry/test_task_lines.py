@@ -1,0 +1,243 @@
+"""One line for each decision, one for each end; and spans of the same tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from streaming.core.origin import Origin, TraceParent
+from streaming.runtime.task import CancelReason
+from streaming.telemetry import task_lines
+from streaming.telemetry.background import Background
+from streaming.telemetry.task_lines import TaskLines, owner_key
+from tests.unit.runtime.fakes import ended, house, occupant, pool_limits, run, spec
+
+PATIENCE = 20.0
+TRACE = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True)
+
+
+@pytest.fixture
+def background():
+    return Background(pause=0.001)
+
+
+@pytest.fixture
+def lines(background, monkeypatch):
+    """What was logged, as (level, event, members)."""
+    found: list[tuple[int, str, dict]] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record):
+            found.append((record.levelno, record.msg.event, record.msg.fields))
+
+    logger = logging.Logger("streaming.tasks", logging.INFO)
+    logger.addHandler(Noting())
+    monkeypatch.setattr(task_lines, "logger", logger)
+
+    def read():
+        assert background.flush(PATIENCE)
+        return found
+
+    return read
+
+
+async def words():
+    for word in ("one ", "two ", "a piece of text that is long enough by itself ", "three"):
+        yield word
+        await asyncio.sleep(0)
+
+
+async def test_a_task_has_two_lines(background, lines):
+    origin = Origin("req-1", TRACE, 0.0)
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        await run(supervisor, words, share_key=("account", "7", "alice"), origin=origin)
+    (level, event, decision), (end_level, end_event, end) = lines()
+    assert (level, event) == (end_level, "stream routed") == (logging.INFO, "stream routed")
+    assert end_event == "stream ended"
+    for told in (decision, end):
+        assert (told["route"], told["reason"], told["pool"]) == ("direct", "worker_free", "agent_pool")
+        assert (told["owner"], told["request_id"]) == ("account:7:alice", "req-1")
+        assert told["trace_id"] == TRACE.trace_id
+    assert decision["task_id"] == end["task_id"]
+    assert (end["outcome"], end["finish_reason"]) == ("complete", "stop")
+    assert end["parts"] == 4
+    assert end["chunks"] <= end["events"] - 1
+    assert end["first_content_ms"] <= end["total_ms"]
+    assert not any("long enough" in str(value) for value in end.values()), "no text in a log"
+
+
+async def test_a_task_that_waited_says_why_and_how_long(background, lines):
+    first, release = occupant()
+    async with house(pool=pool_limits(max_workers=1), observers=[TaskLines(background)]) as supervisor:
+        supervisor.open(spec(first))
+        waiting = supervisor.open(spec(words, share_key="another"))
+        release.set()
+        await ended(waiting)
+    mine = [fields for _, _, fields in lines() if fields["task_id"] == waiting.id]
+    decision, end = mine
+    assert (decision["route"], decision["reason"]) == ("queued", "workers_busy")
+    assert (decision["running"], decision["max_workers"], decision["waiting"]) == (1, 1, 0)
+    assert end["queue_ms"] > 0
+
+
+async def test_an_error_is_a_warning_with_its_code(background, lines):
+    async def failing():
+        yield "x"
+        raise ValueError("a secret of the producer")
+
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        await run(supervisor, failing)
+    level, event, end = lines()[-1]
+    assert (level, event, end["outcome"], end["code"]) == (
+        *(logging.WARNING, "stream ended", "error"),
+        "producer_failed",
+    )
+    assert "secret" not in str(end)
+
+
+async def test_a_cancel_tells_by_whom(background, lines):
+    held, _ = occupant()
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        task = supervisor.open(spec(held))
+        supervisor.cancel(task, CancelReason.ADMIN)
+        await ended(task)
+    _, _, end = lines()[-1]
+    assert (end["outcome"], end["cancelled_by"]) == ("cancelled", "admin")
+
+
+async def test_flush_pressure_is_told(background, lines):
+    """Text that left because there was enough of it, and not because its time had come."""
+
+    async def eager():
+        for _ in range(40):
+            yield "four"
+
+    async with house(observers=[TaskLines(background)], flush_chars=15, buffer_size=20) as supervisor:
+        await run(supervisor, eager)
+    _, _, end = lines()[-1]
+    assert end["buffer_full_flushes"] >= 8
+    assert end["buffer_widened"] >= 0
+
+
+async def test_nothing_is_handed_over_below_the_level(background, lines):
+    task_lines.logger.setLevel(logging.CRITICAL)
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        await run(supervisor, words)
+    assert lines() == []
+    assert background._thread is None
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (("account", "7", ""), "account:7"),
+        (("account", "7", "alice"), "account:7:alice"),
+        (("address", "192.0.2.1"), "address:192.0.2.1"),
+        ("somebody", "somebody"),
+    ],
+)
+def test_owners_are_told_as_text(key, text):
+    assert owner_key(key) == text
+
+
+# --- Spans --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spans(background):
+    """An observer that makes spans, and how to read them."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from streaming.telemetry.spans import TaskSpans
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    def read():
+        assert background.flush(PATIENCE)
+        return exporter.get_finished_spans()
+
+    return TaskSpans(provider, background), read
+
+
+async def test_a_task_is_one_span_from_the_request_to_the_end(spans):
+    observer, read = spans
+    async with house(observers=[observer]) as supervisor:
+        received = supervisor.loop.time()
+        await run(supervisor, words, origin=Origin("req-1", TRACE, received))
+    (span,) = read()
+    assert span.name == "stream test"
+    assert (span.context.trace_id, span.parent.span_id) == (int(TRACE.trace_id, 16), int(TRACE.span_id, 16))
+    assert [event.name for event in span.events] == ["routed direct", "started", "first content"]
+    moments = [span.start_time, *(event.timestamp for event in span.events), span.end_time]
+    assert moments == sorted(moments)
+    assert span.attributes["sluice.request_id"] == "req-1"
+    assert span.attributes["sluice.outcome"] == "complete"
+    assert span.attributes["sluice.reason"] == "worker_free"
+    assert span.status.is_ok or span.status.is_unset
+
+
+async def test_without_a_parent_it_is_a_trace_of_its_own_and_an_error_is_one(spans):
+    observer, read = spans
+
+    async def failing():
+        raise ValueError("a secret of the producer")
+        yield
+
+    async with house(observers=[observer]) as supervisor:
+        await run(supervisor, failing)
+    (span,) = read()
+    assert span.parent is None
+    assert not span.status.is_ok
+    assert span.attributes["error.type"] == "producer_failed"
+    assert "secret" not in span.to_json()
+
+
+async def test_a_parent_that_is_not_kept_is_not_kept_here_either(spans):
+    observer, read = spans
+    async with house(observers=[observer]) as supervisor:
+        await run(supervisor, words, origin=Origin("r", TRACE._replace(sampled=False), 0.0))
+    assert read() == ()
+
+
+OFF = """
+import os, sys
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings.settings"
+import django
+django.setup()
+import streaming.service
+from streaming.telemetry.observers import observers
+print(len(observers()), any(name.startswith("opentelemetry") for name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "printed"),
+    [
+        ({}, "1 False"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "2 True"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}, "1 False"),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "2 True"),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, "1 False"),
+    ],
+)
+def test_nothing_of_it_is_imported_unless_the_environment_asks(tmp_path, variables, printed):
+    from tests.support.servers import ROOT, environment
+
+    made = subprocess.run(
+        [sys.executable, "-c", OFF],
+        cwd=ROOT,
+        env=environment(tmp_path, **variables),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert made.stdout.strip() == printed
