@@ -163,6 +163,10 @@ class FairQueue(Generic[T]):
         """Number of waiting tasks, away or not, per priority class as asked for (not aged)."""
         return dict(Counter(place.priority for place in self._places))
 
+    def ahead_of(self, priority: int) -> int:
+        """Number of eligible tasks of this class or a higher one, as asked for (not aged)."""
+        return sum(place.priority <= priority for place in self._present())
+
     def _present(self) -> Iterator[Place[T]]:
         """The eligible tasks in order of arrival."""
         return (place for place in self._places if place.eligible)

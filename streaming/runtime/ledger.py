@@ -161,6 +161,8 @@ class Ledger:
         decision = decide(snapshot)
         if decision.route is Route.REJECTED:
             raise PoolRefused(decision, snapshot, self._retry_after(decision))
+        if decision.route is Route.QUEUED:
+            snapshot = msgspec.structs.replace(snapshot, ahead=self._queue.ahead_of(priority))
         now = self._clock()
         ticket = Ticket(owner, decision, snapshot, now, series)
         self._per_owner[owner] += 1
