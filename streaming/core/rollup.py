@@ -299,7 +299,7 @@ class Summary:
     range: Range
     now: float
     buckets: list[Rollup]
-    whole: Rollup = field(default_factory=Rollup)
+    whole: Rollup
     pools: dict[str, Rollup] = field(default_factory=dict)
     kinds: dict[str, Rollup] = field(default_factory=dict)
 
@@ -329,14 +329,16 @@ def summarise(parts: Iterable[Part], of: Range, now: float) -> Summary:
     """Lay out what happened in the range that ends `now`; parts of other times are left out. A part whose
     period is longer than a bucket counts where it begins."""
     start, count = of.start(now), of.seconds // of.step
-    made = Summary(of, now, [Rollup() for _ in range(count)])
+    buckets = [Rollup() for _ in range(count)]
+    places: dict[tuple[str, str], Rollup] = {}
     for part in parts:
         number = int((part.start - start) // of.step)
-        if not 0 <= number < count:
-            continue
-        made.buckets[number].merge(part.rollup)
-        made.pools.setdefault(part.pool, Rollup()).merge(part.rollup)
-        if part.kind:
-            made.kinds.setdefault(part.kind, Rollup()).merge(part.rollup)
-    made.whole = merged(made.buckets)
+        if 0 <= number < count:
+            buckets[number].merge(part.rollup)
+            places.setdefault((part.pool, part.kind), Rollup()).merge(part.rollup)
+    made = Summary(of, now, buckets, merged(places.values()))
+    for (pool, kind), rollup in places.items():
+        made.pools.setdefault(pool, Rollup()).merge(rollup)
+        if kind:
+            made.kinds.setdefault(kind, Rollup()).merge(rollup)
     return made

@@ -100,6 +100,16 @@ class Deltas(dict[Key, Rollup]):
             for (start, seconds, pool, kind), rollup in self.items()
         )
 
+    def merge_in(self) -> None:
+        """`insert`, but periods that have rows already keep one: for those that no process writes into."""
+        for start, seconds, pool, kind in sorted(self):
+            rows = TaskRollup.objects.filter(seconds=seconds, start=start, pool=pool, kind=kind)
+            if seconds > MINUTE and (there := list(rows.select_for_update().order_by("pk"))):
+                for row in there:
+                    self[start, seconds, pool, kind].merge(decode(row.numbers))
+                TaskRollup.objects.filter(pk__in=[row.pk for row in there]).delete()
+        self.insert()
+
     def _of(self, moment: datetime, seconds: int, row: Mapping[str, Any]) -> Rollup:
         return self.setdefault((period(moment, seconds), seconds, row["pool"], row["kind"]), Rollup())
 
@@ -213,7 +223,7 @@ def _merge(fine: int, coarse: int, start: datetime) -> int:
             sorted(found, key=lambda row: (row.pool, row.kind)), lambda row: (row.pool, row.kind)
         ):
             made[start, coarse, pool, kind] = merged(decode(row.numbers) for row in parts)
-        made.insert()
+        made.merge_in()
         TaskRollup.objects.filter(pk__in=[row.pk for row in found]).delete()
     return len(found)
 
@@ -249,7 +259,7 @@ def backfill_some() -> int:
         if job.before_id:
             rows = rows.exclude(Q(created_at=job.before) & Q(pk__gte=job.before_id))
         found = list(rows.order_by("-created_at", "-pk").values(*_COLUMNS)[:CHUNK])
-        _backfill(job, found).insert()
+        _backfill(job, found).merge_in()
         if found:
             job.before, job.before_id = found[-1]["created_at"], found[-1]["id"]
             job.save()

@@ -71,7 +71,7 @@ def top_owners(of: Range, now: datetime | None = None, limit: int = OWNERS) -> l
         cursor.execute(_owners_statement(), [connection.ops.adapt_datetimefield_value(since)] * 2 + [limit])
         # As the database has it, which for a UUID on SQLite is not as Python has it.
         field = StreamTask._meta.get_field("owner").target_field
-        counts = {field.to_python(owner): count for owner, count in cursor.fetchall()}
+        counts = {field.to_python(owner): count for owner, count in cursor.fetchall() if count}
     users = get_user_model()._default_manager.in_bulk([pk for pk in counts if pk is not None])
     return [
         OwnerCount(pk, None if pk is None else str(users.get(pk, pk)), count) for pk, count in counts.items()
@@ -130,5 +130,5 @@ def _owners_statement() -> str:
             UNION ALL
             SELECT NULL, COUNT(*) FROM {tasks} WHERE {owner} IS NULL AND {created} >= %s
         )
-        SELECT owner, tasks FROM counts WHERE tasks > 0 ORDER BY tasks DESC, owner LIMIT %s
+        SELECT owner, tasks FROM counts ORDER BY tasks DESC LIMIT %s
         """  # noqa: S608 (our names)
