@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 _LONGEST: Final = "oldest_wait_seconds"
+_LONGEST_BY_CLASS: Final = "oldest_wait_by_class"
 _MEAN: Final = "mean_service_seconds"
 
 
 def summed(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts add up, name by name at every depth, and so do the sizes of pools; the oldest wait is the
-    longest; the mean is that of the processes that have one; something is so if it is so everywhere."""
+    longest, of each class too; the mean is that of the processes that have one; something is so if it is so everywhere."""
     names = dict.fromkeys(name for numbers in each for name in numbers)
     return {name: _summed(name, [numbers[name] for numbers in each if name in numbers]) for name in names}
 
 
 def _summed(name: str, values: list[Any]) -> Any:
+    if name == _LONGEST_BY_CLASS:
+        return {key: max(each.get(key, 0.0) for each in values) for key in sorted({*chain(*values)})}
     if isinstance(values[0], dict):
         return summed(values)
     if isinstance(values[0], bool):

@@ -159,6 +159,13 @@ class FairQueue(Generic[T]):
         """Seconds that the longest waiting eligible task has waited; 0 when there is none."""
         return max((now - place.arrived for place in self._present()), default=0.0)
 
+    def oldest_wait_by_class(self, now: float) -> dict[int, float]:
+        """`oldest_wait` of each priority class, as asked for, that has an eligible task."""
+        oldest: dict[int, float] = {}
+        for place in self._present():
+            oldest[place.priority] = max(now - place.arrived, oldest.get(place.priority, 0.0))
+        return oldest
+
     def waiting_by_class(self) -> dict[int, int]:
         """Number of waiting tasks, away or not, per priority class as asked for (not aged)."""
         return dict(Counter(place.priority for place in self._places))
