@@ -13,7 +13,8 @@ _MEAN: Final = "mean_service_seconds"
 
 def summed(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts add up, name by name at every depth, and so do the sizes of pools; the oldest wait is the
-    longest, of each class too; the mean is that of the processes that have one; something is so if it is so everywhere."""
+    longest, of each class too; the mean is that of the processes that have one; something is so if it is so
+    everywhere."""
     names = dict.fromkeys(name for numbers in each for name in numbers)
     return {name: _summed(name, [numbers[name] for numbers in each if name in numbers]) for name in names}
 

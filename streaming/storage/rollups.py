@@ -75,43 +75,46 @@ Key = tuple[datetime, int, str, str]
 """Start and seconds of the period, pool, kind."""
 
 
-class Deltas(dict[Key, Rollup]):
-    """What is to be added, by where it belongs. Rows of tasks are given by their columns."""
+Change = tuple[str | None, Mapping[str, Any]]
+"""A task's end, by its id and its row's columns; without an id its admission."""
+
+
+class Deltas(dict[Key, list[Change]]):
+    """What is to be counted, by where it belongs. Rows of tasks are given by their columns."""
 
     def note(self, task_id: str, row: Mapping[str, Any], counted: int | None) -> None:
-        """Count what has become of the task and has not been `counted` yet."""
+        """Have counted what has become of the task and has not been `counted` yet."""
         if not counted:
             self.accepted(row)
         if counted != _ENDED and row["state"] in _TERMINAL:
             self.ended(task_id, row)
 
     def accepted(self, row: Mapping[str, Any], seconds: int = MINUTE) -> None:
-        """Count the admission in its period of so many seconds."""
-        self._of(row["created_at"], seconds, row).accept(row["route"], row["reason"])
+        """Have the admission counted, in its period of so many seconds."""
+        key = period(row["created_at"], seconds), seconds, row["pool"], row["kind"]
+        self.setdefault(key, []).append((None, row))
 
     def ended(self, task_id: str, row: Mapping[str, Any], seconds: int = MINUTE) -> None:
-        """Count the end in its period."""
-        self._of(row["finished_at"], seconds, row).end(end_of(task_id, row))
+        """Have the end counted, in its period."""
+        key = period(row["finished_at"], seconds), seconds, row["pool"], row["kind"]
+        self.setdefault(key, []).append((task_id, row))
+
+    def rollups(self) -> dict[Key, Rollup]:
+        """All of it, counted."""
+        return {key: _count(Rollup(), changes) for key, changes in self.items()}
 
     def insert(self) -> None:
-        """Write them as rows of their own, in the transaction of what they count."""
-        TaskRollup.objects.bulk_create(
-            TaskRollup(start=start, seconds=seconds, pool=pool, kind=kind, numbers=rollup.encode().decode())
-            for (start, seconds, pool, kind), rollup in self.items()
-        )
+        """Write all of it as rows of their own, in the transaction of what they count."""
+        _insert(self.rollups())
 
-    def merge_in(self) -> None:
-        """`insert`, but periods that have rows already keep one: for those that no process writes into."""
-        for start, seconds, pool, kind in sorted(self):
-            rows = TaskRollup.objects.filter(seconds=seconds, start=start, pool=pool, kind=kind)
-            if seconds > MINUTE and (there := list(rows.select_for_update().order_by("pk"))):
-                for row in there:
-                    self[start, seconds, pool, kind].merge(decode(row.numbers))
-                TaskRollup.objects.filter(pk__in=[row.pk for row in there]).delete()
-        self.insert()
 
-    def _of(self, moment: datetime, seconds: int, row: Mapping[str, Any]) -> Rollup:
-        return self.setdefault((period(moment, seconds), seconds, row["pool"], row["kind"]), Rollup())
+def _count(rollup: Rollup, changes: Iterable[Change]) -> Rollup:
+    for task_id, row in changes:
+        if task_id is None:
+            rollup.accept(row["route"], row["reason"])
+        else:
+            rollup.end(end_of(task_id, row))
+    return rollup
 
 
 class Tally:
@@ -122,10 +125,13 @@ class Tally:
 
     def write(self, deltas: Deltas) -> None:
         """Add to what was counted before, within the caller's transaction; if that fails, `forget`."""
-        for key, delta in deltas.items():
+        for key, changes in deltas.items():
             part = self._parts.pop(key, None)
-            if part is None or not _update(part[0], part[1], delta):
-                part = _insert(key, delta), delta
+            if part is None or not _update(part[0], _count(part[1], changes)):
+                rollup = _count(Rollup(), changes)
+                row = _row(key, rollup)
+                row.save(force_insert=True)
+                part = row.pk, rollup
             self._parts[key] = part
         while len(self._parts) > PARTS:
             self._parts.popitem(last=False)
@@ -135,9 +141,8 @@ class Tally:
         self._parts.clear()
 
 
-def _update(pk: int, part: Rollup, delta: Rollup) -> bool:
-    """Add the delta to the part; False if its row is gone."""
-    part.merge(delta)
+def _update(pk: int, part: Rollup) -> bool:
+    """Write the part; False if its row is gone."""
     quote = connection.ops.quote_name
     with connection.cursor() as cursor:
         cursor.execute(
@@ -148,11 +153,25 @@ def _update(pk: int, part: Rollup, delta: Rollup) -> bool:
         return bool(cursor.rowcount)
 
 
-def _insert(key: Key, rollup: Rollup) -> int:
+def _insert(rollups: Mapping[Key, Rollup]) -> None:
+    TaskRollup.objects.bulk_create(_row(key, rollup) for key, rollup in rollups.items())
+
+
+def _merge_in(rollups: dict[Key, Rollup]) -> None:
+    """`_insert`, but periods that have rows already keep one: for those that no process writes into."""
+    for key in sorted(rollups):
+        start, seconds, pool, kind = key
+        rows = TaskRollup.objects.filter(seconds=seconds, start=start, pool=pool, kind=kind)
+        if seconds > MINUTE and (there := list(rows.select_for_update().order_by("pk"))):
+            for row in there:
+                rollups[key].merge(decode(row.numbers))
+            TaskRollup.objects.filter(pk__in=[row.pk for row in there]).delete()
+    _insert(rollups)
+
+
+def _row(key: Key, rollup: Rollup) -> TaskRollup:
     start, seconds, pool, kind = key
-    return TaskRollup.objects.create(
-        start=start, seconds=seconds, pool=pool, kind=kind, numbers=rollup.encode().decode()
-    ).pk
+    return TaskRollup(start=start, seconds=seconds, pool=pool, kind=kind, numbers=rollup.encode().decode())
 
 
 def counted_by(state: str) -> int:
@@ -162,6 +181,9 @@ def counted_by(state: str) -> int:
 
 def period(moment: datetime, seconds: int) -> datetime:
     """The start of the period of so many seconds in which the moment lies."""
+    if seconds == MINUTE:
+        # Time zones are whole minutes apart; all streams come this way.
+        return moment.replace(second=0, microsecond=0)
     return datetime.fromtimestamp(moment.timestamp() // seconds * seconds, UTC)
 
 
@@ -218,12 +240,12 @@ def _merge(fine: int, coarse: int, start: datetime) -> int:
         )
         # Locked: a process that adds to one of them finds it gone then, and begins another.
         found = list(rows.select_for_update().order_by("pk"))
-        made = Deltas()
+        made: dict[Key, Rollup] = {}
         for (pool, kind), parts in groupby(
             sorted(found, key=lambda row: (row.pool, row.kind)), lambda row: (row.pool, row.kind)
         ):
             made[start, coarse, pool, kind] = merged(decode(row.numbers) for row in parts)
-        made.merge_in()
+        _merge_in(made)
         TaskRollup.objects.filter(pk__in=[row.pk for row in found]).delete()
     return len(found)
 
@@ -259,7 +281,7 @@ def backfill_some() -> int:
         if job.before_id:
             rows = rows.exclude(Q(created_at=job.before) & Q(pk__gte=job.before_id))
         found = list(rows.order_by("-created_at", "-pk").values(*_COLUMNS)[:CHUNK])
-        _backfill(job, found).merge_in()
+        _merge_in(_backfill(job, found).rollups())
         if found:
             job.before, job.before_id = found[-1]["created_at"], found[-1]["id"]
             job.save()

@@ -113,7 +113,7 @@ def expected() -> Rollup:
     deltas = Deltas()
     for each in StreamTask.objects.values(*rollups._COLUMNS):
         deltas.note(each["id"], each, None)
-    return merged(deltas.values())
+    return merged(deltas.rollups().values())
 
 
 @sync_to_async
@@ -215,7 +215,7 @@ async def test_a_commit_whose_answer_was_lost_counts_once(house: Make):
 
 async def test_a_write_that_failed_counts_nothing_of_it(house: Make):
     here, left = house(), [3]
-    write = records.write_refusals
+    write = rows.write_refusals
 
     def away(refusals: Any) -> None:
         if left[0]:
