@@ -173,7 +173,7 @@ def _count(table: str) -> int:
 
 def _questions(now: datetime, name: str) -> dict[str, Callable[[], object]]:
     """What the page asks for a range."""
-    from streaming.cluster.neighbours import others_than
+    from streaming.cluster.statistics import last_told
     from streaming.core.rollup import RANGES
     from streaming.storage import statistics as asked
 
@@ -184,7 +184,7 @@ def _questions(now: datetime, name: str) -> dict[str, Callable[[], object]]:
         "figures of the charts": lambda: list(summary.series()),
         "slowest streams": lambda: asked.slowest(summary.whole),
         "top owners": lambda: asked.top_owners(of, now),
-        "live gauges": lambda: others_than(""),
+        "live gauges": last_told,
         "whether all is counted": asked.incomplete,
     }
 

@@ -21,13 +21,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from streaming.cluster.processes import Registry
+from streaming.cluster.statistics import last_told
 from streaming.cluster.takeover import end, take_over
 from streaming.core.events import Cancelled, Finish
 from streaming.core.rollup import DAY, HOUR, RANGES, WEEK, Rollup, decode, merged
-from streaming.models import Backfill, Refusal, StreamTask, TaskRollup
+from streaming.models import Backfill, Process, Refusal, StreamTask, TaskRollup
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
 from streaming.storage import records, rollups, rows, statistics
+from streaming.storage.pruning import prune_some
 from streaming.storage.records import DatabaseRecorder
 from streaming.storage.rollups import Deltas, backfill_some, compact_some, rebuild
 from streaming.storage.statistics import slowest, summary_of, top_owners
@@ -471,10 +473,11 @@ def test_no_question_of_the_page_reads_the_whole_table(name: str):
         top_owners(of, NOW)
         statistics.incomplete()
         compact_some(NOW)
+        prune_some(NOW - timedelta(days=30))
         Backfill.objects.create(moment=NOW, before=NOW, before_id="f")
         backfill_some()
     queries = [each["sql"] for each in looked if "SELECT" in each["sql"] and "INSERT" not in each["sql"]]
-    assert len(queries) >= 7
+    assert len(queries) >= 8
     plans = []
     with connection.cursor() as cursor:
         for query in queries:
@@ -485,6 +488,17 @@ def test_no_question_of_the_page_reads_the_whole_table(name: str):
     tasks = [plan for plan in plans if "owners" in plan and plan.startswith("SEARCH streaming_streamtask")]
     assert len(tasks) >= 4
     assert all(plan.startswith("SEARCH streaming_streamtask USING COVERING INDEX") for plan in tasks)
+
+
+def test_gauges_are_those_of_all_processes_at_their_last_beat():
+    assert last_told() == {"processes": []}
+    for number in (1, 2):
+        told = {"pools": {"p": {"running": number, "oldest_wait_by_class": {"0": number * 2.5}}}}
+        Process.objects.create(id=f"{number:032x}", pid=number, statistics=told)
+    Process.objects.create(id="f" * 32, pid=3)
+    found = last_told()
+    assert found["pools"] == {"p": {"running": 3, "oldest_wait_by_class": {"0": 5.0}}}
+    assert [each["pid"] for each in found["processes"]] == [1, 2]
 
 
 # Helpers
