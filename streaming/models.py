@@ -1,4 +1,4 @@
-"""What is kept: one row per task, and how often tasks were refused."""
+"""What is kept: one row per task, what is counted of them, and how often tasks were refused."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ class StreamTask(models.Model):
         COMPLETE = State.COMPLETE, _("complete")
         ERROR = State.ERROR, _("failed")
         CANCELLED = State.CANCELLED, _("cancelled")
+
+    class Counted(models.IntegerChoices):
+        """How much of a task the rollups have; nothing where the column is empty."""
+
+        ACCEPTED = 1
+        ENDED = 2
 
     id = models.CharField(_("task id"), max_length=32, primary_key=True, help_text=_("32 hex digits"))
     owner = models.ForeignKey(
@@ -84,6 +90,9 @@ class StreamTask(models.Model):
     purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
     fingerprint = models.CharField(
         max_length=64, blank=True, editable=False, help_text=_("By which the same work is found again.")
+    )
+    counted = models.PositiveSmallIntegerField(
+        null=True, editable=False, help_text=_("How much of it the statistics have.")
     )
 
     class Meta:
@@ -194,6 +203,43 @@ class Refusal(models.Model):
 
     def __str__(self) -> str:
         return f"{self.minute:%Y-%m-%d %H:%M} {self.pool} {self.reason}: {self.count}"
+
+
+class TaskRollup(models.Model):
+    """Part of what happened to the tasks of a pool and kind in one period (`streaming.core.rollup`). There
+    may be several of a period: they add up."""
+
+    start = models.DateTimeField()
+    seconds = models.PositiveIntegerField(help_text=_("Length of the period."))
+    pool = models.CharField(max_length=64)
+    kind = models.CharField(max_length=64)
+    numbers = models.TextField(help_text=_("JSON"))
+
+    class Meta:
+        verbose_name = _("counts of tasks in a period")
+        verbose_name_plural = _("counts of tasks in periods")
+        indexes = (models.Index(fields=("seconds", "start"), name="streaming_rollup_period"),)
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%d %H:%M} {self.seconds} s {self.pool} {self.kind}"
+
+
+class Backfill(models.Model):
+    """Tasks that are still to be counted: those accepted up to `before`, and of that moment the ids below
+    `before_id`, if there is one. `moment`: when this was begun; what ended since counts by itself. `anew`:
+    also what has been counted already."""
+
+    moment = models.DateTimeField()
+    before = models.DateTimeField()
+    before_id = models.CharField(max_length=32, blank=True)
+    anew = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name = _("tasks to be counted")
+        verbose_name_plural = _("tasks to be counted")
+
+    def __str__(self) -> str:
+        return f"{self.before:%Y-%m-%d %H:%M}"
 
 
 class ApiKey(models.Model):

@@ -95,6 +95,7 @@ class Pool(Schema):
     oldest_wait_seconds: float
     mean_service_seconds: float | None
     waiting_by_class: dict[str, int]
+    oldest_wait_by_class: dict[str, float]
     stuck: int
 
 

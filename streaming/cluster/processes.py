@@ -24,6 +24,7 @@ from streaming.identities import IDENTITIES
 from streaming.models import Process, StreamTask
 from streaming.producers import is_registered
 from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
+from streaming.storage.rollups import backfill_some, compact_some, prune_rollups
 
 from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
 from .takeover import claim, take_over, unclaimed
@@ -176,13 +177,14 @@ class Registry:
                         host.take_up(row)
 
     def _prune(self, now: float) -> None:
-        """Delete some of what is too old: a little each second while there is any, so that no record waits
-        for long, and then not for an hour."""
+        """Delete some of what is too old, and count or merge some of what the statistics have: a little each
+        second while there is any, so that no record waits for long, and then not for an hour."""
         config, moment = conf.sse(), timezone.now()
         before = moment - timedelta(days=config.retention_days)
         expired = moment - timedelta(seconds=config.idempotency_ttl)
-        if not prune_some(before) + prune_some_keys(expired):
+        if not prune_some(before) + prune_some_keys(expired) + compact_some(moment) + backfill_some():
             prune_refusals(before)
+            prune_rollups(before)
             self._next_pruning = now + PRUNING_INTERVAL
 
 

@@ -25,6 +25,7 @@ from streaming.core.states import State
 from streaming.messages import DjangoMessages
 from streaming.models import Segment, StreamTask
 from streaming.runtime.journals.base import LOST_IDS
+from streaming.storage.rollups import Deltas
 from streaming.storage.rows import NOBODY, ending_columns
 from streaming.storage.stored import stored_events
 from streaming.storage.transcript import storable_text
@@ -55,11 +56,13 @@ def take_over(process_id: str, by: str, seconds: float = math.inf) -> TakenOver:
         if time.monotonic() >= until:
             return TakenOver(ended, waiting, all=False)
         with transaction.atomic():
+            counts = Deltas()
             for row in rows:
                 if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
                     waiting += claim(row, NOBODY)
                 else:
-                    ended += end(row, by, _cancelled(row) or _interrupted(row))
+                    ended += _end(row, by, _cancelled(row) or _interrupted(row), counts)
+            counts.insert()
     return TakenOver(ended, waiting, all=True)
 
 
@@ -81,10 +84,18 @@ def claim(row: StreamTask, by: str) -> bool:
 def end(row: StreamTask, by: str, terminal: Cancelled | Error) -> bool:
     """Take the task and write its end, in one transaction; False if somebody else was faster."""
     with transaction.atomic():
-        if not claim(row, by):
-            return False
-        _write_end(row, terminal)
-        return True
+        counts = Deltas()
+        ended = _end(row, by, terminal, counts)
+        counts.insert()
+        return ended
+
+
+def _end(row: StreamTask, by: str, terminal: Cancelled | Error, counts: Deltas) -> bool:
+    """`end`, within the caller's transaction, which is to write the counts, too."""
+    if not claim(row, by):
+        return False
+    _write_end(row, terminal, counts)
+    return True
 
 
 def cancel_unclaimed(task_ids: Iterable[str], by: str, reason: str) -> None:
@@ -106,7 +117,7 @@ def _interrupted(row: StreamTask) -> Error:
     )
 
 
-def _write_end(row: StreamTask, terminal: Cancelled | Error) -> None:
+def _write_end(row: StreamTask, terminal: Cancelled | Error, counts: Deltas) -> None:
     segments = list(stored_events(row.pk))
     frames = [frame for _, batch in segments for frame in batch]
     survived = segments[-1][0] + len(segments[-1][1]) - 1 if segments else 0
@@ -115,16 +126,21 @@ def _write_end(row: StreamTask, terminal: Cancelled | Error) -> None:
     Segment.objects.create(task_id=row.pk, first_id=end_id, last_id=end_id, frames=frame)
     now = timezone.now()
     timing = _timing(row, now)
-    StreamTask.objects.filter(pk=row.pk).update(
-        state=terminal.name,
+    columns = {
+        "state": terminal.name,
         **ending_columns(terminal),
-        finished_at=now,
-        last_event_id=end_id,
-        text=storable_text(frames),
-        timing=msgspec.to_builtins(timing),
-        queued_ms=timing.queued_ms,
-        total_ms=timing.total_ms,
-    )
+        "finished_at": now,
+        "last_event_id": end_id,
+        "text": storable_text(frames),
+        "timing": msgspec.to_builtins(timing),
+        "queued_ms": timing.queued_ms,
+        "total_ms": timing.total_ms,
+        "counted": StreamTask.Counted.ENDED,
+    }
+    # The owner may have written since it was read here: what counts is what the claim has locked.
+    counted = StreamTask.objects.values_list("counted", flat=True).get(pk=row.pk)
+    StreamTask.objects.filter(pk=row.pk).update(**columns)
+    counts.note(row.pk, row.__dict__ | columns, counted)
 
 
 def _timing(row: StreamTask, now: datetime) -> Timing:

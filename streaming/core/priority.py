@@ -159,9 +159,20 @@ class FairQueue(Generic[T]):
         """Seconds that the longest waiting eligible task has waited; 0 when there is none."""
         return max((now - place.arrived for place in self._present()), default=0.0)
 
+    def oldest_wait_by_class(self, now: float) -> dict[int, float]:
+        """`oldest_wait` of each priority class, as asked for, that has an eligible task."""
+        oldest: dict[int, float] = {}
+        for place in self._present():
+            oldest[place.priority] = max(now - place.arrived, oldest.get(place.priority, 0.0))
+        return oldest
+
     def waiting_by_class(self) -> dict[int, int]:
         """Number of waiting tasks, away or not, per priority class as asked for (not aged)."""
         return dict(Counter(place.priority for place in self._places))
+
+    def ahead_of(self, priority: int) -> int:
+        """Number of eligible tasks of this class or a higher one, as asked for (not aged)."""
+        return sum(place.priority <= priority for place in self._present())
 
     def _present(self) -> Iterator[Place[T]]:
         """The eligible tasks in order of arrival."""

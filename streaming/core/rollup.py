@@ -105,13 +105,13 @@ class Rollup(msgspec.Struct, omit_defaults=True):
         self.code_points += end.code_points
         if end.queued_ms is not None and end.route == QUEUED:
             self.queue_wait.add(end.queued_ms)
-            _keep(self.longest_wait, Slow(end.queued_ms, end.task_id))
+            _keep(self.longest_wait, end.queued_ms, end.task_id)
         if end.first_content_ms is not None:
             self.first_content.add(end.first_content_ms)
-            _keep(self.latest_content, Slow(end.first_content_ms, end.task_id))
+            _keep(self.latest_content, end.first_content_ms, end.task_id)
         if end.total_ms is not None:
             self.total.add(end.total_ms)
-            _keep(self.longest, Slow(end.total_ms, end.task_id))
+            _keep(self.longest, end.total_ms, end.task_id)
             if end.first_content_ms is not None:
                 self.writing_us += max(round((end.total_ms - end.first_content_ms) * 1000), 0)
 
@@ -164,9 +164,10 @@ def _add(counts: Counts, key: str, count: int) -> None:
     counts[key] = counts.get(key, 0) + count
 
 
-def _keep(slowest: list[Slow], slow: Slow) -> None:
-    if len(slowest) < SLOWEST or slow > slowest[-1]:
-        slowest.append(slow)
+def _keep(slowest: list[Slow], milliseconds: float, task_id: str) -> None:
+    # Most are not among them; of equals the id decides, so that the order of counting does not.
+    if len(slowest) < SLOWEST or milliseconds >= slowest[-1].milliseconds:
+        slowest.append(Slow(milliseconds, task_id))
         slowest.sort(reverse=True)
         del slowest[SLOWEST:]
 
@@ -299,7 +300,7 @@ class Summary:
     range: Range
     now: float
     buckets: list[Rollup]
-    whole: Rollup = field(default_factory=Rollup)
+    whole: Rollup
     pools: dict[str, Rollup] = field(default_factory=dict)
     kinds: dict[str, Rollup] = field(default_factory=dict)
 
@@ -329,14 +330,16 @@ def summarise(parts: Iterable[Part], of: Range, now: float) -> Summary:
     """Lay out what happened in the range that ends `now`; parts of other times are left out. A part whose
     period is longer than a bucket counts where it begins."""
     start, count = of.start(now), of.seconds // of.step
-    made = Summary(of, now, [Rollup() for _ in range(count)])
+    buckets = [Rollup() for _ in range(count)]
+    places: dict[tuple[str, str], Rollup] = {}
     for part in parts:
         number = int((part.start - start) // of.step)
-        if not 0 <= number < count:
-            continue
-        made.buckets[number].merge(part.rollup)
-        made.pools.setdefault(part.pool, Rollup()).merge(part.rollup)
-        if part.kind:
-            made.kinds.setdefault(part.kind, Rollup()).merge(part.rollup)
-    made.whole = merged(made.buckets)
+        if 0 <= number < count:
+            buckets[number].merge(part.rollup)
+            places.setdefault((part.pool, part.kind), Rollup()).merge(part.rollup)
+    made = Summary(of, now, buckets, merged(places.values()))
+    for (pool, kind), rollup in places.items():
+        made.pools.setdefault(pool, Rollup()).merge(rollup)
+        if kind:
+            made.kinds.setdefault(kind, Rollup()).merge(rollup)
     return made

@@ -41,7 +41,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     Counts of tasks; `oldest_wait_seconds` in seconds; `owner_active`: running and waiting tasks of the
     owner who asks, against its limit `per_owner`. `eligible`: those of the waiting that a permit could go
     to, which leaves out those whose readers are away (0 in what was stored before there were such tasks).
-    `earlier`: tasks of the same series that are not over.
+    `earlier`: tasks of the same series that are not over. `ahead`: for a task that is to wait, those of the
+    eligible that are of its class or a higher one; the decision does not need it.
     """
 
     pool: str
@@ -55,6 +56,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     eligible: int = 0
     earlier: int = 0
+    ahead: int | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):

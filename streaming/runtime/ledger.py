@@ -119,6 +119,7 @@ class PoolStatistics:
     oldest_wait_seconds: float
     mean_service_seconds: float | None
     waiting_by_class: dict[int, int]
+    oldest_wait_by_class: dict[int, float]
 
 
 class Ledger:
@@ -161,6 +162,8 @@ class Ledger:
         decision = decide(snapshot)
         if decision.route is Route.REJECTED:
             raise PoolRefused(decision, snapshot, self._retry_after(decision))
+        if decision.route is Route.QUEUED:
+            snapshot = msgspec.structs.replace(snapshot, ahead=self._queue.ahead_of(priority))
         now = self._clock()
         ticket = Ticket(owner, decision, snapshot, now, series)
         self._per_owner[owner] += 1
@@ -273,6 +276,10 @@ class Ledger:
             oldest_wait_seconds=round(self._queue.oldest_wait(self._clock()), 3) if self._queue else 0.0,
             mean_service_seconds=self._service.observed,
             waiting_by_class=self._queue.waiting_by_class(),
+            oldest_wait_by_class={
+                priority: round(seconds, 3)
+                for priority, seconds in self._queue.oldest_wait_by_class(self._clock()).items()
+            },
         )
 
     def _grant(self) -> None:

@@ -49,5 +49,6 @@ def _pool(name: str, pool: WorkerPool, lingering: Collection[Task]) -> dict[str,
         "oldest_wait_seconds": numbers.oldest_wait_seconds,
         "mean_service_seconds": numbers.mean_service_seconds,
         "waiting_by_class": {str(key): count for key, count in numbers.waiting_by_class.items()},
+        "oldest_wait_by_class": {str(key): wait for key, wait in numbers.oldest_wait_by_class.items()},
         "stuck": sum(task.stuck and task.spec.pool == name for task in lingering),
     }

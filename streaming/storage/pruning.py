@@ -29,7 +29,8 @@ class Pruned:
 def prunable(before: datetime) -> tuple[QuerySet[StreamTask], QuerySet[Refusal]]:
     """The tasks that ended before `before`, and the refusals of minutes before it. What waits or runs is
     never among them."""
-    tasks = StreamTask.objects.filter(state__in=_ENDED, finished_at__lt=before)
+    # What ended before was accepted before: there is an index for that, and it spares all younger ones.
+    tasks = StreamTask.objects.filter(state__in=_ENDED, created_at__lt=before, finished_at__lt=before)
     return tasks, Refusal.objects.filter(minute__lt=before)
 
 

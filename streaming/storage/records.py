@@ -28,7 +28,8 @@ from streaming.runtime.switch_interval import COURTESY
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note, Notes, Promise, settle_soon
-from .rows import NOBODY, row_values, taken_over, write_notes, write_refusals
+from .rollups import Deltas, Tally
+from .rows import NOBODY, row_values, stored_rows, write_notes, write_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class DatabaseRecorder:
         self._lock = threading.Condition()
         self._notes = Notes()
         self._refusals: _Refusals = Counter()
+        self._tally = Tally()
         self._flushes: list[Promise] = []
         self._thread: threading.Thread | None = None
         self._closing = self._writing = False
@@ -399,6 +401,7 @@ class DatabaseRecorder:
                 lost = self._write_ours(notes)
                 write_refusals(refusals)
         except Exception as error:
+            self._tally.forget()
             if _may_pass(error):
                 raise
             lost, unwritable = self._write_singly(notes)
@@ -410,9 +413,16 @@ class DatabaseRecorder:
         return unwritable | lost
 
     def _write_ours(self, notes: Mapping[str, Note]) -> set[str]:
-        """Write all but what others have taken over, which is returned."""
-        lost = taken_over(notes, self._housekeeper.process_id)
-        write_notes({task_id: note for task_id, note in notes.items() if task_id not in lost})
+        """Write and count all but what others have taken over, which is returned."""
+        stored, me = stored_rows(notes), self._housekeeper.process_id
+        lost = {pk for pk, (process, epoch, _) in stored.items() if (process, epoch) != (me, notes[pk].epoch)}
+        ours = {task_id: note for task_id, note in notes.items() if task_id not in lost}
+        write_notes(ours)
+        deltas = Deltas()
+        for task_id, note in ours.items():
+            if note.values is not None:
+                deltas.note(task_id, note.values, stored[task_id][2] if task_id in stored else None)
+        self._tally.write(deltas)
         return lost
 
     def _write_singly(self, notes: Notes) -> tuple[set[str], set[str]]:
@@ -424,11 +434,13 @@ class DatabaseRecorder:
                 with transaction.atomic():
                     lost |= self._write_ours({task_id: note})
             except IntegrityError as error:
+                self._tally.forget()
                 # Nothing to look into: the owner was deleted while the task ran.
                 first_line = str(error).partition("\n")[0]
                 logger.warning("task %s: its record refers to what is gone; dropped: %s", task_id, first_line)
                 unwritable.add(task_id)
             except Exception as error:
+                self._tally.forget()
                 if _may_pass(error):
                     raise
                 logger.exception("task %s: no database takes its record; dropped", task_id)

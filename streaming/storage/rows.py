@@ -17,6 +17,7 @@ from streaming.models import Refusal, Segment, StreamTask
 from streaming.runtime.task import Task
 
 from .notes import Batch, Note
+from .rollups import counted_by
 from .transcript import storable_text
 
 BATCH: Final = 200
@@ -109,14 +110,14 @@ def lock(rows: QuerySet[StreamTask]) -> QuerySet[StreamTask]:
     return rows.filter(pk__in=ids)
 
 
-def taken_over(notes: Mapping[str, Note], process_id: str) -> set[str]:
-    """Those of the tasks whose row is another process' by now, or of another epoch than the note; the rows
-    are locked until the end of the transaction, so that nobody takes over in between."""
+def stored_rows(notes: Mapping[str, Note]) -> dict[str, tuple[str, int, int | None]]:
+    """Process, epoch and what is counted of those of the tasks that have a row; the rows are locked until the
+    end of the transaction, so that nobody takes over in between."""
     quote = connection.ops.quote_name
-    names = ", ".join(map(quote, ("id", "process", "epoch")))
+    names = ", ".join(map(quote, ("id", "process", "epoch", "counted")))
     lock = connection.ops.for_update_sql() if connection.features.has_select_for_update else ""
     known = sorted(task_id for task_id, note in notes.items() if not note.fresh)
-    lost: set[str] = set()
+    found: dict[str, tuple[str, int, int | None]] = {}
     with connection.cursor() as cursor:
         for start in range(0, len(known), BATCH):
             ids = known[start : start + BATCH]
@@ -125,8 +126,8 @@ def taken_over(notes: Mapping[str, Note], process_id: str) -> set[str]:
                 f"WHERE {quote('id')} IN ({', '.join(['%s'] * len(ids))}) ORDER BY {quote('id')} {lock}",
                 ids,
             )
-            lost |= {pk for pk, *owner in cursor if owner != [process_id, notes[pk].epoch]}
-    return lost
+            found |= {pk: (process, epoch, counted) for pk, process, epoch, counted in cursor}
+    return found
 
 
 def write_notes(notes: Mapping[str, Note]) -> None:
@@ -152,7 +153,7 @@ def write_refusals(refusals: Mapping[tuple[datetime, str, str], int]) -> None:
 
 def task_columns(task_id: str, values: Mapping[str, Any], frames: list[bytes] | None) -> dict[str, Any]:
     """The row with `values`; its text is put together from the journal's `frames`, where there are any."""
-    columns = {"id": task_id, **values}
+    columns = {"id": task_id, **values, "counted": counted_by(values["state"])}
     if frames is not None:
         columns["text"] = storable_text(frames)
     return columns

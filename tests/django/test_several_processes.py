@@ -816,6 +816,8 @@ def test_numbers_of_several_processes_are_those_of_one_service():
     }
     assert told["pools"]["only here"] == {"running": 7}
     assert (told["draining"], told["new"]) == (False, 1)
+    waits = [{"oldest_wait_by_class": waits} for waits in ({"0": 1.0, "1": 9.0}, {"1": 3.0, "2": 4.0}, {})]
+    assert summed(waits) == {"oldest_wait_by_class": {"0": 1.0, "1": 9.0, "2": 4.0}}
     assert summed([first]) == first
     assert (
         summed([one(1, 0.0, 2.0, True), one(1, 0.0, 4.0, True)])["pools"]["p"]["mean_service_seconds"] == 3.0

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from streaming import conf
 from streaming.storage.pruning import Pruned, prunable, prune, prune_some_keys
+from streaming.storage.rollups import prune_rollups
 
 
 class Command(BaseCommand):
@@ -36,6 +37,7 @@ class Command(BaseCommand):
             found = Pruned(tasks.count(), refusals.count())
         else:
             found = prune(before)
+            prune_rollups(before)
             self._prune_keys()
         verb = "Would delete" if options["dry_run"] else "Deleted"
         self.stdout.write(

@@ -392,6 +392,15 @@ def test_classes_are_counted_as_asked_for_not_as_aged():
     assert queue.waiting_by_class() == {2: 2, 0: 1}
 
 
+def test_the_oldest_wait_of_each_class_is_of_who_is_not_away():
+    queue = FairQueue[int](AGING)
+    for number, (priority, at) in enumerate(((1, 10.0), (1, 20.0), (0, 30.0))):
+        place = queue.push(number, "a", priority, at)
+        if number == 0:
+            queue.step_aside(place)
+    assert queue.oldest_wait_by_class(50.0) == {1: 30.0, 0: 20.0}
+
+
 # --- Stepping aside -----------------------------------------------------------------------------------
 
 

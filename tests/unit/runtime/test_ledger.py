@@ -372,6 +372,14 @@ def test_when_the_promise_is_in_danger_arrival_decides(clock):
     assert batch[-1] <= 10 * 2.0, "two workers, a permit a second: a service takes two"
 
 
+def test_a_waiting_task_keeps_how_many_of_its_class_and_above_stood_before_it(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=9, per_owner=9), clock)
+    tickets = [ledger.admit("a", priority, lambda: None) for priority in (1, 1, 2, 0, 1)]
+    assert [ticket.snapshot.ahead for ticket in tickets] == [None, 0, 1, 0, 2]
+    ledger.step_aside(tickets[1])
+    assert ledger.admit("b", 2, lambda: None).snapshot.ahead == 3, "who is away is passed"
+
+
 def test_statistics(clock):
     ledger = Ledger(pool_limits(max_workers=2, queue_size=7), clock)
     tickets = [ledger.admit("a", priority, lambda: None) for priority in (0, 0, 2, 1, 2)]
@@ -382,11 +390,12 @@ def test_statistics(clock):
     assert numbers.oldest_wait_seconds == 4.0
     assert numbers.mean_service_seconds is None
     assert numbers.waiting_by_class == {1: 1, 2: 2}
+    assert numbers.oldest_wait_by_class == {1: 4.0, 2: 4.0}
     for ticket in tickets:
         ledger.release(ticket)
     numbers = ledger.statistics()
     assert (numbers.running, numbers.waiting, numbers.oldest_wait_seconds) == (0, 0, 0.0)
-    assert numbers.waiting_by_class == {}
+    assert numbers.waiting_by_class == numbers.oldest_wait_by_class == {}
     assert numbers.mean_service_seconds is not None
 
 
