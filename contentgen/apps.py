@@ -18,7 +18,7 @@ class ContentgenConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the producer and the system checks; take part in a server's start and end."""
-        from . import checks, code, producers  # noqa: F401
+        from . import checks, code, metrics, producers  # noqa: F401
 
         serving.connect(_announce, dispatch_uid="contentgen")
         starting.connect(_warm, dispatch_uid="contentgen")

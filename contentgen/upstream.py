@@ -26,6 +26,7 @@ from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
 from .client import ClientFault, make_client
 from .conf import Service
 from .exchange import MAX_EVENT, Exchange
+from .metrics import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ class Upstream:
                     yield part
                 parts = await self._next_parts(exchange)
             yield exchange.reader.finish()
+        except GenerationError as error:
+            FAILURES.add(error.code)
+            raise
         finally:
             self._retire(exchange)
 
@@ -128,6 +132,7 @@ class Upstream:
             except _UsageRefused:
                 self._asks_for_usage = False
             except _Failed as failed:
+                FAILURES.add(failed.error.code)
                 tries += 1
                 pause = _pause(tries) if failed.after is None else failed.after
                 if not failed.again or tries > config.retries or self._loop.time() + pause >= limit:

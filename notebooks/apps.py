@@ -18,7 +18,7 @@ class NotebooksConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; take part in a server's start and end."""
-        from . import checks  # noqa: F401
+        from . import checks, engine  # noqa: F401 (engine: its metric)
 
         serving.connect(_announce, dispatch_uid="notebooks")
         starting.connect(_warm, dispatch_uid="notebooks")

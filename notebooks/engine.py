@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from streaming.metrics import gauge
+
 from . import conf
 from .kernels.table import Kernels
 
@@ -19,6 +21,13 @@ def kernels() -> Kernels:
             del _tables[closed]
         found = _tables[loop] = Kernels(conf.limits())
     return found
+
+
+@gauge("sluice_kernels_running", "Kernels of notebooks that run or start.")
+def running() -> int:
+    """How many kernels the running loop has, those that start included."""
+    found = _tables.get(asyncio.get_running_loop())
+    return 0 if found is None else len(found)
 
 
 async def close_kernels() -> None:

@@ -178,6 +178,15 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
 HOST = env.str("HOST", default="127.0.0.1")
 PORT = number("PORT", 8000, 0, 65_535)
 
+# Who may read /metrics: "false" nobody, "loopback" this machine without a proxy, "token" who sends
+# METRICS_TOKEN, "true" everybody. In `directory` processes that share a port add up their numbers; those that
+# `manage.py serve` starts need none.
+METRICS_CONFIG = {
+    "access": env.str("METRICS_ACCESS", default="loopback").lower(),
+    "token": env.str("METRICS_TOKEN", default=""),
+    "directory": env.str("METRICS_DIRECTORY", default=""),
+}
+
 # --- Who and what --------------------------------------------------------------------------------------
 
 # Who may use the API without signing in: "false" nobody, "loopback" this machine without a proxy, "true".

@@ -7,6 +7,7 @@ everything that is wrong, for the system checks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -78,6 +79,14 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hot_door: bool = True
 
 
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """METRICS_CONFIG: who may read `/metrics`, by which token, and where processes share their numbers."""
+
+    access: Literal["false", "loopback", "token", "true"] = "loopback"
+    token: str = ""
+    directory: str = ""
+
+
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -87,6 +96,9 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 DEFAULT_POOLS: Final = ("agent_pool", "kernel_pool")
 DEFAULT_PRIORITIES: Final = {"interactive": 0, "normal": 1, "batch": 2}
+MIN_METRICS_TOKEN: Final = 16
+"""Characters of METRICS_TOKEN: fewer can be guessed."""
+
 ANONYMOUS: Final = ("false", "loopback", "true")
 
 Config = TypeVar("Config", bound=msgspec.Struct)
@@ -114,6 +126,12 @@ def server() -> ServerConfig:
 def reuse() -> CacheConfig:
     """CACHE_CONFIG."""
     return _load("CACHE_CONFIG", "CACHE", CacheConfig)
+
+
+@cache
+def metrics() -> MetricsConfig:
+    """METRICS_CONFIG."""
+    return _load("METRICS_CONFIG", "METRICS", MetricsConfig)
 
 
 @cache
@@ -169,7 +187,7 @@ def poll_schedule() -> PollSchedule:
 
 
 def _forget(**kwargs: Any) -> None:
-    for function in (sse, buffer, server, reuse, pools, allow_anonymous, stream_limits):
+    for function in (sse, buffer, server, reuse, metrics, pools, allow_anonymous, stream_limits):
         function.cache_clear()
 
 
@@ -183,6 +201,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
+        ("METRICS_CONFIG", "METRICS", MetricsConfig),
     ):
         yield from problems_of(setting, prefix, kind, getattr(settings, setting, {}))
     values_by_pool = _pool_values()
@@ -191,6 +210,7 @@ def problems() -> Iterator[tuple[str, str]]:
             yield from problems_of(f"THREAD_CONFIG[{name!r}]", name, PoolConfig, values)
     else:
         yield "THREAD_CONFIG", "THREAD_CONFIG must be a dictionary"
+    yield from _token_problems()
     yield from _priority_problems()
     try:
         allow_anonymous()
@@ -231,6 +251,20 @@ def problems_of(
             variable = f"{prefix}_{key}".upper()
             reason = str(error).split(" - at")[0]
             yield setting, f"{setting}[{key!r}] (environment: {variable}) is {value!r}: {reason}"
+
+
+def _token_problems() -> Iterator[tuple[str, str]]:
+    values = getattr(settings, "METRICS_CONFIG", {})
+    token = str(values.get("token", "")) if isinstance(values, Mapping) else ""
+    sound = len(token) >= MIN_METRICS_TOKEN and re.fullmatch(r"[!-~]+", token)
+    # Never the token itself: it is a secret.
+    if token and not sound:
+        yield (
+            "METRICS_CONFIG",
+            f"METRICS_TOKEN must have at least {MIN_METRICS_TOKEN} characters, visible ones of ASCII",
+        )
+    elif not token and isinstance(values, Mapping) and values.get("access") == "token":
+        yield "METRICS_CONFIG", "METRICS_ACCESS is 'token', and METRICS_TOKEN is not set"
 
 
 def _priority_problems() -> Iterator[tuple[str, str]]:

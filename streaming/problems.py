@@ -62,6 +62,7 @@ TITLES: Final = {
     "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
     "queue_full": gettext_lazy("The queue is full"),
+    "not_ready": gettext_lazy("Not ready for work"),
     "draining": gettext_lazy("The server is restarting"),
     "too_many_followers": gettext_lazy("Too many read this stream already"),
     "storage_unavailable": gettext_lazy("The database is away"),

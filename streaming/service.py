@@ -28,6 +28,7 @@ from streaming.core.errors import (
 from streaming.core.framing import SSE
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions, follow
+from streaming.runtime.loop_lag import LoopLag
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
@@ -42,10 +43,13 @@ from .cluster.statistics import summed
 from .descriptions import describe, describe_row, text_of
 from .idempotency import CallKey, KeyedTasks
 from .messages import DjangoMessages
+from .metrics.collecting import kind_label
+from .metrics.scraping import Scraping
 from .models import IdempotencyKey, Segment, StreamTask
 from .rendering import RenderedTexts
 from .retry import retry_spec
 from .reuse import Reuse
+from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -71,7 +75,10 @@ class Service:
             self.recorder,
             DjangoMessages(),
             tidy_thread=connections.close_all,
+            kind_of=kind_label,
         )
+        self.loop_lag = LoopLag(loop)
+        self.loop_lag.start()
         schedule = conf.poll_schedule()
         self._replicas = Replicas(self.supervisor, schedule)
         self._elsewhere = Elsewhere(self.supervisor, self.recorder, registry, self._replicas, schedule)
@@ -79,6 +86,8 @@ class Service:
         self._reuse = Reuse(self.supervisor, self._elsewhere.task)
         self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
         self._rendered = RenderedTexts()
+        self.probe = Probe()
+        self.scraping = Scraping(self, registry.process_id)
 
     # Opening
 
@@ -326,6 +335,8 @@ class Service:
         await self._replicas.close()
         self.recorder.flush()
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
+        await self.scraping.close()
+        self.loop_lag.close()
         self.supervisor.close()
         return self.supervisor.lingering
 

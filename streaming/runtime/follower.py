@@ -22,6 +22,7 @@ from streaming.core.throttle import StatusThrottle
 
 from .backlog import Backlogs
 from .limits import Counters, StreamLimits
+from .measures import Measures
 from .task import Task
 from .wheel import TimerWheel
 
@@ -56,6 +57,7 @@ class FollowerHost(Protocol):
 
     limits: StreamLimits
     counters: Counters
+    measures: Measures
     backlogs: Backlogs
     wheel: TimerWheel
     loop: asyncio.AbstractEventLoop
@@ -104,6 +106,7 @@ class Follower:
         "_waiter",
         "done",
         "passed",
+        "sent_bytes",
         "slow",
         "task",
     )
@@ -129,7 +132,7 @@ class Follower:
         self._told_running = self._dismissed = self._held_up = False
         self._catching_up = options.resumed or task.state.terminal
         self._armed_for = math.inf
-        self.passed = 0
+        self.passed = self.sent_bytes = 0
         self.done = False
         self.slow = False
         task.followers.add(self)
@@ -141,7 +144,7 @@ class Follower:
 
     def take(self) -> bytes:
         """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
-        is the number of journalled events that it stands for."""
+        is the number of journalled events that it stands for, and `sent_bytes` counts on."""
         journal, cursor = self.task.journal, self._cursor
         if (
             self._news
@@ -150,7 +153,9 @@ class Follower:
             or not journal.restart_id <= cursor < journal.last_id == journal.dense_id <= cursor + MAX_FRAMES
             or journal.first_id > cursor + 1
         ):
-            return self._take_everything()
+            chunk = self._take_everything()
+            self.sent_bytes += len(chunk)
+            return chunk
         # Some events that follow each other are all there is to send: so it is for nearly every token of a
         # reader that keeps pace.
         frames = journal.read(cursor, MAX_FRAMES)
@@ -159,7 +164,9 @@ class Follower:
         self.done = journal.closed
         self._last_bytes = now = time.monotonic()
         self._throttle.content_flowed(now)
-        return self._options.framing.durable(frames, None)
+        chunk = self._options.framing.durable(frames, None)
+        self.sent_bytes += len(chunk)
+        return chunk
 
     def _take_everything(self) -> bytes:
         now = time.monotonic()
@@ -187,6 +194,7 @@ class Follower:
             self._notices.append(self._status)
             self._status = None
             self.task.counts.status_messages += 1
+            self._host.measures.status_messages += 1
         if self._notices:
             pieces += [framing.ephemeral(event, sent_at) for event in self._notices]
             self._notices.clear()

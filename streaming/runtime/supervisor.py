@@ -35,6 +35,7 @@ from .follower import Follower, FollowOptions
 from .journals.base import LOST_IDS
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
+from .measures import Measures
 from .ports import Commit, Messages, Recorder
 from .pump import Pump
 from .room import make_room
@@ -61,7 +62,8 @@ COMMIT_PATIENCE: Final = 0.25
 
 
 class Supervisor:
-    """See the module. Belongs to the running event loop; made inside it."""
+    """See the module. Belongs to the running event loop; made inside it. `kind_of`: as what tasks of a kind
+    are counted (see `Measures`)."""
 
     def __init__(
         self,
@@ -70,10 +72,12 @@ class Supervisor:
         recorder: Recorder,
         messages: Messages,
         tidy_thread: Callable[[], None],
+        kind_of: Callable[[str], str] = lambda kind: kind,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.counters = Counters()
+        self.measures = Measures(kind_of)
         self.backlogs = Backlogs()
         self.wheel = TimerWheel(self.loop)
         self.flushes = TimerWheel(self.loop, resolution=FINE)
@@ -116,6 +120,8 @@ class Supervisor:
         except PoolRefused as refusal:
             self.counters.routes[refusal.decision.route.value] += 1
             self.counters.refusals[refusal.decision.reason.value] += 1
+            route, reason = refusal.decision.route.value, refusal.decision.reason.value
+            self.measures.decisions[spec.pool, route, reason] += 1
             self._recorder.refused(refusal.snapshot, refusal.decision.reason.value)
             raise
         now = time.monotonic()
@@ -129,6 +135,7 @@ class Supervisor:
             ended=self.loop.create_future(),
         )
         self.counters.routes[task.route] += 1
+        self.measures.decisions[spec.pool, task.route, task.reason] += 1
         self.tasks.admit(task)
         if spec.source is not None:
             self.attendance.read_by_copy(spec.source, task)
@@ -191,6 +198,7 @@ class Supervisor:
         self.attendance.begun(task)
         if options.resumed:
             task.counts.resumes += 1
+            self.measures.resumes += 1
         follower = Follower(self, task, options)
         self.followers.add(follower)
         return follower
@@ -198,6 +206,7 @@ class Supervisor:
     def reader_left(self, follower: Follower) -> None:
         """A follower closed."""
         self.followers.discard(follower)
+        self.measures.reader_left(follower)
         if not self.followers and self._last_reader_left is not None and not self._last_reader_left.done():
             self._last_reader_left.set_result(None)
         self.attendance.over(follower.task)
@@ -231,6 +240,7 @@ class Supervisor:
         if task is None or task.epoch > epoch:
             return
         del self.tasks.active[task_id]
+        self.measures.left(task)
         self._waiting.leave(task)
         task.send_readers_away()
         if task.final is None:
@@ -315,6 +325,10 @@ class Supervisor:
 
     # Being seen
 
+    def stuck_in(self, pool: str) -> int:
+        """Producers that hold a permit of the pool long after their task has ended."""
+        return sum(task.stuck and task.spec.pool == pool for task in self._lingering)
+
     @property
     def lingering(self) -> int:
         """Producers that still hold their permit although their task has ended."""
@@ -343,6 +357,7 @@ class Supervisor:
         ready = None
         has_waited = self._waiting.leave(task)
         if has_waited:
+            self.measures.waited(task, now - task.created)
             # Known to run before its first event is seen: what waits is started anew after a crash.
             ready = partial(self._recorder.started(task).wait, COMMIT_PATIENCE)
         # A copy has the end and the chunks of its source.
@@ -394,6 +409,8 @@ class Supervisor:
         self.counters.ends[task.final.name] += 1
         self.counters.status_messages += task.counts.status_messages
         task.journal.append(task.final)
+        self.measures.ended(task)
+        self.measures.left(task)
         self.tasks.keep(task)
         if task.ticket.holding is Holding.PERMIT:
             self._lingering.add(task)
@@ -402,6 +419,7 @@ class Supervisor:
 
     def _give_up(self, task: Task) -> None:
         del self.tasks.active[task.id]
+        self.measures.left(task)
         self._waiting.leave(task)
         self.pool_of(task).ledger.release(task.ticket)
         self.leave_to_others(task)

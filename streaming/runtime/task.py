@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterat
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import GenerationError
 from streaming.core.events import Finish, Restart, Terminal, Timing, clean_text
 from streaming.core.states import State, advance
@@ -25,6 +26,11 @@ Source = AsyncIterator[Any] | Iterator[Any]
 
 current_task_id: contextvars.ContextVar[str] = contextvars.ContextVar("current_task_id")
 """Of the task that the running producer feeds."""
+
+
+GAPS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Seconds between two events of text, as they are counted. Shorter ones than the first are no pause for a
+reader, so they need not be looked at one by one."""
 
 
 class CancelReason(StrEnum):
@@ -105,7 +111,8 @@ class Task:
     `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
     `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
-    `left_at`: when a reader last left here. `route`, `reason`: what the router decided, and why.
+    `left_at`: when a reader last left here. `pauses`: the longer gaps between events of text (see `GAPS`).
+    `route`, `reason`: what the router decided, and why.
     """
 
     id: str
@@ -121,6 +128,8 @@ class Task:
     started: float | None = None
     started_at: datetime | None = None
     first_content: float | None = None
+    last_content: float | None = None
+    pauses: Distribution | None = None
     finished: float | None = None
     finished_at: datetime | None = None
     counts: Counts = field(default_factory=Counts)
@@ -180,11 +189,31 @@ class Task:
         if not text.isascii():
             text = clean_text(text)
         self.journal.append_content(text, channel)
-        if self.first_content is None:
+        last, self.last_content = self.last_content, now
+        if last is None:
             self.first_content = now
+        elif now - last > GAPS[0]:
+            self._pause(now - last)
         self.counts.chunks += 1
         if channel is None:
             self.counts.content_length += len(text)
+
+    def add_gaps_to(self, gaps: Distribution) -> None:
+        """Count the gaps between its events of text there; the bounds are `GAPS`."""
+        if self.first_content is None or self.last_content is None:
+            return
+        short, total = self.counts.chunks - 1, microseconds(self.last_content - self.first_content)
+        if self.pauses is not None:
+            gaps.add(self.pauses)
+            short -= sum(self.pauses.counts)
+            total -= self.pauses.total
+        gaps.counts[0] += short
+        gaps.total += max(total, 0)
+
+    def _pause(self, seconds: float) -> None:
+        if self.pauses is None:
+            self.pauses = Distribution(GAPS)
+        self.pauses.observe(seconds)
 
     def timing(self, now: float) -> Timing:
         """The receipt, if the task ended now."""

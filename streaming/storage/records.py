@@ -101,6 +101,7 @@ class DatabaseRecorder:
         self._due = math.inf
         self._last_write = 0.0
         self._write_seconds = 0.0
+        self._waiting_since: float | None = None
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self._fresh: dict[str, tuple[Task, Promise]] = {}
@@ -181,6 +182,12 @@ class DatabaseRecorder:
     def pending(self) -> int:
         """Records that are not durable yet."""
         return len(self._notes) + len(self._fresh)
+
+    @property
+    def behind(self) -> float:
+        """Seconds that what was noted first has waited to be written; 0 if nothing waits."""
+        since = self._waiting_since
+        return 0.0 if since is None else max(time.monotonic() - since, 0.0)
 
     def close(self, seconds: float) -> None:
         """Write what is left, for at most `seconds`; blocks."""
@@ -285,6 +292,8 @@ class DatabaseRecorder:
             self._thread = threading.Thread(target=self._write_for_ever, name="sluice-records", daemon=True)
             self._thread.start()
         now = time.monotonic()
+        if self._waiting_since is None and (self._notes or self._refusals):
+            self._waiting_since = now
         # A moment that has passed is none: the writer may have woken up for nothing then, and sleeps.
         if now + within < self._due or self._due <= now:
             self._due = min(self._due, now + within)
@@ -354,6 +363,7 @@ class DatabaseRecorder:
             notes, self._notes = self._notes, Notes()
             refusals, self._refusals = self._refusals, Counter()
             flushes, self._flushes = self._flushes, []
+            began = time.monotonic()
         try:
             with COURTESY:
                 unwritable = self._write(notes, refusals)
@@ -373,6 +383,9 @@ class DatabaseRecorder:
             for promise in note.promises
         ]
         self._write_seconds = time.monotonic() - self._last_write
+        with self._lock:
+            # What was noted meanwhile may have come at once.
+            self._waiting_since = began if self._notes or self._refusals else None
         settle_soon([*kept, *flushes], kept=True)
         settle_soon([promise for task_id in unwritable for promise in notes[task_id].promises], kept=False)
         return True

@@ -22,6 +22,8 @@ OWED = {
     "/streams/{task_id}/events": {"get"},
     "/stats": {"get"},
     "/healthz": {"get"},
+    "/readyz": {"get"},
+    "/metrics": {"get"},
 }
 
 

@@ -534,6 +534,8 @@ METHODS = [
     (f"/streams/{ABSENT}/events", "GET"),
     ("/stats", "GET"),
     ("/healthz", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/metrics", "GET"),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import signal
@@ -24,7 +23,7 @@ from notebooks.kernels.kernel import Kernel
 from streaming.core.errors import KernelDied, KernelNotStarted
 
 from .conftest import limits
-from .test_kernel import family, gone, outputs, run, text
+from .test_kernel import gone, outputs, run, text
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
 
@@ -351,7 +350,7 @@ async def test_a_place_too_long_for_sockets_is_left_for_a_shorter(
 def test_the_runtime_folder_comes_before_tmp(
     long_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
         monkeypatch.setenv("XDG_RUNTIME_DIR", short)
         folder = launch.Folder()
         assert folder.path.parent == Path(short)

@@ -28,6 +28,7 @@ STOP_LIMIT = 30.0
 
 COMMANDS = {
     "serve": ["manage.py", "serve", "--port", "{port}"],
+    "serve with two workers": ["manage.py", "serve", "--port", "{port}", "--workers", "2"],
     "uvicorn": ["-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"],
     "uvicorn without an own application": [
         *("-m", "uvicorn", "streaming.asgi:application", "--port", "{port}", "--no-access-log")

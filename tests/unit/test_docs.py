@@ -40,6 +40,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "BUFFER_CONFIG": ("BUFFER", conf.BufferConfig),
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
+    "METRICS_CONFIG": ("METRICS", conf.MetricsConfig),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import uvicorn
@@ -18,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from streaming import conf
 from streaming.addresses import url_of
+from streaming.metrics.sharing import shared_directory
 from streaming.signals import serving
 from streaming.websocket.protocol import MAX_MESSAGE
 
@@ -110,7 +112,8 @@ class Command(BaseCommand):
         loaded.load()
         processes = Multiprocess(_config(workers), sockets=[listener])
         self._announce(listener, loaded, workers)
-        processes.run()
+        with TemporaryDirectory(prefix="sluice-metrics-") as folder, shared_directory(folder):
+            processes.run()
 
     def _announce(self, listener: socket.socket, config: uvicorn.Config, workers: int) -> None:
         host, port = listener.getsockname()[:2]
