@@ -85,7 +85,7 @@ def test_an_alert_about_which_nobody_can_tell_any_more_is_resolved():
 
 
 def test_a_number_that_comes_and_goes_is_told_of_ever_more_seldom():
-    """Each minute three quarters of an hour long up and down: without damping that were a raising each time."""
+    """Three quarters of an hour up and down: without damping that were a raising each time."""
     rule = dataclasses.replace(RULE, hold=0, calm=30)
     swings = [(float(now), HIGH if (now // 60) % 2 else LOW) for now in range(0, 2700, 10)]
     told = run(rule, *swings)
@@ -173,7 +173,7 @@ def test_a_raising_has_its_reason_and_a_resolving_has_none(rule: Rule, steps: li
 @fast
 @given(rules, st.lists(st.tuples(st.floats(0, 600), readings), max_size=60))
 def test_messages_within_an_hour_are_bounded(rule: Rule, steps: list[tuple[float, Reading]]):
-    """Of n raisings within an hour all but the last were resolved, each after twice the calm of the one before."""
+    """Of those within an hour all but the last were resolved, each after twice the calm of the last."""
     raised = [now for now, change in run(rule, *_times(steps)) if change is Change.RAISED]
     for start in raised:
         within = [now for now in raised if start <= now < start + FLAPPING]
