@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from django.contrib.auth import get_user_model
 from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections
 from django.test import Client, override_settings
@@ -244,7 +245,7 @@ def test_a_turn_that_was_overtaken_is_void(rules, monkeypatch):
     """A process that hung between reading and writing writes nothing."""
     rules({"waits": WAITS["waits"] | {"for": 0}})
     waiting(10.0)
-    measured = rounds.readings
+    measured = measuring.readings
 
     def slowly(*arguments: Any) -> Any:
         found = measured(*arguments)
@@ -376,7 +377,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx2.Request], 
     def client(**options: Any) -> httpx2.AsyncClient:
         return made(transport=httpx2.MockTransport(answer), **options)
 
-    monkeypatch.setattr(channels.httpx2, "AsyncClient", client)
+    monkeypatch.setattr(httpx2, "AsyncClient", client)
 
 
 def test_a_webhook_gets_json(rules, monkeypatch):
@@ -419,7 +420,8 @@ def test_a_receiver_that_fails_is_tried_a_few_times_and_shown(rules, monkeypatch
         calls.append(str(request.url))
         if isinstance(answer, Exception):
             raise answer
-        return answer(request)
+        response: httpx2.Response = answer(request)
+        return response
 
     webhook(monkeypatch, fail)
     logging.getLogger("streaming").addHandler(caplog.handler)
@@ -495,7 +497,7 @@ def test_a_mail_server_that_is_down_is_shown_without_its_words(rules, monkeypatc
     def fail(message: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(channels.mail.EmailMessage, "send", fail)
+    monkeypatch.setattr(mail.EmailMessage, "send", fail)
     raise_one()
     deliver(NOW)
     assert AlertNotice.objects.get().error == words
@@ -670,7 +672,7 @@ def test_a_wrong_rule_is_named(values: Any, words: str):
         ((number, text),) = errors()
         assert number == "streaming.E012"
         assert words in text
-        with pytest.raises(conf.ImproperlyConfigured):
+        with pytest.raises(ImproperlyConfigured):
             conf.alert_rules()
 
 
