@@ -8,6 +8,8 @@ from typing import Final
 
 from django.db import DatabaseError, InterfaceError, connection
 
+from streaming.runtime.switch_interval import COURTESY
+
 from .notices import deliver
 from .rounds import evaluate
 
@@ -50,7 +52,9 @@ class Watch:
 
     def _look(self) -> None:
         try:
-            if evaluate(self._interval):
+            with COURTESY:
+                mine = evaluate(self._interval)
+            if mine:
                 deliver()
             self._loud = True
         except (DatabaseError, InterfaceError) as error:
