@@ -64,6 +64,12 @@ UNFOLD = {
                         "streaming.view_refusal",
                     ),
                     _link(
+                        gettext_lazy("Alerts"),
+                        "notifications",
+                        "admin:streaming_alert_changelist",
+                        "streaming.view_alert",
+                    ),
+                    _link(
                         gettext_lazy("API keys"),
                         "key",
                         "admin:streaming_apikey_changelist",

@@ -173,3 +173,19 @@ def database(name: str, default: dict[str, Any]) -> dict[str, Any]:
         PROBLEMS.append((name, f"{name} is not a URL of a database, such as postgres://user@host/name"))
         return default
     return found
+
+
+def mail(name: str) -> dict[str, Any]:
+    """Django's settings of mail by a URL; nothing where none is given."""
+    text = env.str(name, default="")
+    if not text:
+        return {}
+    try:
+        found: dict[str, Any] = environ.Env.email_url_config(text)
+    except Exception:
+        # Its words may hold the password.
+        PROBLEMS.append(
+            (name, f"{name} is not a URL of a mail server, such as smtp+tls://user:password@host:587")
+        )
+        return {}
+    return {key: value for key, value in found.items() if value}

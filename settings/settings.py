@@ -12,7 +12,7 @@ from zoneinfo import available_timezones
 
 from . import environment
 from .admin_theme import UNFOLD as UNFOLD
-from .environment import database, env, flag, number, one_of, origins, overridden
+from .environment import database, env, flag, mail, number, one_of, origins, overridden
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -192,6 +192,53 @@ METRICS_CONFIG = {
     "token": env.str("METRICS_TOKEN", default=""),
     "directory": env.str("METRICS_DIRECTORY", default=""),
 }
+
+# --- Alerts ----------------------------------------------------------------------------------------------
+
+# kind: what is looked at; threshold: s, or a share from 0 to 1, null: the rule is off; window: s that are
+# looked at, where things are counted; for: s above the threshold before the alert is raised; calm: s below it
+# before it is resolved; min_count: tasks that there must be to tell anything; pool: empty for all.
+_RULE = {"window": 300, "for": 60, "calm": 120, "severity": "warning", "min_count": 20, "pool": ""}
+ALERTS = {
+    name: overridden(f"ALERT_{name}", {**_RULE, **rule})
+    for name, rule in {
+        # s, of one task in twenty; cells of notebooks may work for minutes before they print something
+        "first_content": {"kind": "first_content", "threshold": 5, "pool": "agent_pool"},
+        # of the tasks that ended
+        "error_share": {"kind": "error_share", "threshold": 0.05, "severity": "critical"},
+        # of the calls, refused because the queue is full
+        "rejected_share": {"kind": "rejected_share", "threshold": 0.05, "severity": "critical"},
+        # s, of the task that waits longest
+        "oldest_wait": {"kind": "oldest_wait", "threshold": 60},
+        # s by which an event loop is late
+        "loop_lag": {"kind": "loop_lag", "threshold": 1, "for": 30},
+        # s without a sign of life from a process
+        "no_heartbeat": {"kind": "no_heartbeat", "threshold": 10, "for": 10, "severity": "critical"},
+        # what `manage.py doctor --watch` reports
+        "doctor": {"kind": "reported", "threshold": 0, "for": 0},
+    }.items()
+}
+
+ALERT_CONFIG = overridden(
+    "ALERT",
+    {
+        # s between two looks, by one process at a time; 0: only `manage.py check_alerts` looks
+        "interval": 15,
+        # s that the webhook's receiver has for its answer
+        "timeout": 5,
+    },
+) | {
+    # Who gets mails; nobody named: Django's ADMINS.
+    "emails": env.list("ALERT_EMAILS", default=[]),
+    # Where alerts are posted as JSON. It may hold a secret, and is in no log.
+    "webhook_url": env.str("ALERT_WEBHOOK_URL", default=""),
+}
+
+# Who sends mails, and from whom. EMAIL_URL: smtp://host:25, smtp+tls://user:password@host:587, smtp+ssl://…
+vars().update(mail("EMAIL_URL"))
+EMAIL_TIMEOUT = number("EMAIL_TIMEOUT", 10, 1, 300)
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("SERVER_EMAIL", default="sluice@localhost")
+EMAIL_SUBJECT_PREFIX = "[Sluice] "
 
 # --- Who and what --------------------------------------------------------------------------------------
 

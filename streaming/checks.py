@@ -22,9 +22,13 @@ SERVING: Final = "serving"
 
 @register("streaming")
 def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001, E007: a value of the wrong type or out of its range. The other ids are below."""
+    """E001, E007, E012: a value of the wrong type or out of its range. The other ids are below."""
     found: list[CheckMessage] = [
         Error(text, hint=HINT, obj=setting, id="streaming.E001") for setting, text in conf.problems()
+    ]
+    found += [
+        Error(text, hint="See docs/alerts.md.", obj=setting, id="streaming.E012")
+        for setting, text in conf.alert_problems()
     ]
     found += [
         Error(text, hint=HINT, obj=name, id="streaming.E007")
@@ -32,7 +36,7 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
     ]
     if found:
         return found
-    return [*_check_relations(), *_check_project(), *_check_names()]
+    return [*_check_relations(), *_check_project(), *_check_names(), *_check_alerts()]
 
 
 def _check_relations() -> list[CheckMessage]:
@@ -142,6 +146,30 @@ def _check_names() -> list[CheckMessage]:
         )
         for name, nearest in getattr(settings, "ENVIRONMENT_UNKNOWN", ())
     ]
+
+
+def _check_alerts() -> list[CheckMessage]:
+    """W016-W017: alerts that can never be raised, or get stuck on the way."""
+    found: list[CheckMessage] = [
+        Warning(
+            f"ALERTS[{rule.name!r}] is about the pool {rule.pool!r}, which is not in THREAD_CONFIG",
+            hint="It will never be raised; leave the pool out for all of them.",
+            obj="ALERTS",
+            id="streaming.W016",
+        )
+        for rule in conf.alert_rules().values()
+        if rule.pool and hasattr(settings, "ALERTS") and rule.pool not in conf.pools()
+    ]
+    smtp = settings.EMAIL_BACKEND == "django.core.mail.backends.smtp.EmailBackend"
+    if smtp and settings.EMAIL_TIMEOUT is None and (conf.alerting().emails or settings.ADMINS):
+        found.append(
+            Warning(
+                "EMAIL_TIMEOUT is not set",
+                hint="A mail server that hangs would hold up all further alerts; 10 is a good value.",
+                id="streaming.W017",
+            )
+        )
+    return found
 
 
 @register("streaming", deploy=True)

@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
+from django.core.validators import validate_email
 from msgspec import Meta
 
+from streaming.core.alerts import Kind, Rule
 from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
@@ -90,6 +93,29 @@ class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directory: str = ""
 
 
+class AlertConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ALERT_CONFIG: how often rules are looked at, in seconds, and who is told."""
+
+    interval: Annotated[float, Meta(ge=0, le=3600)] = 15
+    timeout: Annotated[float, Meta(gt=0, le=60)] = 5
+    emails: list[str] = []
+    webhook_url: str = ""
+
+
+class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One rule of ALERTS. Times in seconds, also thresholds of times; shares from 0 to 1. Without a
+    threshold it is off."""
+
+    kind: Kind
+    threshold: Annotated[float, Meta(ge=0)] | None = None
+    window: Annotated[float, Meta(ge=60, le=10_800)] = 300
+    hold: Annotated[float, Meta(ge=0, le=86_400)] = msgspec.field(default=60, name="for")
+    calm: Annotated[float, Meta(ge=1, le=86_400)] = 120
+    severity: Literal["info", "warning", "critical"] = "warning"
+    min_count: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    pool: str = ""
+
+
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -97,8 +123,23 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Seconds = 600.0
 
 
+DEFAULT_ALERTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # Cells of notebooks may work for minutes before they print something.
+    "first_content": {"kind": "first_content", "threshold": 5, "pool": "agent_pool"},
+    "error_share": {"kind": "error_share", "threshold": 0.05, "severity": "critical"},
+    "rejected_share": {"kind": "rejected_share", "threshold": 0.05, "severity": "critical"},
+    "oldest_wait": {"kind": "oldest_wait", "threshold": 60},
+    "loop_lag": {"kind": "loop_lag", "threshold": 1, "for": 30},
+    "no_heartbeat": {"kind": "no_heartbeat", "threshold": 10, "for": 10, "severity": "critical"},
+    "doctor": {"kind": "reported", "threshold": 0, "for": 0},
+}
 DEFAULT_POOLS: Final = ("agent_pool", "kernel_pool")
 DEFAULT_PRIORITIES: Final = {"interactive": 0, "normal": 1, "batch": 2}
+MAX_RULE_NAME: Final = 200
+"""Characters of the name of an alert's rule."""
+
+_RULE_NAME: Final = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_RULE_NAME}}}")
+
 MIN_METRICS_TOKEN: Final = 16
 """Characters of METRICS_TOKEN: fewer can be guessed."""
 
@@ -135,6 +176,25 @@ def reuse() -> CacheConfig:
 def metrics() -> MetricsConfig:
     """METRICS_CONFIG."""
     return _load("METRICS_CONFIG", "METRICS", MetricsConfig)
+
+
+@cache
+def alerting() -> AlertConfig:
+    """ALERT_CONFIG."""
+    return _load("ALERT_CONFIG", "ALERT", AlertConfig)
+
+
+@cache
+def alert_rules() -> dict[str, Rule]:
+    """ALERTS: the rules that are on, by name."""
+    for _, text in alert_problems():
+        raise ImproperlyConfigured(text)
+    loaded: dict[str, Rule] = {}
+    for name, values in _rule_values().items():
+        rule = msgspec.convert(values, AlertRule)
+        if rule.threshold is not None:
+            loaded[name] = Rule(name, **msgspec.structs.asdict(rule))
+    return loaded
 
 
 @cache
@@ -210,6 +270,8 @@ def _forget(**kwargs: Any) -> None:
         server,
         reuse,
         metrics,
+        alerting,
+        alert_rules,
         pools,
         allow_anonymous,
         stream_compression,
@@ -229,6 +291,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
+        ("ALERT_CONFIG", "ALERT", AlertConfig),
     ):
         yield from problems_of(setting, prefix, kind, getattr(settings, setting, {}))
     values_by_pool = _pool_values()
@@ -249,6 +312,54 @@ def problems() -> Iterator[tuple[str, str]]:
         yield "ALLOW_ANONYMOUS", str(error)
     for text in _compression_problems():
         yield "STREAM_COMPRESSION", text
+
+
+def has_alert_rule(name: str) -> bool:
+    """Whether ALERTS has the name, also for a rule that is off."""
+    return name in _rule_values()
+
+
+def alert_problems() -> Iterator[tuple[str, str]]:
+    """Everything wrong with rules of alerts, and with those who are told."""
+    rules = _rule_values()
+    if isinstance(rules, Mapping):
+        for name, values in rules.items():
+            yield from problems_of(f"ALERTS[{name!r}]", f"ALERT_{name}", AlertRule, values)
+            if isinstance(values, Mapping) and "kind" not in values:
+                yield f"ALERTS[{name!r}]", f"ALERTS[{name!r}] lacks 'kind': one of {', '.join(Kind)}"
+            if not _RULE_NAME.fullmatch(str(name)):
+                yield "ALERTS", f"ALERTS has {name!r}: expected a name of at most {MAX_RULE_NAME} characters"
+    else:
+        yield "ALERTS", "ALERTS must be a dictionary"
+    config = getattr(settings, "ALERT_CONFIG", {})
+    if isinstance(config, Mapping):
+        # Never the address itself: it may hold a secret.
+        if (url := config.get("webhook_url")) and not _is_web_address(str(url)):
+            yield (
+                "ALERT_CONFIG",
+                "ALERT_WEBHOOK_URL is no address of a receiver: expected https://host/path or http://host/path",
+            )
+        emails = config.get("emails", [])
+        for each in emails if isinstance(emails, list) else []:
+            try:
+                validate_email(each)
+            except ValidationError:
+                yield "ALERT_CONFIG", f"ALERT_EMAILS has {each!r}: expected addresses such as ops@example.org"
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        sound = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    plain = re.fullmatch(r"[!-~]+", text) is not None
+    return sound and plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _rule_values() -> Mapping[str, Any]:
+    values: Mapping[str, Any] = getattr(settings, "ALERTS", DEFAULT_ALERTS)
+    return values
 
 
 def _pool_values() -> Mapping[str, Any]:
@@ -273,7 +384,7 @@ def problems_of(
     if not isinstance(values, Mapping):
         yield setting, f"{setting} must be a dictionary"
         return
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for key, value in values.items():
         if key not in fields:
             yield setting, f"{setting} has no key {key!r}; known: {', '.join(sorted(fields))}"

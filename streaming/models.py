@@ -242,6 +242,100 @@ class Backfill(models.Model):
         return f"{self.before:%Y-%m-%d %H:%M}"
 
 
+class Alert(models.Model):
+    """An alert from its raising to its resolving. Of each rule one is open at most: who writes that row is
+    who tells of it."""
+
+    class Severity(models.TextChoices):
+        """How bad it is."""
+
+        INFO = "info", _("info")
+        WARNING = "warning", _("warning")
+        CRITICAL = "critical", _("critical")
+
+    rule = models.CharField(_("rule"), max_length=200)
+    kind = models.CharField(_("kind"), max_length=32)
+    severity = models.CharField(_("severity"), max_length=10, choices=Severity.choices)
+    sentence = models.TextField(_("what is wrong"))
+    value = models.FloatField(_("value"), help_text=_("When it was raised."))
+    worst = models.FloatField(_("worst value"))
+    threshold = models.FloatField(_("threshold"))
+    raised_at = models.DateTimeField(_("since"))
+    resolved_at = models.DateTimeField(_("until"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("alert")
+        verbose_name_plural = _("alerts")
+        ordering = ("-raised_at", "-id")
+        indexes = (models.Index(fields=("-raised_at", "-id"), name="streaming_alert_newest"),)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("rule",), condition=models.Q(resolved_at=None), name="streaming_alert_open_once"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.raised_at:%Y-%m-%d %H:%M}"
+
+
+class AlertNotice(models.Model):
+    """That somebody is told of an alert, once of its raising and once of its resolving."""
+
+    class State(models.TextChoices):
+        """Whether it has arrived."""
+
+        DUE = "due", _("on its way")
+        SENT = "sent", _("sent")
+        FAILED = "failed", _("given up")
+
+    alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="notices")
+    change = models.CharField(max_length=10, help_text=_("raised or resolved"))
+    channel = models.CharField(max_length=10, help_text=_("email or webhook"))
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DUE)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField()
+    error = models.CharField(max_length=200, blank=True, help_text=_("Of the last attempt that failed."))
+
+    class Meta:
+        verbose_name = _("notice of an alert")
+        verbose_name_plural = _("notices of alerts")
+        indexes = (
+            models.Index(fields=("due_at",), condition=models.Q(state="due"), name="streaming_notice_due"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.alert_id} {self.change} {self.channel}: {self.state}"
+
+
+class AlertRound(models.Model):
+    """One row: when alerts were last looked at, and where each rule stands (`streaming.alerts.rounds`)."""
+
+    at = models.DateTimeField()
+    memory = models.TextField(default="{}", help_text=_("JSON"))
+
+    class Meta:
+        verbose_name = _("look at alerts")
+        verbose_name_plural = _("looks at alerts")
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class LostProcess(models.Model):
+    """A process that ended without a word, as those noticed that took its tasks over."""
+
+    id = models.CharField(max_length=32, primary_key=True)
+    pid = models.PositiveIntegerField()
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = _("lost process")
+        verbose_name_plural = _("lost processes")
+
+    def __str__(self) -> str:
+        return f"{self.id[:8]} ({self.pid})"
+
+
 class ApiKey(models.Model):
     """A key by which a program speaks for a user. The key itself is shown once and never stored."""
 

@@ -123,6 +123,7 @@ class Statistics(Schema):
     evicted_journals: int
     trimmed_journals: int
     draining: bool
+    loop_lag_seconds: float
     records: dict[str, int]
     processes: list[ProcessStatistics]
 

@@ -34,6 +34,7 @@ from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
 from .access import Caller
+from .alerts.watch import Watch
 from .cluster.elsewhere import CANCEL_WAIT, Elsewhere
 from .cluster.loop_side import LoopSide
 from .cluster.neighbours import others_than
@@ -57,6 +58,9 @@ _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 RECORD_PATIENCE: Final = 5.0
 """Seconds that a 202 waits for its record to be durable before it is taken back."""
+
+ALERTS_PATIENCE: Final = 0.5
+"""Seconds that a look at alerts has for its end when the process goes down; what it leaves others do."""
 
 
 class Service:
@@ -84,12 +88,16 @@ class Service:
         schedule = conf.poll_schedule()
         self._replicas = Replicas(self.supervisor, schedule)
         self._elsewhere = Elsewhere(self.supervisor, self.recorder, registry, self._replicas, schedule)
-        registry.speak_for(LoopSide(self.supervisor, self._replicas, self.statistics))
+        registry.speak_for(
+            LoopSide(self.supervisor, self._replicas, self.statistics, lambda: self.loop_lag.recent)
+        )
         self._reuse = Reuse(self.supervisor, self._elsewhere.task)
         self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
         self._rendered = RenderedTexts()
         self.probe = Probe()
         self.scraping = Scraping(self, registry.process_id)
+        self.alerts = Watch(conf.alerting().interval)
+        self.alerts.start()
 
     # Opening
 
@@ -320,6 +328,7 @@ class Service:
         """Pools, routes and totals of this process."""
         return {
             **self.supervisor.statistics(),
+            "loop_lag_seconds": round(self.loop_lag.recent, 3),
             "records": {
                 "pending": self.recorder.pending,
                 "failed_writes": self.recorder.failed_writes,
@@ -333,10 +342,12 @@ class Service:
 
         Returns the number of producers that did not come back from their threads.
         """
+        self.alerts.stop()
         await self.supervisor.drain(grace)
         await self._replicas.close()
         self.recorder.flush()
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
+        await asyncio.to_thread(self.alerts.close, ALERTS_PATIENCE)
         await self.scraping.close()
         self.loop_lag.close()
         self.supervisor.close()

@@ -3,8 +3,9 @@
 `theme` alone knows whether django-unfold is installed; everything here works with Django's own admin, too.
 """
 
+from .alerts import AlertAdmin
 from .keys import ApiKeyAdmin
 from .refusals import RefusalAdmin
 from .tasks import StreamTaskAdmin
 
-__all__ = ["ApiKeyAdmin", "RefusalAdmin", "StreamTaskAdmin"]
+__all__ = ["AlertAdmin", "ApiKeyAdmin", "RefusalAdmin", "StreamTaskAdmin"]

@@ -17,16 +17,22 @@ from .replicas import Replicas
 
 class LoopSide:
     """Made on the loop, called in the writer's thread. Numbers are read as they stand; whatever changes
-    something is done on the loop, in a moment. `statistics` is called there, too."""
+    something is done on the loop, in a moment. `statistics` is called there, too; `lag`, how many seconds the
+    loop is late, is not: it is wanted most when nothing is done there."""
 
     def __init__(
-        self, supervisor: Supervisor, replicas: Replicas, statistics: Callable[[], dict[str, Any]]
+        self,
+        supervisor: Supervisor,
+        replicas: Replicas,
+        statistics: Callable[[], dict[str, Any]],
+        lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._supervisor = supervisor
         self._replicas = replicas
         self._make_statistics = statistics
         self._statistics: dict[str, Any] | None = None
+        self._lag = lag
 
     def active(self) -> list[str]:
         return list(self._supervisor.tasks.active)
@@ -39,7 +45,7 @@ class LoopSide:
 
     def statistics(self) -> dict[str, Any] | None:
         self._on_loop(self._renew_statistics)
-        return self._statistics
+        return self._statistics and self._statistics | {"loop_lag_seconds": round(self._lag(), 3)}
 
     def lost(self, task_ids: Iterable[str]) -> None:
         for task_id in task_ids:

@@ -21,9 +21,9 @@ from django.utils import timezone
 from streaming import conf, revocation
 from streaming.core.liveness import Observer
 from streaming.identities import IDENTITIES
-from streaming.models import Process, StreamTask
+from streaming.models import LostProcess, Process, StreamTask
 from streaming.producers import is_registered
-from streaming.storage.pruning import prune_refusals, prune_some, prune_some_keys
+from streaming.storage.pruning import prune_alerts, prune_refusals, prune_some, prune_some_keys
 from streaming.storage.rollups import backfill_some, compact_some, prune_rollups
 
 from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
@@ -147,6 +147,7 @@ class Registry:
                 statistics=statistics,
                 revocations=self._revocations,
             )
+            LostProcess.objects.filter(pk=self.process_id).delete()
             if self._host is not None:
                 self._host.lost(taken_from(self.process_id, self._host.active()))
 
@@ -166,7 +167,7 @@ class Registry:
                 found.waiting,
             )
             if found.all:
-                Process.objects.filter(pk=process_id).delete()
+                _lost(process_id)
 
     def _take_up(self, host: RegistryHost) -> None:
         """Claim tasks that wait for a process, as many as there is room for."""
@@ -185,7 +186,15 @@ class Registry:
         if not prune_some(before) + prune_some_keys(expired) + compact_some(moment) + backfill_some():
             prune_refusals(before)
             prune_rollups(before)
+            prune_alerts(before)
             self._next_pruning = now + PRUNING_INTERVAL
+
+
+def _lost(process_id: str) -> None:
+    """Forget it as a process, and note that it is lost (others may do the same at this moment)."""
+    for pid in Process.objects.filter(pk=process_id).values_list("pid", flat=True):
+        LostProcess.objects.bulk_create([LostProcess(id=process_id, pid=pid)], ignore_conflicts=True)
+    Process.objects.filter(pk=process_id).delete()
 
 
 def gone(processes: Iterable[Process]) -> list[str]:

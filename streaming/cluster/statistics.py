@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .neighbours import others_than
 
-_LONGEST: Final = "oldest_wait_seconds"
+_LONGEST: Final = ("oldest_wait_seconds", "loop_lag_seconds")
 _LONGEST_BY_CLASS: Final = "oldest_wait_by_class"
 _MEAN: Final = "mean_service_seconds"
 
@@ -23,8 +23,8 @@ def last_told() -> dict[str, Any]:
 
 def summed(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts add up, name by name at every depth, and so do the sizes of pools; the oldest wait is the
-    longest, of each class too; the mean is that of the processes that have one; something is so if it is so
-    everywhere."""
+    longest, of each class too, and so is the lag; the mean is that of the processes that have one; something
+    is so if it is so everywhere."""
     names = dict.fromkeys(name for numbers in each for name in numbers)
     return {name: _summed(name, [numbers[name] for numbers in each if name in numbers]) for name in names}
 
@@ -37,7 +37,7 @@ def _summed(name: str, values: list[Any]) -> Any:
     if isinstance(values[0], bool):
         return all(values)
     known = [value for value in values if value is not None]
-    if name == _LONGEST:
+    if name in _LONGEST:
         return max(known)
     if name == _MEAN:
         return sum(known) / len(known) if known else None

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from streaming.core.states import State
-from streaming.models import IdempotencyKey, Refusal, Segment, StreamTask
+from streaming.models import Alert, IdempotencyKey, LostProcess, Refusal, Segment, StreamTask
 
 CHUNK: Final = 500
 """Tasks deleted in one transaction: short enough that no writer waits for long."""
@@ -46,6 +46,12 @@ def prune_refusals(before: datetime) -> int:
     """Delete the counts of refusals; how many rows that were."""
     _, refusals = prunable(before)
     return refusals.delete()[0]
+
+
+def prune_alerts(before: datetime) -> int:
+    """Delete the alerts that were resolved before, and what is known of processes lost before."""
+    lost = LostProcess.objects.filter(at__lt=before).delete()[0]
+    return lost + Alert.objects.filter(resolved_at__lt=before).delete()[0]
 
 
 def prune_some_keys(before: datetime) -> int:

@@ -16,6 +16,8 @@ QUICK = {
     # Each client would look through all static files. They are asked for in tests with servers.
     "SERVESTATIC_USE_FINDERS": False,
     "SERVESTATIC_USE_STATIC_ROOT": False,
+    # Alerts are looked at by the tests that are about them.
+    "ALERT_CONFIG": {"interval": 0},
 }
 
 

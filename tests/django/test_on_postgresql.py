@@ -12,7 +12,13 @@ import pytest
 from tests.support.postgresql import Cluster
 from tests.support.servers import ROOT
 
-MODULES = ("test_journal_stores.py", "test_processes.py", "test_rollups.py", "test_several_processes.py")
+MODULES = (
+    "test_alerts.py",
+    "test_journal_stores.py",
+    "test_processes.py",
+    "test_rollups.py",
+    "test_several_processes.py",
+)
 
 
 @pytest.mark.server

@@ -95,6 +95,8 @@ def environment(folder: Path, **overrides: str) -> dict[str, str]:
         "ALLOW_ANONYMOUS": "loopback",
         "ALLOW_SCRIPTED_PROVIDER": "true",
         "DATABASE_URL": f"sqlite:///{folder / 'test.sqlite3'}",
+        # What a test does not ask for shall not happen in its midst.
+        "ALERT_INTERVAL": "0",
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "default",
         **overrides,

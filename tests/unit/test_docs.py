@@ -43,6 +43,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
     "KERNEL_CONFIG": ("KERNEL", KernelLimits),
     "METRICS_CONFIG": ("METRICS", conf.MetricsConfig),
+    "ALERT_CONFIG": ("ALERT", conf.AlertConfig),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),
     "THREAD_CONFIG": ("AGENT_POOL", conf.PoolConfig),
 }
@@ -123,7 +124,7 @@ def env_variables(source: str) -> set[str]:
     return found
 
 
-READERS = re.compile(r"env\.\w+|flag|number|one_of|origins|database")
+READERS = re.compile(r"env\.\w+|flag|number|one_of|origins|mail|database")
 
 
 def sources(*packages: str) -> Iterator[str]:

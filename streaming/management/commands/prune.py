@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from streaming import conf
-from streaming.storage.pruning import Pruned, prunable, prune, prune_some_keys
+from streaming.storage.pruning import Pruned, prunable, prune, prune_alerts, prune_some_keys
 from streaming.storage.rollups import prune_rollups
 
 
@@ -38,6 +38,7 @@ class Command(BaseCommand):
         else:
             found = prune(before)
             prune_rollups(before)
+            prune_alerts(before)
             self._prune_keys()
         verb = "Would delete" if options["dry_run"] else "Deleted"
         self.stdout.write(
