@@ -389,8 +389,8 @@ class Kernel:
         return run
 
     def _look_again(self) -> None:
-        """To be called after something was sent: jupyter_client sends past the asyncio socket, and may swallow
-        the sign that a message has come. Nobody would be woken for it, nor for any later one
+        """To be called after something was sent: jupyter_client sends past the asyncio socket, and may
+        swallow the sign that a message has come. Nobody would be woken for it, nor for any later one
         (zmq_getsockopt(3), ZMQ_FD: who sends must look at ZMQ_EVENTS)."""
         assert self._client is not None
         self._client.shell_channel.socket.get(zmq.EVENTS)
