@@ -63,17 +63,31 @@ class CellRun:
         end = CellEnd("aborted", None)
         async with _lock_of(key, self.cell_id):
             await self._begin(stream_id)
+            interrupts = kernels.interrupts(key)
             try:
                 kernel = await kernels.get(key, partial(_keep_late, key))
-                began = time.monotonic()
-                async with aclosing(kernel.execute(self.code, output, self.cell_id)) as parts:
-                    async for part in parts:
-                        if isinstance(part, CellEnd):
-                            end = part
-                        else:
-                            yield part
+            except BaseException:
+                # Nothing has run: what the cell said before stays.
+                await self._end(stream_id)
+                raise
+            began = time.monotonic()
+            try:
+                # Unless somebody did not want it any more before there was a kernel.
+                if kernels.interrupts(key) == interrupts:
+                    async with aclosing(kernel.execute(self.code, output, self.cell_id)) as parts:
+                        async for part in parts:
+                            if isinstance(part, CellEnd):
+                                end = part
+                            else:
+                                yield part
             finally:
-                await self._end(stream_id, output, end)
+                await self._end(
+                    stream_id,
+                    outputs=output.take(),
+                    dropped_chars=output.dropped,
+                    execution_count=end.execution_count,
+                    updates=output.updates,
+                )
         yield Finish(
             finish_reason=_FINISH.get(end.status, end.status),
             execution_count=end.execution_count,
@@ -84,16 +98,9 @@ class CellRun:
         begin = sync_to_async(store.begin_cell)
         await begin(self.key.owner, self.key.notebook, self.cell_id, self.code, stream_id)
 
-    async def _end(self, stream_id: str, output: CellOutput, end: CellEnd) -> None:
-        await sync_to_async(store.end_cell)(
-            self.key.owner,
-            self.key.notebook,
-            self.cell_id,
-            stream_id,
-            outputs=output.take(),
-            dropped_chars=output.dropped,
-            execution_count=end.execution_count,
-        )
+    async def _end(self, stream_id: str, **result: Any) -> None:
+        end = sync_to_async(store.end_cell)
+        await end(self.key.owner, self.key.notebook, self.cell_id, stream_id, **result)
 
 
 async def ask(kernels: Kernels, key: Key, question: Complete | Inspect, era: int) -> AsyncIterator[Any]:
@@ -111,12 +118,8 @@ async def answer(data: Any) -> AsyncIterator[Any]:
 
 
 async def interrupt(kernels: Kernels, key: Key) -> AsyncIterator[Any]:
-    """Interrupt what runs."""
-    kernel = kernels.find(key)
-    busy = kernel is not None and kernel.busy
-    if kernel is not None:
-        await kernel.interrupt()
-    yield Result(data={"interrupted": busy, **status(kernels, key)})
+    """Interrupt what runs, or waits for a kernel that starts."""
+    yield Result(data={"interrupted": await kernels.interrupt(key), **status(kernels, key)})
 
 
 async def restart(kernels: Kernels, key: Key) -> AsyncIterator[Any]:

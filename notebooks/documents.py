@@ -43,7 +43,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A whole notebook as the page saves it: cells that are not in it are deleted."""
 
     title: Annotated[str, Meta(max_length=200)] = ""
-    cells: Annotated[list[dict[str, Any]], Meta(max_length=MAX_CELLS)]
+    cells: Annotated[list[Any], Meta(max_length=MAX_CELLS)]
 
 
 def parse_draft(values: dict[str, Any]) -> tuple[str, list[CellDraft]]:
@@ -52,14 +52,14 @@ def parse_draft(values: dict[str, Any]) -> tuple[str, list[CellDraft]]:
     try:
         draft = msgspec.convert(values, Draft)
     except (msgspec.ValidationError, UnicodeEncodeError):
-        raise invalid(faults_of(values, Draft, _no_fault)) from None
+        raise invalid(faults_of(values, Draft)) from None
     cells = [_parse_cell(f"cells.{number}.", cleaned(cell)) for number, cell in enumerate(draft.cells)]
     ids = [cell.cell_id for cell in cells]
     for number, cell_id in enumerate(ids):
         check_id(f"cells.{number}.cell_id", cell_id)
         if cell_id in ids[:number]:
             message = _("Another cell has that id.")
-            raise invalid([FieldError(f"cells.{number}.cell_id", "duplicate", message)])
+            raise invalid([FieldError(f"cells.{number}.cell_id", "not_unique", message)])
     return draft.title, cells
 
 
@@ -123,14 +123,17 @@ def exported(notebook: Notebook) -> str:
 
 def imported(owner: str, slug: str, values: dict[str, Any]) -> Notebook:
     """A notebook with what an `.ipynb` file says, in place of what it was. Raises `Problem` 422."""
+    _give_ids(values)
     try:
-        _give_ids(values)
         document = nbformat.reads(json.dumps(values), as_version=4)
         nbformat.validate(document)
-    except Exception as error:
+    except nbformat.ValidationError as error:
         reason = str(error).partition("\n")[0][:300]
         message = _("This is not a notebook: %s") % reason
         raise Problem(422, "not_a_notebook", message) from error
+    except Exception as error:
+        # nbformat looks into some values before it validates them.
+        raise Problem(422, "not_a_notebook", _("This is not a notebook.")) from error
     if len(document.cells) > MAX_CELLS:
         message = _("At most %d cells.") % MAX_CELLS
         raise invalid([FieldError("cells", "too_long", message)])
@@ -164,7 +167,7 @@ def _exported_cell(cell: Cell) -> Any:
 
 def _exported_output(output: dict[str, Any]) -> dict[str, Any]:
     late = output.get("late", False)
-    plain = {name: value for name, value in output.items() if name != "late"}
+    plain = {name: value for name, value in output.items() if name not in ("late", "display_id")}
     if late and "metadata" in plain:
         plain["metadata"] = {**plain["metadata"], "late": True}
     return plain
@@ -181,7 +184,8 @@ def _give_ids(values: dict[str, Any]) -> None:
             taken.add(cell["id"])
     if taken and values.get("nbformat") == 4:
         # The first format in which cells have ids.
-        values["nbformat_minor"] = max(5, values.get("nbformat_minor") or 0)
+        minor = values.get("nbformat_minor")
+        values["nbformat_minor"] = max(5, minor) if isinstance(minor, int) else minor
 
 
 def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
@@ -200,11 +204,9 @@ def _imported_cells(notebook: Notebook, cells: Iterable[Any]) -> Iterable[Cell]:
 
 
 def _parse_cell(within: str, values: Any) -> CellDraft:
+    if not isinstance(values, dict):
+        raise invalid([FieldError(within[:-1], "wrong_type", _("A cell is an object."))])
     try:
         return msgspec.convert(values, CellDraft)
     except (msgspec.ValidationError, UnicodeEncodeError):
-        raise invalid(faults_of(values, CellDraft, _no_fault, within)) from None
-
-
-def _no_fault(name: str, value: Any) -> None:
-    return None
+        raise invalid(faults_of(values, CellDraft, within=within)) from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from django.utils.translation import gettext as _
+from django.utils.translation import override
 from msgspec import Meta
 
 from streaming.problems import FieldError, Problem
@@ -18,6 +20,8 @@ MAX_CODE: Final = 1_000_000
 ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Ids of notebooks, and of cells (nbformat 4.5 allows these characters, and 64 of them), as the API's
 description has it."""
+
+LANGUAGES: Final = {"en": "en", "zh": "zh-hans"}
 
 _ID: Final = re.compile(ID_PATTERN, re.ASCII)
 
@@ -130,9 +134,14 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
     try:
         call = msgspec.convert(values, Call)
     except (msgspec.ValidationError, UnicodeEncodeError):
-        raise invalid(faults_of(values, Call, _no_fault)) from None
+        raise invalid(faults_of(values, Call)) from None
     check_id("notebook_id", call.notebook_id)
     return call.notebook_id, operation_of(call.operation), call.lang
+
+
+def in_language(lang: object) -> AbstractContextManager[None]:
+    """Messages in the language of a call, if it names one."""
+    return override(LANGUAGES[lang]) if isinstance(lang, str) and lang in LANGUAGES else nullcontext()
 
 
 def operation_of(values: dict[str, Any]) -> Operation:
@@ -149,7 +158,7 @@ def operation_of(values: dict[str, Any]) -> Operation:
         operation = msgspec.convert(values, kind)
     except (msgspec.ValidationError, UnicodeEncodeError):
         rest = {key: value for key, value in values.items() if key != "type"}
-        raise invalid(faults_of(rest, kind, _no_fault, within="operation.")) from None
+        raise invalid(faults_of(rest, kind, within="operation.")) from None
     if isinstance(operation, Execute) and operation.cell_id is not None:
         check_id("operation.cell_id", operation.cell_id)
     if isinstance(operation, Generate) and is_blank(operation.prompt):
@@ -167,7 +176,3 @@ def check_id(field: str, value: str) -> None:
             "An id is of 1 to 64 letters (a to z), digits, hyphens and underscores, a letter or digit first."
         )
         raise Problem(400, "invalid_id", message, fields=(FieldError(field, "invalid_id", message),))
-
-
-def _no_fault(name: str, value: Any) -> None:
-    return None

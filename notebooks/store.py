@@ -6,7 +6,7 @@ Synchronous; called in threads.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -55,12 +55,34 @@ def begin_cell(owner: str, slug: str, cell_id: str, source: str, stream: str) ->
         cell.save()
 
 
-def end_cell(owner: str, slug: str, cell_id: str, stream: str, **result: Any) -> None:
-    """What became of the run `stream`: fields of the cell. A cell that was deleted meanwhile stays so."""
+def end_cell(
+    owner: str,
+    slug: str,
+    cell_id: str,
+    stream: str,
+    *,
+    updates: Mapping[str, dict[str, Any]] | None = None,
+    **result: Any,
+) -> None:
+    """What became of the run `stream`: fields of the cell, none if nothing ran. A cell that was deleted
+    meanwhile stays so. `updates`: new contents of what other cells show, by display id."""
+    if updates:
+        _update_displays(owner, slug, updates)
     cells = Cell.objects.filter(notebook__owner__pk=owner, notebook__slug=slug, cell_id=cell_id)
     # If it is to run once more already, that run's outputs are still to come.
     awaited = Case(When(stream=stream, then=Value("")), default=F("stream"))
     cells.update(**result, stream=awaited, updated_at=timezone.now())
+
+
+def _update_displays(owner: str, slug: str, updates: Mapping[str, dict[str, Any]]) -> None:
+    with transaction.atomic():
+        cells = Cell.objects.select_for_update(of=("self",))
+        for cell in cells.filter(notebook__owner__pk=owner, notebook__slug=slug):
+            shown = [each for each in cell.outputs if each.get("display_id") in updates]
+            for output in shown:
+                output.update(updates[output["display_id"]])
+            if shown:
+                cell.save(update_fields=["outputs", "updated_at"])
 
 
 def add_late(owner: str, slug: str, cell_id: str, outputs: Iterable[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from typing import Final
 
 import msgspec
@@ -11,7 +10,6 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.translation import gettext as _
-from django.utils.translation import override
 
 from streaming import start, stream
 from streaming.access import identify
@@ -22,23 +20,25 @@ from . import documents, operations, store
 from .access import account_of
 from .engine import kernels
 from .kernels.table import Key
-from .operations import parse
+from .operations import in_language, parse
 from .record import record_of
 from .work import CODE, work_of
 
 MAX_FILE: Final = 33_554_432
 """Bytes of an `.ipynb` file that is opened: figures are in it."""
 
-_VERSION: Final = re.compile(r'"[0-9]{1,9}"', re.ASCII)
+FILE_TYPE: Final = "application/x-ipynb+json"
+"""What an `.ipynb` file is called."""
 
-LANGUAGES: Final = {"en": "en", "zh": "zh-hans"}
+_VERSION: Final = re.compile(r'"[0-9]{1,9}"', re.ASCII)
 
 
 @endpoint("POST")
 async def send_operation(request: HttpRequest) -> HttpResponseBase:
     """`POST /send_operation`: an operation on a notebook → event stream."""
-    notebook, operation, lang = parse(json_object(request))
-    with override(LANGUAGES[lang]) if lang else nullcontext():
+    values = json_object(request)
+    with in_language(values.get("lang")):
+        notebook, operation, lang = parse(values)
         caller = await identify(request, anybody=isinstance(operation, operations.Ping))
         work = await work_of(request, caller, notebook, operation, lang)
         if work.source is None:
@@ -80,11 +80,11 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     owner = account_of(await identify(request))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
-        values = json_object(request, MAX_FILE)
+        values = json_object(request, MAX_FILE, ("application/json", FILE_TYPE))
         await sync_to_async(documents.imported)(owner, notebook_id, values)
         return HttpResponse(status=204)
     text = await sync_to_async(_exported)(owner, notebook_id)
-    response = HttpResponse(text, content_type="application/x-ipynb+json")
+    response = HttpResponse(text, content_type=FILE_TYPE)
     response["Content-Disposition"] = f'attachment; filename="{notebook_id}.ipynb"'
     response["X-Content-Type-Options"] = "nosniff"
     return response

@@ -10,7 +10,7 @@ from streaming.websocket import protocol
 from streaming.websocket.consumers import MultiplexConsumer
 from streaming.websocket.protocol import Kinds
 
-from .operations import check_id, operation_of
+from .operations import check_id, in_language, operation_of
 from .work import CODE, work_of
 
 
@@ -29,9 +29,10 @@ class NotebookConsumer(MultiplexConsumer):
     async def on_operation(self, message: Operate) -> None:
         """The same operations, checks and limits as `POST /send_operation`."""
         notebook = self.scope["url_route"]["kwargs"]["notebook_id"]
-        check_id("notebook_id", notebook)
-        operation = operation_of(message.operation)
-        work = await work_of(self.request, self.caller, notebook, operation, message.lang)
+        with in_language(message.lang):
+            check_id("notebook_id", notebook)
+            operation = operation_of(message.operation)
+            work = await work_of(self.request, self.caller, notebook, operation, message.lang)
         if work.source is None:
             assert work.arguments is not None
             await self.start(message.request_id, CODE, work.arguments, **work.options)

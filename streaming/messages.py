@@ -21,6 +21,9 @@ STATUS: Final = {
     "processing": gettext_noop("Still at work after {elapsed} s."),
 }
 
+QUEUED_FOR_A_WHILE: Final = gettext_noop("Waiting in the queue: number {position}.")
+"""Where nobody knows for how long."""
+
 QUEUED_SOMEWHERE: Final = gettext_noop("Waiting in the queue.")
 """Where this process does not know the place: another one's queue, or none yet."""
 
@@ -48,7 +51,9 @@ class DjangoMessages:
 
     def status(self, task: Task, status: str, position: int | None, eta: float | None, language: str) -> str:
         """One line about where the task stands."""
-        text = STATUS[status] if position is not None or status != "queued" else QUEUED_SOMEWHERE
+        text = STATUS[status]
+        if status == "queued" and eta is None:
+            text = QUEUED_SOMEWHERE if position is None else QUEUED_FOR_A_WHILE
         return _translated(text, language).format(
             position=position,
             eta=round(eta or 0),

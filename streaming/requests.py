@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import replace
 from functools import lru_cache, wraps
 from typing import Any, Concatenate, Final, ParamSpec, cast
@@ -106,10 +106,12 @@ def query(request: HttpRequest) -> dict[str, str]:
     return values
 
 
-def json_object(request: HttpRequest, max_bytes: int = 0) -> dict[str, object]:
+def json_object(
+    request: HttpRequest, max_bytes: int = 0, media_types: Collection[str] = ("application/json",)
+) -> dict[str, object]:
     """The body as a JSON object, of `max_bytes` where Django's DATA_UPLOAD_MAX_MEMORY_SIZE is less. Raises
     `Problem` 400, 413, 415 or 422."""
-    _require_json(request)
+    _require_json(request, media_types)
     try:
         body = _large_body(request, max_bytes) if max_bytes else request.body
     except RequestDataTooBig as error:
@@ -132,9 +134,9 @@ def _large_body(request: HttpRequest, max_bytes: int) -> bytes:
     return body
 
 
-def _require_json(request: HttpRequest) -> None:
+def _require_json(request: HttpRequest, media_types: Collection[str]) -> None:
     charset = (request.content_params or {}).get("charset", "utf-8").strip('"').lower()
-    if request.content_type != "application/json" or charset not in ("utf-8", "utf8"):
+    if request.content_type not in media_types or charset not in ("utf-8", "utf8"):
         raise Problem(
             415,
             "unsupported_media_type",

@@ -24,7 +24,10 @@ Check = Callable[[str, Any], FieldError | None]
 
 
 def faults_of(
-    values: Mapping[str, Any], struct: type[msgspec.Struct], check: Check, within: str = ""
+    values: Mapping[str, Any],
+    struct: type[msgspec.Struct],
+    check: Check = lambda name, value: None,
+    within: str = "",
 ) -> list[FieldError]:
     """All that keeps `values` from being a `struct`. `within`: what is before each field's name."""
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
@@ -115,6 +118,8 @@ _EXPECTED: Final[dict[type[inspect.Type], str]] = {
     inspect.FloatType: gettext_noop("a number"),
     inspect.BoolType: gettext_noop("true or false"),
     inspect.StructType: gettext_noop("an object"),
+    inspect.DictType: gettext_noop("an object"),
+    inspect.ListType: gettext_noop("a list"),
 }
 
 _GOT: Final[dict[type, str]] = {

@@ -54,8 +54,11 @@ UNREAD: Final = 32
 LARGEST_ELSE: Final = 16_777_216
 """Bytes of a message that shows nothing (an answer to `inspect`), and of a frame's surroundings."""
 
-SLICE: Final = 0.002
-"""Seconds for which messages of one kernel are handled before others have their turn, and as long again."""
+SLICE: Final = 0.004
+"""Seconds for which messages of one kernel are handled before others have their turn."""
+
+PAUSE: Final = 0.001
+"""Seconds that they have at least."""
 
 IDLE_PATIENCE: Final = 1.0
 """Seconds after its answer in which a kernel must say that it is idle; then it is asked whether that was
@@ -155,8 +158,12 @@ class Kernel:
     @property
     def pid(self) -> int | None:
         """Process id of its keeper, while there is one."""
-        process = getattr(getattr(self._manager, "provisioner", None), "process", None)
-        return None if process is None else int(process.pid)
+        return None if self._process is None else int(self._process.pid)
+
+    @property
+    def _process(self) -> Any:
+        """The keeper, as `subprocess.Popen`; None before the start."""
+        return getattr(getattr(self._manager, "provisioner", None), "process", None)
 
     # What it is asked
 
@@ -282,7 +289,7 @@ class Kernel:
     def lives(self) -> bool:
         """Look whether the process is there; once it is not, everybody who waits is told."""
         if self.alive:
-            process = getattr(getattr(self._manager, "provisioner", None), "process", None)
+            process = self._process
             if process is None or process.poll() is not None or _at_end(self._notice):
                 self._is_dead()
         return self.alive
@@ -309,9 +316,8 @@ class Kernel:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        process = getattr(getattr(self._manager, "provisioner", None), "process", None)
-        if process is not None:
-            await asyncio.to_thread(_wait_for, process)
+        if self._process is not None:
+            await asyncio.to_thread(_wait_for, self._process)
         self._is_dead()
         if self._client is not None:
             self._client.stop_channels()
@@ -332,7 +338,7 @@ class Kernel:
                     turn = now
                 elif now - turn > SLICE:
                     # Messages that are there already are received without a pause.
-                    await asyncio.sleep(SLICE)
+                    await asyncio.sleep(PAUSE)
                     turn = time.monotonic()
             except asyncio.CancelledError:
                 raise
@@ -374,8 +380,20 @@ class Kernel:
     # Runs
 
     def _begin(self, message_id: str, output: CellOutput | None = None, tag: str = "") -> Run:
+        self._look_again()
         run = self._runs[message_id] = Run(tag, output or CellOutput(self._limits.output_limit))
+        if tag:
+            # What its former run says from here on is of no interest any more.
+            for former in [key for key, each in self._past.items() if each.tag == tag]:
+                del self._past[former]
         return run
+
+    def _look_again(self) -> None:
+        """To be called after something was sent: jupyter_client sends past the asyncio socket, and may
+        swallow the sign that a message has come. Nobody would be woken for it, nor for any later one
+        (zmq_getsockopt(3), ZMQ_FD: who sends must look at ZMQ_EVENTS)."""
+        assert self._client is not None
+        self._client.shell_channel.socket.get(zmq.EVENTS)
 
     def _forget(self, run: Run) -> None:
         for message_id, each in list(self._runs.items()):

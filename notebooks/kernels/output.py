@@ -17,8 +17,8 @@ from streaming.core.events import Content, Output, Truncated, clean_text
 Part = Content | Output | Truncated
 
 PIECE: Final = 12_288
-"""Bytes of text in one event at most, as JSON: with what waited before it an event stays below 16 KB. So many
-code points the plain text of a MIME bundle or a traceback may have."""
+"""Bytes of text in one event at most, as JSON: with what waited before it an event stays below 16 KB. So has
+the plain text of a MIME bundle, and an exception."""
 
 ENVELOPE: Final = 200
 """Bytes that an output counts besides its data, so that very many small ones come to an end, too."""
@@ -37,7 +37,7 @@ _TOO_LARGE: Final = "[{kind}: {size} bytes, more than a cell may show]"
 
 class CellOutput:
     """What one cell says, as long as it is not more than `limit` bytes; then what comes is counted, and left
-    out. Terminal `complete` follows by itself."""
+    out. `updates`: the newest contents of displays, which may be other cells', by their ids."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -46,6 +46,7 @@ class CellOutput:
         self._clear_next = False
         self._faulted = False
         self.dropped = 0
+        self.updates: dict[str, dict[str, Any]] = {}
         self.kept: list[dict[str, Any]] = []
 
     def parts_of(self, message: Mapping[str, Any]) -> list[Part]:
@@ -71,10 +72,10 @@ class CellOutput:
             yield self._cut()
 
     def take(self) -> list[dict[str, Any]]:
-        """What is left of it, in the format of notebooks (nbformat 4.5); from here on it holds what comes
-        after."""
+        """What is left of it, as nbformat 4.5 has it, with the `display_id` of what may be updated; from here
+        on it holds what comes after."""
         taken, self.kept = self.kept, []
-        return [{name: value for name, value in kept.items() if name != "_display_id"} for kept in taken]
+        return taken
 
     def _text(self, channel: str, text: str) -> Iterator[Part]:
         kept, dropped = self._within(text)
@@ -100,21 +101,17 @@ class CellOutput:
             if kind == "update_display_data":
                 self._update(display_id, data, metadata)
             else:
-                counted = {"execution_count": count_of(content)} if kind == "execute_result" else {}
-                self._keep(
-                    {
-                        "output_type": kind,
-                        "data": data,
-                        "metadata": metadata,
-                        **counted,
-                        "_display_id": display_id,
-                    }
-                )
+                kept = {"output_type": kind, "data": data, "metadata": metadata}
+                if kind == "execute_result":
+                    kept["execution_count"] = count_of(content)
+                if display_id is not None:
+                    kept["display_id"] = display_id
+                self._keep(kept)
             yield Output(output_type=kind, data=data, metadata=metadata or None, display_id=display_id)
         yield from self._say_cut(lost)
 
     def _fault(self, content: Mapping[str, Any]) -> Iterator[Part]:
-        name, value = _name(content.get("ename", "")), _clean(content.get("evalue", ""))[:PIECE]
+        name, value = _name(content.get("ename", "")), _fitting(_clean(content.get("evalue", "")), PIECE // 4)
         traceback = _shortened([_clean(line) for line in content.get("traceback", [])])
         size = len(name) + len(value) + sum(map(len, traceback)) + ENVELOPE
         # The first is told also where there was too much before: it says why the cell ended.
@@ -175,8 +172,11 @@ class CellOutput:
         self.kept.append(output)
 
     def _update(self, display_id: str | None, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        if display_id is None:
+            return
+        self.updates[display_id] = {"data": data, "metadata": metadata}
         for output in self.kept:
-            if display_id is not None and output.get("_display_id") == display_id:
+            if output.get("display_id") == display_id:
                 output["data"], output["metadata"] = data, metadata
 
 
@@ -192,12 +192,20 @@ def _pieces(text: str) -> Iterator[str]:
     yield from _pieces(text[half:])
 
 
+def _fitting(text: str, size: int) -> str:
+    """The beginning of `text` that has at most `size` bytes as JSON."""
+    while (encoded := len(msgspec.json.encode(text))) > size:
+        text = text[: max(0, min(len(text) - 1, len(text) * size // encoded))]
+    return text
+
+
 def _with_short_text(data: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """A bundle whose plain text is not longer than `PIECE`, and how much was left out of it."""
+    """A bundle whose plain text is not longer than `PIECE` bytes, and how much was left out of it."""
     text = data.get("text/plain", "")
-    if len(text) <= PIECE:
+    short = _fitting(text, PIECE)
+    if short == text:
         return data, 0
-    return {**data, "text/plain": f"{text[:PIECE]}…"}, len(text) - PIECE
+    return {**data, "text/plain": f"{short}…"}, len(text) - len(short)
 
 
 def _value(mime: str, value: Any) -> Any:
@@ -253,9 +261,8 @@ def _size(value: Any) -> int:
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    """A traceback of `PIECE` code points at most: its beginning, and its end, which says what happened."""
-    if sum(map(len, lines)) <= PIECE:
+    """A traceback of about half a `PIECE`: its beginning, and its end, which says what happened."""
+    if _size(lines) <= PIECE // 2:
         return lines
-    text = "\n".join(lines)
-    half = PIECE // 2
-    return [text[:half], "…", text[-half:]]
+    text, part = "\n".join(lines), PIECE // 4
+    return [_fitting(text, part), "…", _fitting(text[-part:][::-1], part)[::-1]]

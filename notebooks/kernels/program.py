@@ -9,6 +9,7 @@ import codecs
 import concurrent.futures
 import contextlib
 import contextvars
+import fcntl
 import json
 import os
 import selectors
@@ -155,7 +156,7 @@ lock = threading.Lock()
 def new_pipes(*args: Any) -> None:
     """File descriptors 1 and 2 lead to this cell from here on, also for processes that outlive it."""
     for number, stream in streams.items():
-        reads, writes = os.pipe()
+        reads, writes = map(beyond_standard, os.pipe())
         os.set_blocking(reads, False)
         os.dup2(writes, number)
         os.close(writes)
@@ -163,6 +164,15 @@ def new_pipes(*args: Any) -> None:
         context = contextvars.copy_context()
         with lock:
             selector.register(reads, selectors.EVENT_READ, (stream, decoder, context))
+
+
+def beyond_standard(descriptor: int) -> int:
+    """The same, with a number that is not one of the standard ones, which code may have closed."""
+    if descriptor > 2:
+        return descriptor
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 def watch() -> None:

@@ -44,6 +44,7 @@ class Kernels:
         self._spares: set[asyncio.Task[None]] = set()
         self._culler: asyncio.Task[None] | None = None
         self._eras: Counter[Key] = Counter()
+        self._interrupts: Counter[Key] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
@@ -62,6 +63,22 @@ class Kernels:
     def era(self, key: Key) -> int:
         """How often the notebook's kernel was ended on purpose: what was asked for before waits in vain."""
         return self._eras[key]
+
+    def interrupts(self, key: Key) -> int:
+        """How often what waits for the notebook's kernel was told not to wait any more."""
+        return self._interrupts[key]
+
+    async def interrupt(self, key: Key) -> bool:
+        """Interrupt what the notebook's kernel runs, or what waits until it has started; False if there is
+        nothing."""
+        if key in self._starting:
+            self._interrupts[key] += 1
+            return True
+        kernel = self.find(key)
+        if kernel is None or not kernel.busy:
+            return False
+        await kernel.interrupt()
+        return True
 
     def starting(self, key: Key) -> bool:
         """Whether the notebook's kernel is being started."""

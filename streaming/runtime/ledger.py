@@ -259,11 +259,12 @@ class Ledger:
 
     def line(self) -> list[tuple[Ticket, float]]:
         """The waiting tickets but for those that are away, in order, each with the expected seconds until its
-        permit."""
-        # Who is held comes when the earlier ones of its series are over, so not before those that stand here.
-        places = [*self._queue.ordered(self._clock(), self._promise()), *self._queue.held()]
+        permit; infinity for those that wait for earlier ones of their series."""
+        places = self._queue.ordered(self._clock(), self._promise())
         etas = self._waits(len(places))
-        return [(place.payload, eta) for place, eta in zip(places, etas, strict=True)]
+        line = [(place.payload, eta) for place, eta in zip(places, etas, strict=True)]
+        # They come when the earlier ones are over, so not before those that stand here.
+        return [*line, *((place.payload, math.inf) for place in self._queue.held())]
 
     def statistics(self) -> PoolStatistics:
         """The pool now."""

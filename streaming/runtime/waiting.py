@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -50,11 +51,12 @@ class WaitingLines:
             self._pools[task.spec.pool].ledger.come_back(task.ticket)
 
     def place(self, task: Task, now: float) -> tuple[int | None, float | None]:
-        """Position (from 1) and expected seconds until the permit; None, None for a task that runs or is
-        away."""
+        """Position (from 1) and expected seconds until the permit, None if nobody knows; None, None for a
+        task that runs or is away."""
         if task.ticket not in self._tasks:
             return None, None
-        return self._line(task.spec.pool, now).get(task, (None, None))
+        position, eta = self._line(task.spec.pool, now).get(task, (None, math.inf))
+        return position, eta if eta < math.inf else None
 
     def moved(self, now: float) -> Iterator[Task]:
         """The tasks in lines that have moved since the last call."""

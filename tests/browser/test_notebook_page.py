@@ -135,9 +135,16 @@ def operations_of(page: Page) -> list[str]:
 
 
 async def test_output_appears_as_it_is_printed_and_a_reload_in_mid_run_loses_nothing(
-    browser: Browser, lab: Server, people: Sessions
+    browser: Browser, lab: Server, people: Sessions, tmp_path: Path
 ) -> None:
-    loop = "import time\nfor number in range(40):\n    print(number)\n    time.sleep(0.05)"
+    go = tmp_path / "go"
+    loop = (
+        "import os, time\n"
+        "for number in range(40):\n"
+        "    print(number)\n"
+        f"    while number == 20 and not os.path.exists({str(go)!r}):\n"
+        "        time.sleep(0.05)"
+    )
     whole = "\n".join(map(str, range(40)))
     async with reading(browser, lab, people["ada"], "/notebook/loop/") as seen:
         page = seen.page
@@ -148,6 +155,7 @@ async def test_output_appears_as_it_is_printed_and_a_reload_in_mid_run_loses_not
         await page.reload()
         await expect(outputs(page, 1)).to_contain_text("0\n1\n2")
         await expect(cell(page, 1).get_by_role("button", name="Stop")).to_be_visible()
+        go.touch()
         await reaches(page, 1, "done")
         assert (await outputs(page, 1).inner_text()).strip() == whole
         await expect(page.locator("[data-kernel]")).to_have_text("kernel ready")

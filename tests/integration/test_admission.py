@@ -32,7 +32,7 @@ from tests.support.client import (
 )
 from tests.support.servers import Server, running
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.load]
 
 KINDS = ("serve", "daphne")
 

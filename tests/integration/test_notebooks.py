@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.support.client import client, eventually, read_stream
-from tests.support.notebooks import OPERATION, Headers, answer, ask, call, end, outputs, printed
+from tests.support.notebooks import OPERATION, Headers, answer, ask, begin, call, end, outputs, printed
 from tests.support.servers import ROOT, Server, environment, running
 
 pytestmark = pytest.mark.server
@@ -227,17 +227,18 @@ async def test_a_reader_that_is_cut_loses_nothing(http: httpx2.AsyncClient, ada:
 
 
 async def test_cells_of_a_notebook_run_in_order_and_wait_with_a_place(
-    http: httpx2.AsyncClient, ada: Headers
+    http: httpx2.AsyncClient, ada: Headers, tmp_path: Path
 ) -> None:
-    codes = ["import time\ntime.sleep(1)\nlog = ['first']", "log.append('second')", "print(log)"]
-    readings = []
-    for code in codes:
-        readings.append(asyncio.create_task(ask(http, ada, "order", "execute", code=code)))
-        await asyncio.sleep(0.1)
+    go = tmp_path / "go"
+    wait = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)\nlog = ['first']"
+    codes = [wait, "log.append('second')", "print(log)"]
+    readings = [await begin(http, ada, "order", "execute", code=code) for code in codes]
+    go.touch()
     first, second, third = await asyncio.gather(*readings)
     assert printed(third) == "['first', 'second']\n"
     status = next(each.data for each in second.events if each.name == "status")
     assert (status["status"], status["reason"], status["position"]) == ("queued", "earlier_one_active", 1)
+    assert (status["message"], status.get("eta_seconds")) == ("Waiting in the queue: number 1.", None)
     assert first.response.headers["x-stream-route"] == "direct"
 
 
@@ -291,12 +292,13 @@ async def test_a_dead_kernel_is_told_and_the_next_cell_works(
 
 
 async def test_a_restart_ends_what_runs_and_what_waits(http: httpx2.AsyncClient, ada: Headers) -> None:
-    running = asyncio.create_task(
-        ask(http, ada, "anew", "execute", code="x = 1\nimport time\ntime.sleep(60)")
-    )
-    await asyncio.sleep(1.5)
-    waiting = asyncio.create_task(ask(http, ada, "anew", "execute", code="print('never')"))
-    await asyncio.sleep(0.3)
+    running = await begin(http, ada, "anew", "execute", code="x = 1\nimport time\ntime.sleep(60)")
+    waiting = await begin(http, ada, "anew", "execute", code="print('never')")
+
+    async def busy() -> bool:
+        return bool(answer(await ask(http, ada, "anew", "status"))["state"] == "busy")
+
+    assert await eventually(busy, 60)
     assert answer(await ask(http, ada, "anew", "restart"))["state"] == "idle"
     assert [end(await each)["code"] for each in (running, waiting)] == ["kernel_stopped"] * 2
     reading = await ask(http, ada, "anew", "execute", code="print('x' in globals())")
@@ -341,6 +343,45 @@ def _key_of_the_only_runner(folder: Path) -> Headers:
     return {"Authorization": f"Bearer {json.loads(done.stdout.splitlines()[-1])['ada']}"}
 
 
+async def test_what_could_not_run_leaves_the_cell_as_it_was(tmp_path: Path) -> None:
+    with running("serve", tmp_path, KERNELS_ENABLED="true", KERNEL_MAX_KERNELS="1") as made:
+        headers = _key_of_the_only_runner(tmp_path)
+        async with client(made.url) as http:
+            await ask(http, headers, "kept", "execute", code="print('said')", cell_id="one")
+            await ask(http, headers, "kept", "shutdown")
+            await ask(http, headers, "other", "execute", code="1")
+            refused = await ask(http, headers, "kept", "execute", code="print('new')", cell_id="one")
+            assert end(refused)["code"] == "too_many_kernels"
+            (cell,) = (await http.get("/notebooks/kept", headers=headers)).json()["cells"]
+            assert (cell["outputs"][0]["text"], cell["execution_count"], cell["stream"]) == (
+                "said\n",
+                1,
+                None,
+            )
+
+
+async def test_an_interrupt_reaches_what_waits_for_a_kernel(http: httpx2.AsyncClient, ada: Headers) -> None:
+    running = asyncio.create_task(ask(http, ada, "early", "execute", code="while True: pass"))
+
+    async def starting() -> bool:
+        return bool(answer(await ask(http, ada, "early", "status"))["state"] == "starting")
+
+    assert await eventually(starting, 20)
+    assert answer(await ask(http, ada, "early", "interrupt"))["interrupted"] is True
+    assert end(await running)["finish_reason"] == "aborted"
+    assert printed(await ask(http, ada, "early", "execute", code="print('next')")) == "next\n"
+
+
+async def test_a_display_is_updated_from_another_cell(http: httpx2.AsyncClient, ada: Headers) -> None:
+    await ask(http, ada, "bar", "execute", code="h = display('10 %', display_id='bar')", cell_id="one")
+    reading = await ask(http, ada, "bar", "execute", code="h.update('20 %')", cell_id="two")
+    assert [each["output_type"] for each in outputs(reading)] == ["update_display_data"]
+    one, two = (await http.get("/notebooks/bar", headers=ada)).json()["cells"]
+    assert (one["outputs"][0]["data"], two["outputs"]) == ({"text/plain": "'20 %'"}, [])
+    document = nbformat.reads((await http.get("/notebooks/bar.ipynb", headers=ada)).text, as_version=4)
+    nbformat.validate(document)
+
+
 async def test_completion_and_inspection_answer_once(http: httpx2.AsyncClient, ada: Headers) -> None:
     await ask(http, ada, "help", "execute", code="apple = 1")
     assert "apple" in answer(await ask(http, ada, "help", "complete", code="app"))["matches"]
@@ -368,7 +409,9 @@ async def test_a_notebook_is_kept_exported_and_opened_again(http: httpx2.AsyncCl
     nbformat.validate(document)
     assert document.cells[1].outputs[0].ename == "ValueError"
     put = await http.put(
-        "/notebooks/copy.ipynb", content=exported.text, headers={**ada, "Content-Type": "application/json"}
+        "/notebooks/copy.ipynb",
+        content=exported.text,
+        headers={**ada, "Content-Type": exported.headers["Content-Type"]},
     )
     assert put.status_code == 204, put.text
     copy = (await http.get("/notebooks/copy", headers=ada)).json()
@@ -481,6 +524,29 @@ async def test_a_notebook_is_saved_in_a_new_order(http: httpx2.AsyncClient, ada:
     assert (twice.status_code, twice.json()["errors"][0]["field"]) == (422, "cells.1.cell_id")
     assert (await http.delete("/notebooks/draft", headers=ada)).status_code == 204
     assert (await http.get("/notebooks/draft", headers=ada)).status_code == 404
+
+
+async def test_refusals_are_in_the_language_of_the_call(http: httpx2.AsyncClient, ada: Headers) -> None:
+    refused = await http.post(OPERATION, json=call("t", "nope", lang="zh"), headers=ada)
+    assert (refused.status_code, "可选值" in refused.json()["detail"]) == (422, True)
+    body = {"notebook_id": "t", "operation": "ping"}
+    refused = await http.post(OPERATION, json=body, headers=ada)
+    assert refused.json()["detail"] == "operation: Expected an object, got text."
+    refused = await http.put("/notebooks/t", json={"cells": [5]}, headers=ada)
+    assert refused.json()["errors"][0]["field"] == "cells.0"
+
+
+@pytest.mark.parametrize("member", [{"metadata": []}, {"nbformat_minor": "x"}, {"nbformat": None}])
+async def test_what_nbformat_stumbles_over_is_refused_in_words(
+    http: httpx2.AsyncClient, ada: Headers, member: dict[str, Any]
+) -> None:
+    document = {"cells": [{"cell_type": "raw", "source": "", "metadata": {}}], "metadata": {}, "nbformat": 4}
+    refused = await http.put(
+        "/notebooks/bad.ipynb", json=document | {"nbformat_minor": 5} | member, headers=ada
+    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "not_a_notebook")
+    assert "argument" not in refused.json()["detail"]
+    assert "instances" not in refused.json()["detail"]
 
 
 async def test_what_is_no_notebook_is_refused(http: httpx2.AsyncClient, ada: Headers) -> None:

@@ -24,12 +24,16 @@ from .conftest import limits
 
 
 async def run(
-    kernel: Kernel, code: str, tag: str = "cell", limit: int = 1_048_576
+    kernel: Kernel, code: str, tag: str = "cell", limit: int = 1_048_576, begun: asyncio.Event | None = None
 ) -> tuple[list[Any], CellEnd]:
-    """What a cell says, and how it ends."""
+    """What a cell says, and how it ends. `begun` is set when it has said something."""
     output = CellOutput(limit)
+    found = []
     async with asyncio.timeout(60), aclosing(kernel.execute(code, output, tag)) as parts:
-        found = [part async for part in parts]
+        async for part in parts:
+            found.append(part)
+            if begun is not None:
+                begun.set()
     output.take()
     assert isinstance(found[-1], CellEnd)
     return found[:-1], found[-1]
@@ -142,11 +146,9 @@ async def test_a_hundred_megabytes_are_cut_and_the_kernel_stays(kernel: Kernel) 
 
 
 async def test_an_endless_cell_is_interrupted_and_its_kernel_stays(kernel: Kernel) -> None:
-    async def endless() -> tuple[list[Any], CellEnd]:
-        return await run(kernel, "print('on', flush=True)\nwhile True: pass")
-
-    running = asyncio.create_task(endless())
-    await asyncio.sleep(0.5)
+    begun = asyncio.Event()
+    running = asyncio.create_task(run(kernel, "print('on', flush=True)\nwhile True: pass", begun=begun))
+    await begun.wait()
     await kernel.interrupt()
     parts, end = await running
     assert (end.status, outputs(parts)[-1].ename) == ("error", "KeyboardInterrupt")
@@ -208,8 +210,10 @@ async def test_a_kernel_that_says_more_than_any_message_may_hold_is_ended(kernel
 
 
 async def test_a_kernel_that_is_killed_from_outside_is_noticed(kernel: Kernel) -> None:
-    running = asyncio.create_task(run(kernel, "import time; time.sleep(100)"))
-    await asyncio.sleep(0.3)
+    begun = asyncio.Event()
+    code = "import time\nprint('on', flush=True)\ntime.sleep(100)"
+    running = asyncio.create_task(run(kernel, code, begun=begun))
+    await begun.wait()
     family(kernel)[1].send_signal(signal.SIGKILL)
     with pytest.raises(KernelDied):
         await running
@@ -363,6 +367,12 @@ async def test_what_processes_write_keeps_its_characters(kernel: Kernel) -> None
     assert text(parts) == "\ufffd\n"
 
 
+async def test_processes_print_also_where_code_closed_the_standard_files(kernel: Kernel) -> None:
+    await run(kernel, "import os\nos.close(1)\nos.close(2)")
+    parts, _ = await run(kernel, "os.system('echo out; echo err >&2')\nNone")
+    assert (text(parts), text(parts, "stderr")) == ("out\n", "err\n")
+
+
 async def test_a_forked_process_prints(kernel: Kernel) -> None:
     code = (
         "import multiprocessing\n"
@@ -434,6 +444,17 @@ async def test_completion_and_inspection(kernel: Kernel) -> None:
     assert "apple" in answer["matches"]
     answer = await kernel.ask("inspect", "len", 3)
     assert answer["found"]
+
+
+async def test_answers_that_come_while_something_is_sent_are_heard(kernel: Kernel) -> None:
+    for _ in range(3):
+        asked = asyncio.create_task(kernel.ask("complete", "prin", 4))
+        await asyncio.sleep(0)
+        # The answer comes while the loop is away, and the next question leaves before anybody can look.
+        time.sleep(0.3)  # noqa: ASYNC251
+        parts, _ = await run(kernel, "print('heard')")
+        assert text(parts) == "heard\n"
+        assert (await asked)["matches"]
 
 
 async def test_an_interpreter_that_does_not_start_says_why() -> None:

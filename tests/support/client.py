@@ -103,11 +103,15 @@ async def read_stream(
     *,
     until: int | None = None,
     headers: Mapping[str, str] | None = None,
+    accepted: asyncio.Event | None = None,
     **options: Any,
 ) -> Reading:
-    """Read a stream to its end, or until `until` events have come (then the connection is dropped)."""
+    """Read a stream to its end, or until `until` events have come (then the connection is dropped).
+    `accepted` is set when the answer has begun."""
     async with http.stream(method, path, headers=headers, **options) as response:
         reading = Reading(response)
+        if accepted is not None:
+            accepted.set()
         if response.status_code != 200:
             await response.aread()
             return reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import json
 import shutil
@@ -121,6 +122,18 @@ async def ask(
     """What an operation answers, to its end."""
     body = call(notebook, type, **members)
     return await read_stream(http, "POST", OPERATION, json=body, headers=headers)
+
+
+async def begin(
+    http: httpx2.AsyncClient, headers: Headers, notebook: str, type: str, **members: Any
+) -> asyncio.Task[Reading]:
+    """What an operation answers, to its end; returns when it is accepted."""
+    accepted = asyncio.Event()
+    body = call(notebook, type, **members)
+    reading = read_stream(http, "POST", OPERATION, json=body, headers=headers, accepted=accepted)
+    task = asyncio.create_task(reading)
+    await accepted.wait()
+    return task
 
 
 def printed(reading: Reading, channel: str = "stdout") -> str:

@@ -26,6 +26,9 @@ const record = new Record({
   version: initial.version ?? null,
   name: `sluice.notebook.${owner}.${notebook}`,
 });
+const LATE_FIRST = 1_000; // ms after a run; doubled while nothing new comes
+const LATE_LAST = 32_000;
+let lateTimer = null;
 let runningAll = false;
 
 function announce(sentence) {
@@ -79,7 +82,23 @@ function over(cell, ended) {
   else if (ended === "cancelled") announce(interpolate(gettext("%s was stopped."), [cell.name]));
   else announce(`${interpolate(gettext("%s ended with an error."), [cell.name])} ${cell.fault}`);
   if (!runningAll) refresh();
+  lookForLate();
   return ended;
+}
+
+/** Threads may go on after a cell's end, and no stream tells of that: look again, less and less often. */
+function lookForLate(delay = LATE_FIRST) {
+  clearTimeout(lateTimer);
+  if (delay > LATE_LAST) return;
+  lateTimer = setTimeout(async () => {
+    const before = lateText();
+    if (!document.hidden && !cells.some((cell) => cell.running)) await refresh();
+    lookForLate(lateText() === before ? delay * 2 : LATE_FIRST);
+  }, delay);
+}
+
+function lateText() {
+  return Array.from(list.querySelectorAll(".late"), (element) => element.textContent).join();
 }
 
 list.addEventListener("run", ({ detail }) => run(detail.cell, detail.then));

@@ -7,7 +7,6 @@ const TEXTS = ["text/markdown", "text/latex", "text/plain"];
 
 export class Outputs {
   #last = null; // the terminal that takes more of the same channel
-  #displays = new Map(); // elements by display id
   #clearNext = false;
   #late = null; // the element of what came after the cell's end
   #follows = true; // the reader is at the end, and stays there
@@ -27,7 +26,6 @@ export class Outputs {
     this.element.replaceChildren();
     this.#last = null;
     this.#late = null;
-    this.#displays.clear();
     this.#clearNext = false;
     this.#follows = true;
     this.#top = 0;
@@ -109,16 +107,15 @@ export class Outputs {
     const element = document.createElement("div");
     element.className = "rich";
     element.append(shownAs(values.data ?? {}, values.metadata ?? {}));
-    if (values.display_id) this.#displays.set(values.display_id, [...(this.#displays.get(values.display_id) ?? []), element]);
+    if (values.display_id) element.dataset.display = values.display_id;
     return element;
   }
 
-  /** What is shown under that id, wherever it is. */
+  /** What is shown under that id, in whichever cell. */
   #update(values) {
-    const { display_id } = values;
-    const old = this.#displays.get(display_id) ?? [];
-    this.#displays.delete(display_id);
-    for (const element of old) element.replaceWith(this.#shown(values));
+    for (const element of document.querySelectorAll(".rich[data-display]")) {
+      if (element.dataset.display === values.display_id) element.replaceWith(this.#shown(values));
+    }
   }
 
   #error({ ename, evalue, traceback }) {

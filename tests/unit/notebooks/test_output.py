@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +85,12 @@ def test_rich_output_keeps_its_bundle():
         Output(output_type="display_data", data=data, metadata={"image/png": {"width": 3}}, display_id="d")
     ]
     assert output.take() == [
-        {"output_type": "display_data", "data": data, "metadata": {"image/png": {"width": 3}}}
+        {
+            "output_type": "display_data",
+            "data": data,
+            "metadata": {"image/png": {"width": 3}},
+            "display_id": "d",
+        }
     ]
 
 
@@ -122,14 +128,22 @@ def test_an_exception_is_told_also_when_there_was_too_much_before():
     assert fault == Output(output_type="error", ename="E", evalue="v", traceback=["a", "b"])
 
 
-def test_a_huge_traceback_keeps_both_ends():
-    output = CellOutput(1_000)
-    (fault,) = said(
-        output, message("error", ename="E", evalue="v" * 10**6, traceback=["a" * 10**6, "the end"])
-    )
-    assert sum(map(len, fault.traceback)) <= PIECE + 1
+@pytest.mark.parametrize("letter", ["a", "长", "\x1b"])
+def test_a_huge_exception_keeps_both_ends_and_stays_small(letter):
+    output = CellOutput(1_000_000)
+    content = {"ename": "E" * 10**5, "evalue": letter * 10**6, "traceback": [letter * 10**6, "the end"]}
+    (fault,) = said(output, message("error", **content))
     assert fault.traceback[-1].endswith("the end")
-    assert len(fault.evalue) == PIECE
+    assert len(msgspec.json.encode(fault)) <= 16_384
+
+
+def test_an_update_of_what_another_cell_shows_is_kept_apart():
+    output = CellOutput(1_000)
+    update = message("update_display_data", data={"text/plain": "2"}, transient={"display_id": "other"})
+    (part,) = said(output, update)
+    assert part.display_id == "other"
+    assert output.take() == []
+    assert output.updates == {"other": {"data": {"text/plain": "2"}, "metadata": {}}}
 
 
 def test_clearing_forgets_at_once_or_with_the_next_output():
@@ -157,8 +171,10 @@ def test_a_long_plain_text_of_a_bundle_is_cut():
     output = CellOutput(1_000_000)
     text = "长" * (PIECE + 7)
     shown, cut = said(output, message("execute_result", data={"text/plain": text}, execution_count=1))
-    assert shown.data["text/plain"] == "长" * PIECE + "…"
-    assert cut == Truncated(dropped_chars=7, limit=1_000_000)
+    kept = shown.data["text/plain"].removesuffix("…")
+    assert text.startswith(kept)
+    assert PIECE * 0.9 < len(msgspec.json.encode(kept)) <= PIECE
+    assert cut == Truncated(dropped_chars=len(text) - len(kept), limit=1_000_000)
 
 
 @fast
