@@ -112,6 +112,19 @@ class FairQueue(Generic[T]):
         self._refund(place)
         return True
 
+    def move(self, place: Place[T], priority: int) -> bool:
+        """Let a waiting task wait in another class: its turn there is that of one that came now, and costs
+        nothing in its old one; how long it has waited still counts. False if it is of that class."""
+        if place.priority == priority:
+            return False
+        self._refund(place)
+        self._sequence += 1
+        place.sequence = self._sequence
+        place.priority = priority
+        place.virtual_time = self._virtual_time.get(priority, 0)
+        place.tag = self._next_tag(place.owner, priority)
+        return True
+
     def step_aside(self, place: Place[T]) -> None:
         """Let others pass a waiting task until it comes back; its order key stays. Idempotent."""
         if not place.away:
@@ -206,11 +219,15 @@ class FairQueue(Generic[T]):
     def _refund(self, gone: Place[T]) -> None:
         """A task that never ran costs its owner nothing: the later ones get tags as if it had not come."""
         key = (gone.owner, gone.priority)
-        later = [
-            each
-            for each in self._places
-            if (each.owner, each.priority) == key and each.sequence > gone.sequence
-        ]
+        later = sorted(
+            (
+                each
+                for each in self._places
+                if (each.owner, each.priority) == key and each.sequence > gone.sequence
+            ),
+            # Who came from another class stands further ahead in line than its turn is.
+            key=lambda each: each.sequence,
+        )
         was_last = self._last_tag.get(key) == (later[-1].tag if later else gone.tag)
         tag = gone.tag - 1
         for each in later:

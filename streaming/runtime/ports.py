@@ -32,6 +32,14 @@ class Commit(Protocol):
         ...
 
 
+class Nowhere:
+    """The commit of what is not kept."""
+
+    async def wait(self, seconds: float) -> bool:
+        """True: nothing is left to be written."""
+        return True
+
+
 class Recorder(Protocol):
     """Keeps the record of each task, written behind. Calls return at once and never raise."""
 

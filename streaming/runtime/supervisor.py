@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -35,7 +36,7 @@ from .follower import Follower, FollowOptions
 from .journals.base import LOST_IDS
 from .ledger import Holding, PoolLimits, PoolRefused
 from .limits import Counters, StreamLimits
-from .ports import Commit, Messages, Recorder
+from .ports import Commit, Messages, Nowhere, Recorder
 from .pump import Pump
 from .room import make_room
 from .statistics import statistics
@@ -128,7 +129,8 @@ class Supervisor:
             created_at=datetime.now(UTC),
             ended=self.loop.create_future(),
         )
-        self.counters.routes[task.route] += 1
+        if spec.kept:
+            self.counters.routes[task.route] += 1
         self.tasks.admit(task)
         if spec.source is not None:
             self.attendance.read_by_copy(spec.source, task)
@@ -141,10 +143,14 @@ class Supervisor:
 
     async def make_room(self, spec: TaskSpec) -> None:
         """Before `open`; see `room.make_room`. Raises `KeyError` for a pool that the settings do not name."""
+        if not spec.needs_worker:
+            return
         await make_room(spec, self.pools[spec.pool].ledger, self.tasks.active, self.cancel)
 
     def record(self, task: Task, *, known: bool = False) -> Commit:
         """Hand the admitted task, and from now on its events, to the recorder. `known`: its row is there."""
+        if not task.spec.kept:
+            return Nowhere()
         task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task, known=known)
 
@@ -198,6 +204,7 @@ class Supervisor:
     def reader_left(self, follower: Follower) -> None:
         """A follower closed."""
         self.followers.discard(follower)
+        self._forget_unkept(follower.task)
         if not self.followers and self._last_reader_left is not None and not self._last_reader_left.done():
             self._last_reader_left.set_result(None)
         self.attendance.over(follower.task)
@@ -220,6 +227,16 @@ class Supervisor:
     def cancel(self, task: Task, reason: CancelReason) -> None:
         """Ask for the task's end; `task.ended` tells when it came. Idempotent."""
         self._stop(task, reason)
+
+    def prioritise(self, task: Task, priority: int) -> bool:
+        """Let a waiting task go on waiting in another priority class; see `FairQueue.move`. False if it does
+        not wait, or is of that class."""
+        if not self._waiting.prioritise(task, priority):
+            return False
+        task.spec = replace(task.spec, priority=priority)
+        if task.spec.kept:
+            self._recorder.accepted(task, known=True)
+        return True
 
     def abandon(self, task_id: str, epoch: float = math.inf) -> None:
         """Another process has taken the task over, and tells its end: stop, and say nothing more of it here.
@@ -262,7 +279,7 @@ class Supervisor:
             logger.exception("task %s: its end cannot be told", task.id)
             task.final = self._announcements.end(task, ProducerFailed(), task.receipt)
         try:
-            if not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
+            if task.spec.kept and not await self._recorder.ended(task).wait(COMMIT_PATIENCE):
                 self.counters.late_commits += 1
         finally:
             if self.tasks.runs(task):
@@ -327,7 +344,7 @@ class Supervisor:
             self.tasks,
             self.counters,
             lingering=self._lingering,
-            followers=len(self.followers),
+            followers=sum(follower.task.spec.kept for follower in self.followers),
             draining=self.draining,
         )
 
@@ -391,14 +408,21 @@ class Supervisor:
     def _publish_end(self, task: Task) -> None:
         assert task.final is not None
         task.advance(State(task.final.name))
-        self.counters.ends[task.final.name] += 1
-        self.counters.status_messages += task.counts.status_messages
+        if task.spec.kept:
+            self.counters.ends[task.final.name] += 1
+            self.counters.status_messages += task.counts.status_messages
         task.journal.append(task.final)
         self.tasks.keep(task)
         if task.ticket.holding is Holding.PERMIT:
             self._lingering.add(task)
         if not task.ended.done():
             task.ended.set_result(None)
+        self._forget_unkept(task)
+
+    def _forget_unkept(self, task: Task) -> None:
+        """Whoever reads it now is the last one."""
+        if not task.spec.kept and task.state.terminal and not task.followers:
+            self.tasks.forget(task)
 
     def _give_up(self, task: Task) -> None:
         del self.tasks.active[task.id]

@@ -63,6 +63,7 @@ class TaskSpec:
     one copies; then it needs no permit. `needs_worker`: whether it takes a permit; without one it starts at
     once, and no limit of the pool counts it. `series`: tasks of one pool with the same value run one at a
     time, in order of arrival. `eager`: text that comes after a pause does not wait for more (`Coalescer`).
+    `kept`: whether it is recorded and counted, and can be replayed after its end.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class TaskSpec:
     needs_worker: bool = True
     series: Hashable | None = None
     eager: bool = False
+    kept: bool = True
 
 
 @dataclass(slots=True)

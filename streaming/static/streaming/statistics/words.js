@@ -1,0 +1,26 @@
+/* Numbers and moments of the statistics, in the reader's language and time zone. */
+import { duration, number } from "../page/format.js";
+
+const language = document.documentElement.lang || "en";
+const percent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 });
+const few = new Intl.NumberFormat(language, { maximumSignificantDigits: 3 });
+const time = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
+const date = new Intl.DateTimeFormat(language, { month: "short", day: "numeric" });
+const whole = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "short" });
+const DAY = 86_400_000;
+
+/** By the unit's name, as the server names them. */
+export const units = {
+  count: number,
+  duration,
+  share: (value) => percent.format(value),
+  decimal: (value) => (value < 100 ? few.format(value) : number(value)),
+};
+
+/** `value` in words of its unit, a dash for none. */
+export const inWords = (unit, value) => (value === null || value === undefined ? "-" : units[unit](value));
+
+/** What stands at an axis that spans so many milliseconds: the time of a day, or the date of a longer one. */
+export const tick = (moment, span) => (span > 2 * DAY ? date : time).format(new Date(moment));
+
+export const moment = (at) => whole.format(new Date(at));
