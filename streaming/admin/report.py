@@ -47,6 +47,9 @@ NAMES: Final = {
 GOOD, NEUTRAL, FAIR, BAD, CALM = "#2e9e62", "#8a94a6", "#d08700", "#d64545", "#2a86b8"
 """Colours that can be told apart on light and dark grounds; words and dashes say the same."""
 
+SLOWEST: Final = 5
+"""Tasks in each of the lists of the slowest."""
+
 _MORE: Final = (CALM, FAIR, BAD, "#8b5fbf", NEUTRAL, GOOD)
 
 
@@ -207,7 +210,7 @@ def report_of(choice: Choice, now: datetime | None = None) -> Report:
     parts = list(parts_between(choice.range.start(seconds), seconds))
     summary = summarise(filter(choice.takes, parts), choice.range, seconds)
     totals = summary.totals
-    slow = slowest(summary.whole)
+    slow = slowest(summary.whole, SLOWEST)
     return Report(
         empty=not totals.asked and not totals.ended,
         incomplete=incomplete(),
@@ -301,7 +304,7 @@ def _charts(summary: Summary) -> list[Chart]:
         ]
 
     states = StreamTask.Status
-    return [
+    charts = [
         chart(
             "tasks",
             _("Tasks and errors"),
@@ -355,15 +358,11 @@ def _charts(summary: Summary) -> list[Chart]:
             "decimal",
             line(_("per task"), CALM, lambda bucket: bucket.status_per_task),
         ),
-        chart(
-            "refusals",
-            _("Refusals"),
-            _("Tasks that were not taken, by reason."),
-            "bars",
-            "count",
-            *_refusals(summary),
-        ),
     ]
+    if refusals := _refusals(summary):
+        note = _("Tasks that were not taken, by reason.")
+        charts.append(chart("refusals", _("Refusals"), note, "bars", "count", *refusals))
+    return charts
 
 
 def _refusals(summary: Summary) -> list[Series]:

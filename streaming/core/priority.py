@@ -113,16 +113,15 @@ class FairQueue(Generic[T]):
         return True
 
     def move(self, place: Place[T], priority: int) -> bool:
-        """Let a waiting task wait in another class: its turn there is that of one that came now, and costs
-        nothing in its old one; how long it has waited still counts. False if it is of that class."""
+        """Let a waiting task wait in another class, as if it had asked for that one: before those of its owner
+        that came later, and lifted by all the time that it has waited. It earns no credit there, and costs
+        nothing in its old one. False if it is of that class."""
         if place.priority == priority:
             return False
         self._refund(place)
-        self._sequence += 1
-        place.sequence = self._sequence
         place.priority = priority
         place.virtual_time = self._virtual_time.get(priority, 0)
-        place.tag = self._next_tag(place.owner, priority)
+        self._take_turn(place)
         return True
 
     def step_aside(self, place: Place[T]) -> None:
@@ -216,18 +215,29 @@ class FairQueue(Generic[T]):
     def _serve(self, priority: int, tag: int) -> None:
         self._virtual_time[priority] = max(self._virtual_time.get(priority, 0), tag)
 
+    def _take_turn(self, place: Place[T]) -> None:
+        """A turn among those of its owner and class, in order of arrival: the later ones move back."""
+        key = (place.owner, place.priority)
+        turns = [each for each in self._places if (each.owner, each.priority) == key]
+        if len(turns) == 1:
+            place.tag = self._next_tag(*key)
+            return
+        at = turns.index(place)
+        # Who came later has not seen an earlier time; else the turn could not be given back in full.
+        place.virtual_time = min(each.virtual_time for each in turns[at:])
+        tag = turns[at - 1].tag if at else turns[1].tag - 1
+        for each in turns[at:]:
+            each.tag = tag = max(each.virtual_time, tag + 1)
+        self._last_tag[key] = max(self._last_tag.get(key, tag), tag)
+
     def _refund(self, gone: Place[T]) -> None:
         """A task that never ran costs its owner nothing: the later ones get tags as if it had not come."""
         key = (gone.owner, gone.priority)
-        later = sorted(
-            (
-                each
-                for each in self._places
-                if (each.owner, each.priority) == key and each.sequence > gone.sequence
-            ),
-            # Who came from another class stands further ahead in line than its turn is.
-            key=lambda each: each.sequence,
-        )
+        later = [
+            each
+            for each in self._places
+            if (each.owner, each.priority) == key and each.sequence > gone.sequence
+        ]
         was_last = self._last_tag.get(key) == (later[-1].tag if later else gone.tag)
         tag = gone.tag - 1
         for each in later:

@@ -9,6 +9,8 @@ import { moment, tick, units } from "./words.js";
 
 const DASHES = [[], [6, 3], [2, 3]]; // lines can be told apart without their colours
 
+const NARROW = 420; // px; fewer moments at the axis
+
 const drawn = new Map();
 
 /** Draw the chart into `place`, or change what was drawn there. */
@@ -34,7 +36,7 @@ export function repaint() {
 function renew(made, chart, starts) {
   made.data.labels = starts.map((start) => start * 1000);
   made.data.datasets = chart.series.map((series, number) => dataset(series, number, chart.shape));
-  made.options = options(chart, starts);
+  made.options = options(chart, starts, made.width < NARROW);
   made.update("none");
 }
 
@@ -45,7 +47,8 @@ function dataset({ name, colour, values }, number, shape) {
   return { ...shared, borderWidth: 2, borderDash: DASHES[number], pointRadius: lonely.map((is) => (is ? 2.5 : 0)), pointHitRadius: 8, tension: 0.25 };
 }
 
-function options(chart, starts) {
+function options(chart, starts, narrow) {
+  const bars = chart.shape === "bars";
   const span = (starts.at(-1) - starts[0]) * 1000;
   const inWords = units[chart.unit];
   const made = {
@@ -53,7 +56,7 @@ function options(chart, starts) {
     maintainAspectRatio: false,
     interaction: { mode: "index", intersect: false },
     plugins: {
-      legend: { position: "bottom", align: "start", labels: { boxHeight: 8, boxWidth: 8, usePointStyle: true, pointStyle: "rectRounded" } },
+      legend: { position: "bottom", align: "start", labels: { boxHeight: 8, boxWidth: bars ? 8 : 24, usePointStyle: true, pointStyle: bars ? "rectRounded" : "line" } },
       tooltip: {
         callbacks: {
           title: ([item]) => moment(item.label * 1),
@@ -63,12 +66,12 @@ function options(chart, starts) {
     },
     scales: {
       x: {
-        stacked: chart.shape === "bars",
+        stacked: bars,
         grid: { display: false },
-        ticks: { autoSkip: true, maxRotation: 0, maxTicksLimit: 7, callback: (_, at) => tick(starts[at] * 1000, span) },
+        ticks: { autoSkip: false, maxRotation: 0, callback: (_, at) => tick(starts[at] * 1000, span, narrow) },
       },
       y: {
-        stacked: chart.shape === "bars",
+        stacked: bars,
         beginAtZero: true,
         max: chart.unit === "share" ? 1 : undefined,
         suggestedMax: chart.unit === "count" ? 4 : undefined,

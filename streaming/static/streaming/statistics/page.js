@@ -35,9 +35,7 @@ async function refresh() {
     const response = await fetch(location.href, { redirect: "error", cache: "no-store" });
     if (!response.ok) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    if (Boolean(fresh.querySelector("[data-empty]")) !== Boolean(page.querySelector("[data-empty]"))) {
-      return location.reload();
-    }
+    if (outline(fresh) !== outline(page)) return location.reload();
     for (const part of page.querySelectorAll("[data-swap]")) swap(part, fresh);
     show(fresh);
   } catch {
@@ -47,6 +45,9 @@ async function refresh() {
     refreshing = false;
   }
 }
+
+/** Which parts there are: some come with the first task, or the first refusal. */
+const outline = (root) => Array.from(root.querySelectorAll("[data-chart], [data-empty]"), ({ dataset }) => dataset.chart).join();
 
 /** Nothing is taken away under somebody's finger: a part that has the focus stays as it is. */
 function swap(part, fresh) {

@@ -1,12 +1,12 @@
 /* Charts without a library: stacked bars or lines, the largest value and the ends of the time axis in words. */
-import { tick, units } from "./words.js";
+import { atAxis, units } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 180;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** See `charts.draw`. */
-export function plain(place, { shape, unit, series, dense = false }, starts) {
+export function plain(place, { shape, unit, series }, starts) {
   const sums = starts.map((_, at) => series.reduce((sum, { values }) => sum + (values[at] ?? 0), 0));
   const all = shape === "bars" ? sums : series.flatMap(({ values }) => values.map((value) => value ?? 0));
   const largest = Math.max(...all, 0) || 1;
@@ -18,9 +18,9 @@ export function plain(place, { shape, unit, series, dense = false }, starts) {
     else picture.append(...lines(values, colour, largest));
   }
   const span = (starts.at(-1) - starts[0]) * 1000;
-  picture.append(label(0, -4, units[unit](largest)), label(0, HEIGHT + 14, tick(starts[0] * 1000, span)));
-  picture.append(label(WIDTH, HEIGHT + 14, tick(starts.at(-1) * 1000, span), "end"));
-  place.replaceChildren(picture, ...(dense ? [] : [key(series)]));
+  picture.append(label(0, -4, units[unit](largest)), label(0, HEIGHT + 14, atAxis(starts[0] * 1000, span)));
+  picture.append(label(WIDTH, HEIGHT + 14, atAxis(starts.at(-1) * 1000, span), "end"));
+  place.replaceChildren(picture, key(series));
 }
 
 function bars(values, colour, below, largest) {

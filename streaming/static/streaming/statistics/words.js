@@ -20,7 +20,18 @@ export const units = {
 /** `value` in words of its unit, a dash for none. */
 export const inWords = (unit, value) => (value === null || value === undefined ? "-" : units[unit](value));
 
-/** What stands at an axis that spans so many milliseconds: the time of a day, or the date of a longer one. */
-export const tick = (moment, span) => (span > 2 * DAY ? date : time).format(new Date(moment));
+/** A moment at an axis that spans so many milliseconds: a time of day, or a date. */
+export const atAxis = (moment, span) => (span > 2 * DAY ? date : time).format(new Date(moment));
+
+/** `atAxis` for round moments of the reader's zone, nothing for those between; fewer where it is `narrow`. */
+export function tick(moment, span, narrow) {
+  const at = new Date(moment);
+  const minutes = at.getHours() * 60 + at.getMinutes();
+  let round;
+  if (span > 2 * DAY) round = minutes < 60 && (!narrow || at.getDate() % 2 === 0);
+  else if (span > DAY / 4) round = minutes % (narrow ? 480 : 240) === 0;
+  else round = minutes % (narrow ? 20 : 10) === 0;
+  return round ? atAxis(moment, span) : null;
+}
 
 export const moment = (at) => whole.format(new Date(at));
