@@ -179,6 +179,5 @@ FORMATS: Final = tuple(_WRITERS)
 
 async def _in_threads(pieces: Iterator[str]) -> AsyncIterator[str]:
     """Each step in a thread, where it may ask the database."""
-    take = sync_to_async(next)
-    while (piece := await take(pieces, None)) is not None:
+    while (piece := await sync_to_async(lambda: next(pieces, None))()) is not None:
         yield piece

@@ -287,11 +287,15 @@ _UNITS: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 def _charts(summary: Summary) -> list[Chart]:
-    moments = [datetime.fromtimestamp(start, UTC) for start in summary.starts]
-    each = [figures for _start, figures in summary.series()]
+    each = [bucket for _start, bucket in summary.series()]
+    busy = [
+        (number, datetime.fromtimestamp(start, UTC))
+        for number, (start, bucket) in enumerate(summary.series())
+        if bucket.asked or bucket.ended
+    ]
 
     def chart(name: str, title: str, note: str, shape: str, unit: str, *series: Series) -> Chart:
-        return Chart(name, title, note, shape, unit, [*series], _rows(moments, series, _UNITS[unit]))
+        return Chart(name, title, note, shape, unit, [*series], _rows(busy, series, _UNITS[unit]))
 
     def line(name: str, colour: str, value: Callable[[Figures], float | None]) -> Series:
         return Series(name, colour, [_rounded(value(bucket)) for bucket in each])
@@ -388,14 +392,14 @@ def _rounded(value: float | None) -> float | None:
     return value if value is None or isinstance(value, int) else round(value, 4)
 
 
-def _rows(moments: list[datetime], series: Iterable[Series], in_words: Callable[[Any], str]) -> list[Row]:
+def _rows(
+    busy: list[tuple[int, datetime]], series: Iterable[Series], in_words: Callable[[Any], str]
+) -> list[Row]:
+    """Of the buckets in which something was: their numbers and starts."""
     columns = [each.values for each in series]
-    rows = [
-        Row(moment, [in_words(value) for value in values])
-        for moment, values in zip(moments, zip(*columns, strict=True), strict=True)
-        if any(values)
-    ]
-    return rows[::-1]
+    rows = [(moment, [values[number] for values in columns]) for number, moment in busy]
+    told = [Row(moment, [*map(in_words, cells)]) for moment, cells in rows if set(cells) != {None}]
+    return told[::-1]
 
 
 # Tables

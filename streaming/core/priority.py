@@ -113,9 +113,9 @@ class FairQueue(Generic[T]):
         return True
 
     def move(self, place: Place[T], priority: int) -> bool:
-        """Let a waiting task wait in another class, as if it had asked for that one: before those of its owner
-        that came later, and lifted by all the time that it has waited. It earns no credit there, and costs
-        nothing in its old one. False if it is of that class."""
+        """Let a waiting task wait in another class, as if it had asked for that one: before those of its
+        owner that came later, and lifted by all the time that it has waited. It earns no credit there, and
+        costs nothing in its old one. False if it is of that class."""
         if place.priority == priority:
             return False
         self._refund(place)
