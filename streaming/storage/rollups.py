@@ -159,13 +159,19 @@ def _insert(rollups: Mapping[Key, Rollup]) -> None:
 
 def _merge_in(rollups: dict[Key, Rollup]) -> None:
     """`_insert`, but periods that have rows already keep one: for those that no process writes into."""
-    for key in sorted(rollups):
-        start, seconds, pool, kind = key
-        rows = TaskRollup.objects.filter(seconds=seconds, start=start, pool=pool, kind=kind)
-        if seconds > MINUTE and (there := list(rows.select_for_update().order_by("pk"))):
-            for row in there:
-                rollups[key].merge(decode(row.numbers))
-            TaskRollup.objects.filter(pk__in=[row.pk for row in there]).delete()
+    starts = [start for start, seconds, _, _ in rollups if seconds > MINUTE]
+    if starts:
+        rows = TaskRollup.objects.filter(
+            seconds__in=(TEN_MINUTES, HOUR), start__range=(min(starts), max(starts))
+        )
+        there = [
+            (row.pk, key, row.numbers)
+            for row in rows.select_for_update().order_by("pk")
+            if (key := (row.start, row.seconds, row.pool, row.kind)) in rollups
+        ]
+        for _, key, numbers in there:
+            rollups[key].merge(decode(numbers))
+        TaskRollup.objects.filter(pk__in=[pk for pk, _, _ in there]).delete()
     _insert(rollups)
 
 

@@ -296,8 +296,9 @@ def test_two_who_end_the_same_task_count_it_once():
 
 
 def test_counts_grow_coarser_with_age_and_stay_the_same():
-    for minutes in range(0, 60 * 24 * 4, 7):
-        row(NOW - timedelta(minutes=minutes), pool=f"p{minutes % 2}")
+    with transaction.atomic():
+        for minutes in (*range(0, 240, 20), *range(240, 60 * 24 * 4, 97)):
+            row(NOW - timedelta(minutes=minutes), pool=f"p{minutes % 2}")
     made = Deltas()
     for each in StreamTask.objects.values(*rollups._COLUMNS):
         made.note(each["id"], each, None)
@@ -310,7 +311,6 @@ def test_counts_grow_coarser_with_age_and_stay_the_same():
     assert kept.filter(seconds=60, start__gt=NOW - timedelta(hours=3)).exists(), "an hour is shown in minutes"
     assert kept.filter(seconds=600, start__gt=NOW - timedelta(days=2)).exists()
     assert kept.filter(seconds=3600, start__gt=NOW - timedelta(days=2)).count() == 0
-    assert kept.count() < 100 + 2 * 290 + 2 * 49
     assert all(each.start.timestamp() % each.seconds == 0 for each in kept.all())
     # Once merged, a period has one row for a pool and kind.
     places = list(kept.filter(seconds=3600).values_list("start", "pool", "kind"))
@@ -348,9 +348,10 @@ def test_what_is_older_than_it_has_to_be_kept_goes():
 
 def test_tasks_that_nobody_counted_are_counted_in_steps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rollups, "CHUNK", 7)
-    for number in range(40):
-        # Some were accepted at the same moment.
-        row(NOW - timedelta(hours=number // 3), state=("complete", "error")[number % 2])
+    with transaction.atomic():
+        for number in range(40):
+            # Some were accepted at the same moment.
+            row(NOW - timedelta(hours=number // 3), state=("complete", "error")[number % 2])
     row(state="running")
     row(counted=2)
     Backfill.objects.create(moment=NOW + timedelta(hours=1), before=NOW + timedelta(hours=1))
@@ -411,19 +412,19 @@ def test_a_summary_has_tasks_and_refusals_of_its_range():
     Refusal.objects.create(minute=NOW - timedelta(hours=3), pool="agent_pool", reason="owner_limit", count=7)
     found = summary_of(HOUR, NOW)
     assert found.whole.refusals == {"queue_full": 5}
-    assert found.whole.accepted == {"direct": 6}
-    assert found.totals.rejected_share == 5 / 11
+    assert found.whole.accepted == {"direct": 2}
+    assert found.totals.rejected_share == 5 / 7
     assert [bucket.refusals for bucket in found.buckets[-4:]] == [{"queue_full": 5}, {}, {}, {}]
     merge_all(NOW)
     assert summary_of(DAY, NOW).whole.refusals == {"queue_full": 5, "owner_limit": 7}
-    assert summary_of(DAY, NOW).totals.asked == 144 + 12
-    assert sum(summary_of(WEEK, NOW).whole.accepted.values()) == 300
-    assert summary_of(HOUR, NOW).whole.accepted == {"direct": 6}
+    assert summary_of(DAY, NOW).totals.asked == 48 + 12
+    assert sum(summary_of(WEEK, NOW).whole.accepted.values()) == 100
+    assert summary_of(HOUR, NOW).whole.accepted == {"direct": 2}
 
 
 def test_the_last_minutes_for_rules():
     fill()
-    assert statistics.rollup_of_last(700, NOW).accepted == {"direct": 2}
+    assert statistics.rollup_of_last(2000, NOW).accepted == {"direct": 2}
     assert statistics.rollup_of_last(60, NOW).accepted == {"direct": 1}
 
 
@@ -504,10 +505,11 @@ def test_gauges_are_those_of_all_processes_at_their_last_beat():
 # Helpers
 
 
+@transaction.atomic
 def fill() -> None:
-    """A counted task each ten minutes, the newest a minute ago."""
-    for number in range(300):
-        row(NOW - timedelta(minutes=1 + 10 * number))
+    """A counted task each half hour, the newest a minute ago."""
+    for number in range(100):
+        row(NOW - timedelta(minutes=1 + 30 * number))
     deltas = Deltas()
     for each in StreamTask.objects.values(*rollups._COLUMNS):
         deltas.note(each["id"], each, None)
