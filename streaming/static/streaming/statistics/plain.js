@@ -1,8 +1,8 @@
 /* Charts without a library: stacked bars or lines, the largest value and the ends of the time axis in words. */
 import { atAxis, units } from "./words.js";
 
-const WIDTH = 600;
 const HEIGHT = 180;
+const MARGIN = 16; // px of the section around it
 const SVG = "http://www.w3.org/2000/svg";
 
 /** See `charts.draw`. */
@@ -10,21 +10,23 @@ export function plain(place, { shape, unit, series }, starts) {
   const sums = starts.map((_, at) => series.reduce((sum, { values }) => sum + (values[at] ?? 0), 0));
   const all = shape === "bars" ? sums : series.flatMap(({ values }) => values.map((value) => value ?? 0));
   const largest = Math.max(...all, 0) || 1;
-  const picture = element("svg", { viewBox: `0 -16 ${WIDTH} ${HEIGHT + 32}`, "aria-hidden": "true" });
-  picture.append(element("line", { x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT, stroke: "currentColor", "stroke-opacity": 0.3 }));
+  // As wide as there is room, so that words keep their size; an empty place has no width of its own.
+  const width = Math.max(place.parentElement.clientWidth - 2 * MARGIN, 200);
+  const picture = element("svg", { viewBox: `0 -16 ${width} ${HEIGHT + 32}`, "aria-hidden": "true" });
+  picture.append(element("line", { x1: 0, x2: width, y1: HEIGHT, y2: HEIGHT, stroke: "currentColor", "stroke-opacity": 0.3 }));
   const below = starts.map(() => 0);
   for (const { colour, values } of series) {
-    if (shape === "bars") picture.append(...bars(values, colour, below, largest));
-    else picture.append(...lines(values, colour, largest));
+    if (shape === "bars") picture.append(...bars(values, colour, below, largest, width));
+    else picture.append(...lines(values, colour, largest, width));
   }
   const span = (starts.at(-1) - starts[0]) * 1000;
   picture.append(label(0, -4, units[unit](largest)), label(0, HEIGHT + 14, atAxis(starts[0] * 1000, span)));
-  picture.append(label(WIDTH, HEIGHT + 14, atAxis(starts.at(-1) * 1000, span), "end"));
+  picture.append(label(width, HEIGHT + 14, atAxis(starts.at(-1) * 1000, span), "end"));
   place.replaceChildren(picture, key(series));
 }
 
-function bars(values, colour, below, largest) {
-  const step = WIDTH / values.length;
+function bars(values, colour, below, largest, width) {
+  const step = width / values.length;
   return values.flatMap((value, at) => {
     if (!value) return [];
     const height = (value / largest) * HEIGHT;
@@ -33,8 +35,8 @@ function bars(values, colour, below, largest) {
   });
 }
 
-function lines(values, colour, largest) {
-  const step = WIDTH / Math.max(values.length - 1, 1);
+function lines(values, colour, largest, width) {
+  const step = width / Math.max(values.length - 1, 1);
   const pieces = [[]];
   values.forEach((value, at) => {
     if (value === null) pieces.push([]);
