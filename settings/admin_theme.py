@@ -58,6 +58,12 @@ UNFOLD = {
                         "streaming.view_streamtask",
                     ),
                     _link(
+                        gettext_lazy("Statistics"),
+                        "monitoring",
+                        "admin:streaming_statistics_changelist",
+                        "streaming.view_streamtask",
+                    ),
+                    _link(
                         gettext_lazy("Refusals"),
                         "block",
                         "admin:streaming_refusal_changelist",

@@ -224,6 +224,16 @@ class TaskRollup(models.Model):
         return f"{self.start:%Y-%m-%d %H:%M} {self.seconds} s {self.pool} {self.kind}"
 
 
+class Statistics(TaskRollup):
+    """What was counted, as the page in the admin that shows it. Who may see tasks may see it."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()
+        verbose_name = _("statistics")
+        verbose_name_plural = _("statistics")
+
+
 class Backfill(models.Model):
     """Tasks that are still to be counted: those accepted up to `before`, and of that moment the ids below
     `before_id`, if there is one. `moment`: when this was begun; what ended since counts by itself. `anew`:

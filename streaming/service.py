@@ -53,6 +53,7 @@ from .reuse import Reuse
 from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
 from .telemetry.observers import observers
+from .storage.rows import NOBODY
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -266,6 +267,18 @@ class Service:
         await self.recorder.flush().wait(RECORD_PATIENCE)
         ended = StreamTask.objects.filter(pk__in=own | others, cancel_reason=CancelReason.ADMIN.value)
         return {pk async for pk in ended.values_list("pk", flat=True)}
+
+    async def prioritise(self, task_id: str, priority: int) -> bool:
+        """Let a task that waits here, or for any process, go on waiting in another priority class; durable on
+        return. False if it is of that class, does not wait (any more), or another process has it in line."""
+        task = self.supervisor.tasks.own(task_id)
+        if task is None:
+            nobodys = StreamTask.objects.filter(pk=task_id, state=State.QUEUED.value, process=NOBODY)
+            return bool(await nobodys.exclude(priority=priority).aupdate(priority=priority))
+        moved = self.supervisor.prioritise(task, priority)
+        if moved:
+            await self.recorder.flush().wait(RECORD_PATIENCE)
+        return moved
 
     async def retry(self, row: StreamTask) -> Task:
         """Start an ended task's work again, with an id of its own; durable on return.

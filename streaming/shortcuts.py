@@ -64,7 +64,8 @@ class Options:
     of one pool and series run one at a time, in order of arrival. `needs_worker`: whether it counts against
     the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
     `message_language`: of messages, whatever `Accept-Language` says. `anybody`: who is nobody is served, too,
-    whatever ALLOW_ANONYMOUS says.
+    whatever ALLOW_ANONYMOUS says. `kept`: whether it is recorded and counted, and can be replayed after its
+    end.
     """
 
     kind: str = "stream"
@@ -79,6 +80,7 @@ class Options:
     eager: bool = False
     message_language: str | None = None
     anybody: bool = False
+    kept: bool = True
 
 
 def _answers(
@@ -287,6 +289,7 @@ def task_spec(
         needs_worker=options.needs_worker,
         eager=options.eager,
         origin=ORIGIN.get(None),
+        kept=options.kept,
     )
 
 

@@ -1,4 +1,4 @@
-"""The admin: what ran, how it went, why it went that way; keys; and two things to do about tasks.
+"""The admin: what ran, how it went, why it went that way; keys; and what to do about tasks.
 
 `theme` alone knows whether django-unfold is installed; everything here works with Django's own admin, too.
 """
@@ -6,6 +6,7 @@
 from .alerts import AlertAdmin
 from .keys import ApiKeyAdmin
 from .refusals import RefusalAdmin
+from .statistics import StatisticsAdmin
 from .tasks import StreamTaskAdmin
 
-__all__ = ["AlertAdmin", "ApiKeyAdmin", "RefusalAdmin", "StreamTaskAdmin"]
+__all__ = ["AlertAdmin", "ApiKeyAdmin", "RefusalAdmin", "StatisticsAdmin", "StreamTaskAdmin"]

@@ -15,6 +15,7 @@ from streaming.storage.stored import newest_events
 from streaming.storage.transcript import main_text
 
 from . import words
+from .decisions import explanation
 from .process import Memory
 
 EVENTS: Final = 200
@@ -79,6 +80,7 @@ class Detail:
     active: bool
     overview: Facts
     decision: str
+    why: list[str]
     snapshot: str
     receipt: Facts
     spans: list[Span]
@@ -96,6 +98,7 @@ def detail_of(row: StreamTask, memory: Memory | None, may_read: bool) -> Detail:
         active=not State(row.state).terminal,
         overview=_overview(row),
         decision=words.decision(row),
+        why=explanation(row.snapshot, row.reason),
         snapshot=words.pretty(row.snapshot),
         receipt=_receipt(row),
         spans=list(_spans(row)),
@@ -110,7 +113,7 @@ def _overview(row: StreamTask) -> Facts:
         (_("kind"), row.kind),
         (_("who"), words.who(row)),
         (_("pool"), row.pool),
-        (_("priority class"), row.priority),
+        (_("priority class"), words.priority(row.priority)),
         (_("language"), row.language),
         (_("accepted"), words.local_time(row.created_at)),
         (_("started"), row.started_at and words.local_time(row.started_at)),

@@ -16,6 +16,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
 from streaming.cluster.neighbours import ask_to_cancel
+from streaming.cluster.statistics import last_told
 from streaming.models import StreamTask
 from streaming.retry import NotRetryable, obstacle_to_retry
 from streaming.runtime.task import CancelReason, Task
@@ -68,6 +69,22 @@ def retry(request: HttpRequest, row: StreamTask) -> Task:
     return task
 
 
+def prioritise(request: HttpRequest, task_id: str, priority: int) -> bool:
+    """See `Service.prioritise`. Raises `NoStreamsHere` as well."""
+    if not isinstance(request, ASGIRequest):
+        raise NoStreamsHere
+    moved: bool = async_to_sync(_prioritise)(task_id, priority)
+    return moved
+
+
+def numbers(request: HttpRequest) -> dict[str, Any]:
+    """Pools, routes and totals of all living processes together, as of now; elsewhere as they told last."""
+    if not isinstance(request, ASGIRequest):
+        return last_told()
+    found: dict[str, Any] = async_to_sync(_numbers)()
+    return found
+
+
 async def _in_memory(task_id: str) -> Memory | None:
     supervisor = service().supervisor
     task = supervisor.tasks.find(task_id)
@@ -85,6 +102,14 @@ async def _in_memory(task_id: str) -> Memory | None:
 
 async def _cancel(task_ids: Iterable[str]) -> set[str]:
     return await service().cancel_for_operator(task_ids)
+
+
+async def _prioritise(task_id: str, priority: int) -> bool:
+    return await service().prioritise(task_id, priority)
+
+
+async def _numbers() -> dict[str, Any]:
+    return await service().statistics_of_all()
 
 
 async def _retry(row: StreamTask) -> Task:

@@ -1,22 +1,26 @@
-"""Tasks: the list, one task with everything about it, cancel and retry."""
+"""Tasks: the list, also as a file, one task with everything about it, and what can be done about it."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
+from streaming import conf
 from streaming.core.errors import StorageUnavailable
 from streaming.core.states import State
 from streaming.models import StreamTask
@@ -26,12 +30,17 @@ from streaming.runtime.task import Task
 
 from . import process, words
 from .detail import Content, detail_of
+from .export import FORMATS, as_file
 from .filters import ErrorFilter, KindFilter, PeriodFilter, PoolFilter, ReasonFilter, RouteFilter, StateFilter
 from .theme import ChangeList, ReadOnlyAdmin
 
 logger = logging.getLogger("streaming")
 
 READ_CONTENT: Final = "streaming.read_content"
+
+VIEW_TASKS: Final = "streaming.view_streamtask"
+
+CHANGE_TASKS: Final = "streaming.change_streamtask"
 
 CONTENT: Final = ("text", "arguments", "error_message")
 """Columns with what people and models wrote."""
@@ -71,6 +80,7 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     """Tasks, the newest first."""
 
     change_form_template = "streaming/admin/task.html"
+    change_list_template = "streaming/admin/tasks.html"
     list_display = (
         "short_id",
         "state_in_words",
@@ -133,6 +143,10 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     def has_retry_permission(self, request: HttpRequest) -> bool:
         """Whether the user may start tasks again for their owners."""
         return request.user.has_perm("streaming.retry_streamtask")
+
+    def has_prioritise_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may let tasks wait in another class. (Records are changed by nobody.)"""
+        return request.user.has_perm(CHANGE_TASKS)
 
     # Columns
 
@@ -205,6 +219,8 @@ class StreamTaskAdmin(ReadOnlyAdmin):
             "subtitle": None,
             "detail": detail,
             "may_cancel": detail.active and self.has_cancel_permission(request),
+            "may_prioritise": self.has_prioritise_permission(request) and row.state == State.QUEUED.value,
+            "classes": [(name, number == row.priority) for name, number in conf.priorities().items()],
             **self._retry_context(request, row),
         }
         page: HttpResponse = super().render_change_form(request, context, *args, **options)
@@ -220,13 +236,25 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         }
 
     def get_urls(self) -> list[Any]:
-        """Also `<id>/cancel/` and `<id>/retry/`, for POST only."""
+        """Also `<id>/cancel/`, `<id>/retry/` and `<id>/priority/`, for POST only, and the list as a file."""
         name = "streaming_streamtask_{}"
         doing = [
             path(f"<path:object_id>/{verb}/", self._posted(view), name=name.format(verb))
-            for verb, view in (("cancel", self.cancel_view), ("retry", self.retry_view))
+            for verb, view in (
+                ("cancel", self.cancel_view),
+                ("retry", self.retry_view),
+                ("priority", self.priority_view),
+            )
         ]
-        return [*doing, *super().get_urls()]
+        exporting = [
+            path(
+                f"export.{ending}",
+                self.admin_site.admin_view(require_safe(partial(self.export_view, ending=ending))),
+                name=name.format(f"export_{ending}"),
+            )
+            for ending in FORMATS
+        ]
+        return [*exporting, *doing, *super().get_urls()]
 
     def _posted(self, view: Any) -> Any:
         return self.admin_site.admin_view(require_POST(view))
@@ -246,6 +274,67 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         row = self._row(request, object_id)
         started = self._retry(request, [row])
         return HttpResponseRedirect(self._place(started[0].id if started else row.pk))
+
+    def priority_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Let the task wait in another priority class, and show it."""
+        if not self.has_prioritise_permission(request):
+            raise PermissionDenied
+        row = self._row(request, object_id)
+        classes = conf.priorities()
+        name = request.POST.get("priority", "")
+        if name not in classes:
+            self.message_user(request, _("Choose a priority class."), messages.ERROR)
+            return HttpResponseRedirect(self._place(row.pk))
+        try:
+            moved = process.prioritise(request, row.pk, classes[name])
+        except process.NoStreamsHere as error:
+            self.message_user(request, _why_not(error), messages.ERROR)
+            return HttpResponseRedirect(self._place(row.pk))
+        if moved:
+            self._note(request, row, f"changed its priority class from {row.priority} to {classes[name]}")
+            self.message_user(request, _("It waits in the class {0} now.").format(name), messages.SUCCESS)
+        else:
+            text = _(
+                "Nothing was changed: it is of that class, waits no longer, or waits in another process."
+            )
+            self.message_user(request, text, messages.WARNING)
+        return HttpResponseRedirect(self._place(row.pk))
+
+    def export_view(self, request: HttpRequest, ending: str) -> HttpResponseBase:
+        """The list as it is filtered, whole, as a file."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        try:
+            tasks = self.get_changelist_instance(request).queryset
+        except IncorrectLookupParameters as error:
+            raise Http404 from error
+        texts = may_read(request)
+        logger.info(
+            "user %s exports tasks as %s%s: %s",
+            request.user.pk,
+            ending,
+            ", with prompts and texts" if texts else "",
+            request.GET.urlencode() or "all",
+        )
+        return as_file(
+            request,
+            tasks,
+            ending,
+            texts=texts,
+            shown_id=lambda row: row.id[:8] if row.owner_id is None and not texts else row.id,
+        )
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The list, with links to it as a file."""
+        query = request.GET.urlencode()
+        places = [
+            (ending.upper(), f"{reverse(f'admin:streaming_streamtask_export_{ending}')}?{query}")
+            for ending in FORMATS
+        ]
+        page: HttpResponse = super().changelist_view(request, {"exports": places, **(extra_context or {})})
+        return page
 
     def _row(self, request: HttpRequest, object_id: str) -> StreamTask:
         row: StreamTask | None = self.get_object(request, unquote(object_id))

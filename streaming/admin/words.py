@@ -13,6 +13,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from streaming import conf
 from streaming.core.routing import Reason, Route
 from streaming.core.states import State
 from streaming.models import StreamTask
@@ -88,6 +89,12 @@ def who(row: StreamTask) -> SafeString:
     return isolated(" / ".join(name for name in names if name))
 
 
+def priority(number: int) -> str:
+    """The class with its name, where PRIORITIES has one: `0 (interactive)`."""
+    names = [name for name, of in conf.priorities().items() if of == number]
+    return f"{number} ({', '.join(names)})" if names else str(number)
+
+
 def duration(milliseconds: float | None) -> str:
     """Milliseconds for people: `0.8 ms`, `350 ms`, `2.41 s`, `3 min 5 s`; `-` for none."""
     if milliseconds is None:
@@ -123,7 +130,24 @@ def local_time(at: datetime) -> str:
 
 def count(number: int) -> str:
     """A number with its thousands apart."""
-    return f"{number:,}"
+    return formats.number_format(number, force_grouping=True)
+
+
+def decimal(number: float | None) -> str:
+    """A number of which the first digits matter: `0.25`, `3.1`, `1,234`; `-` for none."""
+    if number is None:
+        return NOTHING
+    places = 0 if number >= 99.95 else 1 if number >= 0.95 else 2
+    return formats.number_format(round(number, places), places, force_grouping=True)
+
+
+def share(part: float | None) -> str:
+    """A share of the whole, from 0 to 1, in per cent: `0.4 %`, `37 %`; `-` for none."""
+    if part is None:
+        return NOTHING
+    percent = part * 100
+    places = 1 if 0 < percent < 9.95 or 99 < percent < 100 else 0
+    return f"{formats.number_format(round(percent, places), places)} %"
 
 
 def size(number: int) -> str:

@@ -112,6 +112,18 @@ class FairQueue(Generic[T]):
         self._refund(place)
         return True
 
+    def move(self, place: Place[T], priority: int) -> bool:
+        """Let a waiting task wait in another class, as if it had asked for that one: before those of its
+        owner that came later, and lifted by all the time that it has waited. It earns no credit there, and
+        costs nothing in its old one. False if it is of that class."""
+        if place.priority == priority:
+            return False
+        self._refund(place)
+        place.priority = priority
+        place.virtual_time = self._virtual_time.get(priority, 0)
+        self._take_turn(place)
+        return True
+
     def step_aside(self, place: Place[T]) -> None:
         """Let others pass a waiting task until it comes back; its order key stays. Idempotent."""
         if not place.away:
@@ -202,6 +214,21 @@ class FairQueue(Generic[T]):
 
     def _serve(self, priority: int, tag: int) -> None:
         self._virtual_time[priority] = max(self._virtual_time.get(priority, 0), tag)
+
+    def _take_turn(self, place: Place[T]) -> None:
+        """A turn among those of its owner and class, in order of arrival: the later ones move back."""
+        key = (place.owner, place.priority)
+        turns = [each for each in self._places if (each.owner, each.priority) == key]
+        if len(turns) == 1:
+            place.tag = self._next_tag(*key)
+            return
+        at = turns.index(place)
+        # Who came later has not seen an earlier time; else the turn could not be given back in full.
+        place.virtual_time = min(each.virtual_time for each in turns[at:])
+        tag = turns[at - 1].tag if at else turns[1].tag - 1
+        for each in turns[at:]:
+            each.tag = tag = max(each.virtual_time, tag + 1)
+        self._last_tag[key] = max(self._last_tag.get(key, tag), tag)
 
     def _refund(self, gone: Place[T]) -> None:
         """A task that never ran costs its owner nothing: the later ones get tags as if it had not come."""

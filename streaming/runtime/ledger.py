@@ -249,6 +249,14 @@ class Ledger:
             self._queue.come_back(ticket._place)
             self._grant()
 
+    def prioritise(self, ticket: Ticket, priority: int) -> bool:
+        """Let a ticket wait in another priority class. False if it does not wait, or is of that class."""
+        if ticket.holding is not Holding.PLACE:
+            return False
+        assert ticket._place is not None
+        # Nobody gets a permit by this: who can be served waits only while none is free.
+        return self._queue.move(ticket._place, priority)
+
     def at_limit(self, owner: Hashable) -> bool:
         """Whether a newcomer of `owner` would be refused for the owner's own number of tasks."""
         return not self._draining and self._per_owner[owner] >= self.limits.per_owner

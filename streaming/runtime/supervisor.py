@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -242,6 +243,16 @@ class Supervisor:
         """Ask for the task's end; `task.ended` tells when it came. Idempotent."""
         self._stop(task, reason)
 
+    def prioritise(self, task: Task, priority: int) -> bool:
+        """Let a waiting task go on waiting in another priority class; see `FairQueue.move`. False if it does
+        not wait, or is of that class."""
+        if not self._waiting.prioritise(task, priority):
+            return False
+        task.spec = replace(task.spec, priority=priority)
+        if task.spec.kept:
+            self._recorder.accepted(task, known=True)
+        return True
+
     def abandon(self, task_id: str, epoch: float = math.inf) -> None:
         """Another process has taken the task over, and tells its end: stop, and say nothing more of it here.
 
@@ -353,7 +364,7 @@ class Supervisor:
             self.tasks,
             self.counters,
             lingering=self._lingering,
-            followers=len(self.followers),
+            followers=sum(follower.task.spec.kept for follower in self.followers),
             draining=self.draining,
         )
 

@@ -50,6 +50,15 @@ class WaitingLines:
             self._move(task.spec.pool)
             self._pools[task.spec.pool].ledger.come_back(task.ticket)
 
+    def prioritise(self, task: Task, priority: int) -> bool:
+        """It waits in another priority class from now on. False if it does not wait, or is of that class."""
+        if task.ticket not in self._tasks:
+            return False
+        moved = self._pools[task.spec.pool].ledger.prioritise(task.ticket, priority)
+        if moved:
+            self._move(task.spec.pool)
+        return moved
+
     def place(self, task: Task, now: float) -> tuple[int | None, float | None]:
         """Position (from 1) and expected seconds until the permit, None if nobody knows; None, None for a
         task that runs or is away."""

@@ -56,6 +56,8 @@ def look() -> None:
         "/admin/streaming/apikey/": b"stream-label-success",
         f"/admin/streaming/apikey/{ApiKey.objects.get().pk}/change/": b"Revoke the key",
         "/admin/streaming/refusal/": b"efusals",
+        "/admin/streaming/statistics/": b"data-statistics",
+        "/admin/": b"/admin/streaming/statistics/",
     }
     for place, expected in pages.items():
         page = boss.get(place)

@@ -401,6 +401,50 @@ def test_the_oldest_wait_of_each_class_is_of_who_is_not_away():
     assert queue.oldest_wait_by_class(50.0) == {1: 30.0, 0: 20.0}
 
 
+# --- Moving to another class --------------------------------------------------------------------------
+
+
+def test_who_is_moved_up_passes_its_old_class_and_stands_in_its_new_one_as_it_came():
+    queue = line(("a", 2), ("c", 0), ("b", 2), ("d", 0))
+    moved = queue.ordered(0.0)[-1]
+    assert (moved.owner, queue.move(moved, 0)) == ("b", True)
+    assert turns(queue) == "cbda"
+
+
+def test_who_is_moved_has_its_owners_turns_behind_it():
+    queue = line(("a", 2), ("a", 0), ("b", 0), ("a", 0))
+    assert queue.move(queue.ordered(0.0)[-1], 0)
+    assert [place.payload for place in served(queue)] == [0, 2, 1, 3]
+
+
+def test_who_is_moved_down_lets_others_pass():
+    queue = line(("a", 0), ("b", 0))
+    assert queue.move(queue.ordered(0.0)[0], 2)
+    assert turns(queue) == "ba"
+
+
+def test_a_move_keeps_the_time_that_was_waited():
+    """So ageing lifts it as if it had come to its new class in the first place."""
+    queue: FairQueue[int] = FairQueue(10.0)
+    old = queue.push(1, "a", 0, 0.0)
+    queue.push(2, "b", 1, 15.0)
+    queue.move(old, 2)
+    assert queue.oldest_wait(20.0) == 20.0
+    assert turns(queue, now=20.0) == "ab", "two classes up"
+
+
+def test_a_move_costs_no_turn_in_the_old_class():
+    queue = line(("a", 1), ("a", 1), ("b", 1))
+    queue.move(queue.ordered(0.0)[0], 2)
+    assert turns(queue) == "aba"
+
+
+def test_a_move_within_a_class_is_none():
+    queue = line(("a", 1), ("b", 1))
+    assert not queue.move(queue.ordered(0.0)[0], 1)
+    assert turns(queue) == "ab"
+
+
 # --- Stepping aside -----------------------------------------------------------------------------------
 
 
@@ -555,6 +599,16 @@ class FairQueueMachine(RuleBasedStateMachine):
         each = data.draw(st.sampled_from(self.waiting))
         (self.queue.step_aside if away else self.queue.come_back)(each.place)
         each.away = away
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), priority=classes)
+    def move(self, data: st.DataObject, priority: int) -> None:
+        each = data.draw(st.sampled_from(self.waiting))
+        assert self.queue.move(each.place, priority) is (each.priority != priority)
+        if each.priority != priority:
+            later = self.waiting[self.waiting.index(each) + 1 :]
+            seen = [w.virtual_time for w in later if (w.owner, w.priority) == (each.owner, priority)]
+            each.priority, each.virtual_time = priority, min([self.virtual_time[priority], *seen])
 
     @precondition(lambda self: any(not each.away for each in self.waiting))
     @rule()

@@ -69,6 +69,24 @@ def test_reason_of_each_route(clock):
     assert refusal.value.decision.reason is Reason.QUEUE_FULL
 
 
+def test_a_waiting_ticket_changes_its_class_and_one_that_runs_does_not(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    running = ledger.admit("x", 1, never)
+    granted: list[str] = []
+    first = ledger.admit("a", 1, partial(granted.append, "first"))
+    second = ledger.admit("b", 1, partial(granted.append, "second"))
+    assert not ledger.prioritise(running, 0)
+    assert ledger.prioritise(second, 0)
+    assert not ledger.prioritise(second, 0), "it is of that class"
+    assert ledger.statistics().waiting_by_class == {0: 1, 1: 1}
+    assert granted == [], "a permit comes from nowhere"
+    ledger.release(running)
+    assert granted == ["second"]
+    ledger.release(first)
+    assert not ledger.prioritise(first, 0), "it has left"
+    assert (ledger.running, ledger.waiting) == (1, 0)
+
+
 def test_freed_permit_goes_at_once_and_in_order(clock):
     ledger = Ledger(pool_limits(max_workers=1), clock)
     running = ledger.admit("x", 0, never)
