@@ -52,8 +52,8 @@ from .retry import retry_spec
 from .reuse import Reuse
 from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
-from .telemetry.observers import observers
 from .storage.rows import NOBODY
+from .telemetry.observers import observers
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
