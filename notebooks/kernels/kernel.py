@@ -64,7 +64,7 @@ IDLE_PATIENCE: Final = 1.0
 """Seconds after its answer in which a kernel must say that it is idle; then it is asked whether that was
 lost."""
 
-IDLE_QUESTIONS: Final = 5
+IDLE_QUESTIONS: Final = 3
 """Questions without any answer after which it counts as dead."""
 
 Late = Callable[[str, CellOutput], object]

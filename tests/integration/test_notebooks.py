@@ -320,15 +320,23 @@ async def test_too_much_output_is_cut_with_the_number(http: httpx2.AsyncClient, 
     assert all(len(json.dumps(each.data)) < 20_000 for each in reading.events)
 
 
-async def test_too_many_kernels_are_told(tmp_path: Path) -> None:
-    with running("serve", tmp_path, KERNELS_ENABLED="true", KERNEL_MAX_KERNELS="1") as made:
-        headers = _key_of_the_only_runner(tmp_path)
-        async with client(made.url) as http:
-            await ask(http, headers, "one", "execute", code="1")
-            refused = await ask(http, headers, "two", "execute", code="1")
-            assert (end(refused)["code"], end(refused)["retryable"]) == ("too_many_kernels", True)
-            await ask(http, headers, "one", "shutdown")
-            assert end(await ask(http, headers, "two", "execute", code="1"))["type"] == "complete"
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Headers]]:
+    """A server with room for one kernel, and who may use it."""
+    folder = tmp_path_factory.mktemp("narrow")
+    with running("serve", folder, KERNELS_ENABLED="true", KERNEL_MAX_KERNELS="1") as made:
+        yield made, _key_of_the_only_runner(folder)
+
+
+async def test_too_many_kernels_are_told(narrow: tuple[Server, Headers]) -> None:
+    server, headers = narrow
+    async with client(server.url) as http:
+        await ask(http, headers, "one", "execute", code="1")
+        refused = await ask(http, headers, "two", "execute", code="1")
+        assert (end(refused)["code"], end(refused)["retryable"]) == ("too_many_kernels", True)
+        await ask(http, headers, "one", "shutdown")
+        assert end(await ask(http, headers, "two", "execute", code="1"))["type"] == "complete"
+        await ask(http, headers, "two", "shutdown")
 
 
 def _key_of_the_only_runner(folder: Path) -> Headers:
@@ -343,21 +351,17 @@ def _key_of_the_only_runner(folder: Path) -> Headers:
     return {"Authorization": f"Bearer {json.loads(done.stdout.splitlines()[-1])['ada']}"}
 
 
-async def test_what_could_not_run_leaves_the_cell_as_it_was(tmp_path: Path) -> None:
-    with running("serve", tmp_path, KERNELS_ENABLED="true", KERNEL_MAX_KERNELS="1") as made:
-        headers = _key_of_the_only_runner(tmp_path)
-        async with client(made.url) as http:
-            await ask(http, headers, "kept", "execute", code="print('said')", cell_id="one")
-            await ask(http, headers, "kept", "shutdown")
-            await ask(http, headers, "other", "execute", code="1")
-            refused = await ask(http, headers, "kept", "execute", code="print('new')", cell_id="one")
-            assert end(refused)["code"] == "too_many_kernels"
-            (cell,) = (await http.get("/notebooks/kept", headers=headers)).json()["cells"]
-            assert (cell["outputs"][0]["text"], cell["execution_count"], cell["stream"]) == (
-                "said\n",
-                1,
-                None,
-            )
+async def test_what_could_not_run_leaves_the_cell_as_it_was(narrow: tuple[Server, Headers]) -> None:
+    server, headers = narrow
+    async with client(server.url) as http:
+        await ask(http, headers, "kept", "execute", code="print('said')", cell_id="one")
+        await ask(http, headers, "kept", "shutdown")
+        await ask(http, headers, "other", "execute", code="1")
+        refused = await ask(http, headers, "kept", "execute", code="print('new')", cell_id="one")
+        assert end(refused)["code"] == "too_many_kernels"
+        (cell,) = (await http.get("/notebooks/kept", headers=headers)).json()["cells"]
+        assert (cell["outputs"][0]["text"], cell["execution_count"], cell["stream"]) == ("said\n", 1, None)
+        await ask(http, headers, "other", "shutdown")
 
 
 async def test_an_interrupt_reaches_what_waits_for_a_kernel(http: httpx2.AsyncClient, ada: Headers) -> None:
@@ -552,15 +556,3 @@ async def test_what_nbformat_stumbles_over_is_refused_in_words(
 async def test_what_is_no_notebook_is_refused(http: httpx2.AsyncClient, ada: Headers) -> None:
     refused = await http.put("/notebooks/bad.ipynb", json={"cells": 5}, headers=ada)
     assert (refused.status_code, refused.json()["code"]) == (422, "not_a_notebook")
-
-
-async def test_a_server_that_ends_leaves_no_kernel(tmp_path: Path) -> None:
-    with running("serve", tmp_path, KERNELS_ENABLED="true") as made:
-        headers = _key_of_the_only_runner(tmp_path)
-        async with client(made.url) as http:
-            await ask(
-                http, headers, "left", "execute", code="import subprocess\nsubprocess.Popen(['sleep', '999'])"
-            )
-        below = psutil.Process(made.process.pid).children(recursive=True)
-        assert len(below) >= 3
-    assert not psutil.wait_procs(below, 20)[1]

@@ -61,20 +61,28 @@ class Kept:
         self.folder = folder
         self.mark = f"KEPT={uuid.uuid4().hex}"
         reads, self.lifeline = os.pipe()
+        self.notice, notice = os.pipe()
         name, _, value = self.mark.partition("=")
         self.keeper = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", keeper.__file__, f"--lifeline={reads}"),
-                *(f"--connection-file={folder}/connection.json", *options, "--", *command),
+                *(
+                    f"--notice={notice}",
+                    f"--connection-file={folder}/connection.json",
+                    *options,
+                    "--",
+                    *command,
+                ),
             ],
             env=os.environ | {name: value},
-            pass_fds=[reads],
+            pass_fds=[reads, notice],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
         os.close(reads)
+        os.close(notice)
 
     def line(self) -> str:
         """The next that it prints."""
@@ -85,6 +93,7 @@ class Kept:
         """As the end of a server does."""
         if self.lifeline >= 0:
             os.close(self.lifeline)
+            os.close(self.notice)
             self.lifeline = -1
 
     def left(self) -> list[psutil.Process]:
@@ -238,6 +247,7 @@ async def test_who_kills_the_keeper_gains_nothing(kernel: Kernel) -> None:
         "import os, subprocess\n"
         "subprocess.Popen(['setsid', 'sleep', '99'])\nsubprocess.Popen(['sleep', '99'])\n"
         "os.kill(os.getppid(), 9)\n"
+        "import time\ntime.sleep(60)"
     )
     with pytest.raises(KernelDied):
         await run(kernel, code)
