@@ -20,7 +20,7 @@ from streaming.core.errors import KernelStopped
 from streaming.core.events import Result
 
 from . import store
-from .kernels.kernel import CellEnd, Kernel
+from .kernels.kernel import CellEnd
 from .kernels.output import CellOutput
 from .kernels.table import Kernels, Key
 from .operations import Complete, Inspect
@@ -154,11 +154,7 @@ def status(kernels: Kernels, key: Key) -> dict[str, Any]:
     kernel = kernels.find(key)
     if kernel is None:
         return {"state": "starting" if kernels.starting(key) else "none", "execution_count": None}
-    return {"state": _state(kernel), "execution_count": kernel.execution_count}
-
-
-def _state(kernel: Kernel) -> str:
-    return "busy" if kernel.busy else "idle"
+    return {"state": "busy" if kernel.busy else "idle", "execution_count": kernel.execution_count}
 
 
 def _refuse_if_restarted(kernels: Kernels, key: Key, era: int) -> None:
