@@ -34,7 +34,7 @@ import httpx2
 from jupyter_client.manager import AsyncKernelManager
 
 from benchmarks.machine import machine, versions
-from notebooks.kernels.launch import FLUSH_INTERVAL, OnlySpec
+from notebooks.kernels.launch import OnlySpec
 from tests.support.client import Reading, client, read_events, read_stream
 from tests.support.servers import ROOT, Server, environment, migrate, started
 
@@ -47,6 +47,9 @@ INTERVAL: Final = 0.05
 
 IPYKERNELS_INTERVAL: Final = 0.2
 """Seconds that ipykernel collects output by itself."""
+
+OUR_INTERVAL: Final = 0.02
+"""The same, as `notebooks/kernels/program.py` sets it."""
 
 LINES: Final = (
     "import time\nfor _ in range({lines}):\n    print(repr(time.monotonic()))\n    time.sleep({interval})\n"
@@ -109,7 +112,7 @@ async def _measure(repetitions: int, lines: int) -> dict[str, Any]:
                 await _until_ready(prepared)
                 async with ready.notebook() as cell:
                     found["prestarted"].append(await _first_line(cell))
-                for way, seconds in zip(WAYS[2:], (FLUSH_INTERVAL, IPYKERNELS_INTERVAL), strict=True):
+                for way, seconds in zip(WAYS[2:], (OUR_INTERVAL, IPYKERNELS_INTERVAL), strict=True):
                     lateness[way].append(await _without_a_server(lines, seconds))
                 print(f"repetition {repetition + 1} of {repetitions}", file=sys.stderr)
     return found

@@ -20,7 +20,7 @@ from streaming.core.errors import KernelStopped
 from streaming.core.events import Result
 
 from . import store
-from .kernels.kernel import CellEnd, Kernel
+from .kernels.kernel import CellEnd
 from .kernels.output import CellOutput
 from .kernels.table import Kernels, Key
 from .operations import Complete, Inspect
@@ -40,18 +40,23 @@ _writing: Final[WeakValueDictionary[tuple[Key, str], asyncio.Lock]] = WeakValueD
 
 @dataclass(slots=True)
 class CellRun:
-    """One execution of a cell. `era`: see `Kernels.era`. `begun`: whether it has a permit."""
+    """One execution of a cell. `era`: see `Kernels.era`. `begun`: whether it has a permit; `over`: whether it
+    has ended."""
 
     key: Key
     cell_id: str
     code: str
     era: int
     begun: bool = False
+    over: bool = False
 
     async def accepted(self, stream_id: str) -> None:
         """It runs, or waits, as this stream: a page that is opened now finds it."""
         if not self.begun:
             await self._begin(stream_id)
+            if self.over:
+                # It ran and ended while this was written.
+                await self._end(stream_id)
 
     async def parts(self, kernels: Kernels) -> AsyncIterator[Any]:
         """Its output as it comes. Raises `KernelDied`, `KernelStopped`, `KernelNotStarted`,
@@ -99,6 +104,7 @@ class CellRun:
         await begin(self.key.owner, self.key.notebook, self.cell_id, self.code, stream_id)
 
     async def _end(self, stream_id: str, **result: Any) -> None:
+        self.over = True
         end = sync_to_async(store.end_cell)
         await end(self.key.owner, self.key.notebook, self.cell_id, stream_id, **result)
 
@@ -148,11 +154,7 @@ def status(kernels: Kernels, key: Key) -> dict[str, Any]:
     kernel = kernels.find(key)
     if kernel is None:
         return {"state": "starting" if kernels.starting(key) else "none", "execution_count": None}
-    return {"state": _state(kernel), "execution_count": kernel.execution_count}
-
-
-def _state(kernel: Kernel) -> str:
-    return "busy" if kernel.busy else "idle"
+    return {"state": "busy" if kernel.busy else "idle", "execution_count": kernel.execution_count}
 
 
 def _refuse_if_restarted(kernels: Kernels, key: Key, era: int) -> None:

@@ -121,7 +121,6 @@ class Kernel:
         self._stopping: asyncio.Task[None] | None = None
         self._stopped_alive = False
         self.used = time.monotonic()
-        self.started_at = time.time()
         self.execution_count: int | None = None
         self.misunderstood = 0
 

@@ -51,10 +51,6 @@ class Kernels:
         """Kernels that run or start, those that belong to nobody included."""
         return len(self._kernels) + len(self._starting) + len(self._spare) + len(self._spares)
 
-    def of(self, owner: str) -> dict[str, Kernel]:
-        """A user's kernels by notebook."""
-        return {key.notebook: kernel for key, kernel in self._kernels.items() if key.owner == owner}
-
     def find(self, key: Key) -> Kernel | None:
         """The notebook's kernel, if it lives."""
         kernel = self._kernels.get(key)

@@ -43,7 +43,7 @@ async def test_a_notebook_has_one_kernel_and_nobody_else_has_it(kernels: Kernels
     await run(first, "secret = 'ada'")
     parts, _ = await run(other, "print('secret' in globals())")
     assert text(parts) == "False\n"
-    assert kernels.of("1") == {"book": first}
+    assert kernels.find(ADA) is first
 
 
 @pytest.mark.parametrize("kernels", [{"max_kernels": 2, "per_owner": 1}], indirect=True)
@@ -87,7 +87,7 @@ async def test_a_kernel_that_is_ready_beforehand_goes_to_the_first_and_is_replac
     kernels.warm_up()
     assert len(kernels) == 1
     first = await get(kernels, ADA)
-    assert kernels.of("1") == {"book": first}
+    assert kernels.find(ADA) is first
     assert len(kernels) == 2, "another one is on its way"
     second = await get(kernels, GRACE)
     assert second is not first
