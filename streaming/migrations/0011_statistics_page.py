@@ -6,7 +6,7 @@ from django.db import migrations
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('streaming', '0009_rollups'),
+        ('streaming', '0010_alerts'),
     ]
 
     operations = [
