@@ -4,6 +4,6 @@
 keeps what was decided, `notices` tells of it through `channels`, `watch` does all this in a server's thread.
 """
 
-from .rounds import report
+from .rounds import open_alerts, report
 
-__all__ = ["report"]
+__all__ = ["open_alerts", "report"]

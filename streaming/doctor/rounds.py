@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -20,11 +19,9 @@ from .words import sentence
 
 logger = logging.getLogger(__name__)
 
-Hook = Callable[[str, Observation, Diagnosis], None]
-"""Called after each round with the address, what was seen and what it means."""
-
-hooks: Final[list[Hook]] = []
-"""Who wants to know of each round of a monitor, as alerts do. In the event loop's thread; must not wait."""
+Report = Callable[[float, str], object]
+"""Told after each round how bad it was (0 fine, 1 slow or suspicious, 2 broken) and the worst finding's
+sentence, in a thread that may wait."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +45,15 @@ async def examine(target: Target) -> Round:
 
 class Monitor:
     """Round after round. A change to the worse is a warning in the log, one back to fine an info; each round
-    goes to `hooks` and, where there is one, into the file for Prometheus' textfile collector."""
+    goes to `report` and, where there is one, into the file for Prometheus' textfile collector."""
 
-    def __init__(self, target: Target, every: float, metrics_file: Path | None) -> None:
+    def __init__(
+        self, target: Target, every: float, metrics_file: Path | None = None, report: Report | None = None
+    ) -> None:
         self._target = target
         self._every = every
         self._metrics_file = metrics_file
+        self._report = report
         self._codes: list[str] = []
         self._rounds = 0
 
@@ -75,6 +75,8 @@ class Monitor:
             severity = made.diagnosis.severity
             self._note(made)
             tell(made)
+            if self._report is not None:
+                await asyncio.to_thread(self._report, float(severity), self._words(made))
             due = max(due + self._every, loop.time())
             await asyncio.wait([stopped], timeout=due - loop.time())
         stopped.cancel()
@@ -85,20 +87,18 @@ class Monitor:
         bad = [each for each in made.diagnosis.findings if each.severity]
         codes = [each.code for each in bad]
         if bad and codes != self._codes:
-            logger.warning("%s: %s: %s", self._target.base, ", ".join(codes), sentence(bad[0]))
+            logger.warning("%s: %s", ", ".join(codes), self._words(made))
         elif self._codes and not bad:
             logger.info("%s: fine again", self._target.base)
         self._codes = codes
-        for hook in hooks:
-            try:
-                hook(self._target.base, made.seen, made.diagnosis)
-            except Exception:
-                logger.exception("a hook of the monitor failed")
         if self._metrics_file is not None:
             try:
                 replace_file(self._metrics_file, metrics_of(self._target, made, self._rounds))
             except OSError as error:
                 logger.warning("the metrics could not be written: %s", error)
+
+    def _words(self, made: Round) -> str:
+        return f"{self._target.base}: {sentence(made.diagnosis.findings[0])}"
 
 
 def metrics_of(target: Target, made: Round, rounds: int) -> bytes:

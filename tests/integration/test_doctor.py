@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,9 +19,9 @@ from streaming.core.diagnosis import Severity
 from streaming.doctor.client import Target, base_of
 from streaming.doctor.rounds import Round, examine
 from tests.support.buffering import BUFFERING, COLLECTING, COMPRESSING
-from tests.support.client import STREAM, brief, client
+from tests.support.client import STREAM, brief, client, eventually
 from tests.support.nginx import Nginx, find_nginx, fronted
-from tests.support.servers import ROOT, Server, free_port, running
+from tests.support.servers import ROOT, Server, environment, free_port, migrate, running, started
 
 pytestmark = [pytest.mark.server]
 
@@ -226,6 +228,8 @@ async def test_it_watches_until_it_is_told_to_stop(server: Server, tmp_path) -> 
         "10",
         "--metrics-file",
         str(metrics),
+        "--alert",
+        "",
     )
     assert watching.stdout is not None
     try:
@@ -241,3 +245,55 @@ async def test_it_watches_until_it_is_told_to_stop(server: Server, tmp_path) -> 
     assert f'sluice_doctor_severity{{url="{server.url}"}} 0.0' in text
     assert 'sluice_doctor_gap_seconds{quantile="0.95"' in text
     assert not list(tmp_path.glob(".*"))
+
+
+async def test_a_monitor_raises_one_alert_and_resolves_it(tmp_path) -> None:
+    """Of the database whose settings it has; the server that it watches comes later."""
+    port = free_port()
+    env = environment(tmp_path, ALERT_DOCTOR_CALM="1")
+    migrate(env)
+    options = ["--watch", "--every", "1", "--count", "2", "--interval", "10"]
+    watching = command(f"http://127.0.0.1:{port}", *options, **env)
+
+    async def alerts() -> list[tuple[str, str, float, str | None]]:
+        with closing(sqlite3.connect(tmp_path / "test.sqlite3", timeout=20)) as database:
+            return database.execute(
+                "SELECT rule, sentence, value, resolved_at FROM streaming_alert"
+            ).fetchall()
+
+    async def resolved() -> bool:
+        return all(alert[3] for alert in await alerts())
+
+    try:
+        assert await eventually(alerts, 60)
+        with started("serve", tmp_path, env, port=port):
+            assert await eventually(resolved, 60)
+        ((rule, words, value, _),) = await alerts()
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        _, errors = watching.communicate(timeout=30)
+    assert words.startswith(f"http://127.0.0.1:{port}: Nobody answers")
+    assert (rule, value) == ("doctor", Severity.BROKEN)
+    assert "alert doctor raised" in errors
+
+
+async def test_a_monitor_without_a_database_watches_all_the_same(tmp_path) -> None:
+    options = ["--watch", "--every", "1", "--ping"]
+    watching = command(
+        f"http://127.0.0.1:{free_port()}", *options, DATABASE_URL=f"sqlite:///{tmp_path}/x/none"
+    )
+    assert watching.stdout is not None
+    try:
+        line = await asyncio.to_thread(watching.stdout.readline)
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        _, errors = watching.communicate(timeout=30)
+    assert "unreachable" in line
+    assert "No alerts are raised" in errors
+
+
+def test_a_rule_that_takes_no_reports_is_refused() -> None:
+    watching = command("http://127.0.0.1:1", "--watch", "--alert", "loop_lag")
+    _, errors = watching.communicate(timeout=30)
+    assert watching.returncode == 1
+    assert "'loop_lag' is no rule of the kind 'reported'" in errors

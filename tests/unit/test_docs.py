@@ -27,6 +27,10 @@ import contentgen.script
 from notebooks.kernels.limits import KernelLimits
 from streaming import conf, problems
 from streaming.core import errors, events, routing, states, strict_json
+from streaming.core.diagnosis import Arrival, Observation, diagnose
+from streaming.doctor.client import Target
+from streaming.doctor.rounds import Round, metrics_of
+from streaming.metrics.exposition import all_metrics
 from streaming.shortcuts import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -457,3 +461,38 @@ def test_the_parsers_find_what_is_planted():
     }
     assert keyword_literals('Error("text", id="streaming.E999")', "id") == {"streaming.E999"}
     assert section("# A\nx\n## B\ny\n# C\nz\n", "A") == "\nx\n## B\ny\n"
+
+
+def metrics_of_the_doctor() -> set[str]:
+    """What its monitor writes of a round in which everything could be measured."""
+    arrivals = [
+        Arrival(name="result", at=float(at), sent_at=float(at), sequence=number, late=0.0)
+        for number, at in enumerate((1, 101, 201), 1)
+    ]
+    arrivals.append(Arrival(name="complete", at=202.0, sent_at=202.0))
+    seen = Observation(
+        target="probe",
+        status=200,
+        http_version="HTTP/1.1",
+        headers={},
+        arrivals=arrivals,
+        reads=[(each.at, 100) for each in arrivals],
+        outcome="ended",
+        end={"type": "complete"},
+        expected=3,
+        total=202.0,
+        connect=1.0,
+    )
+    text = metrics_of(Target(base="http://x"), Round(seen=seen, diagnosis=diagnose(seen)), 1).decode()
+    return set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_metric_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"(?<![$@\w])sluice_[a-z_]+", PAGES[page]))
+    bare = {name if name in all_metrics() else re.sub("_(bucket|sum|count)$", "", name) for name in named}
+    assert bare <= set(all_metrics()) | metrics_of_the_doctor()
+
+
+def test_every_metric_of_the_doctor_is_explained() -> None:
+    assert metrics_of_the_doctor() <= set(re.findall(r"sluice_doctor_[a-z_]+", DOCS["doctor.md"]))

@@ -10,15 +10,18 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
-from streaming import probe
+from streaming import alerts, conf, probe
+from streaming.core.alerts import Kind
 from streaming.doctor.client import Target, base_of
 from streaming.doctor.report import as_data, as_line, as_text
-from streaming.doctor.rounds import Monitor, Round, examine
+from streaming.doctor.rounds import Monitor, Report, Round, examine
 from streaming.management.briefs import brief_of
 
 KEY: Final = "SLUICE_API_KEY"
@@ -61,12 +64,19 @@ class Command(BaseCommand):
         parser.add_argument(
             "--metrics-file", type=Path, help="With --watch: a .prom file for Prometheus' textfile collector"
         )
+        parser.add_argument(
+            "--alert",
+            metavar="RULE",
+            default="doctor",
+            help="With --watch: the rule of ALERTS that raises the alert; default: doctor; empty: none",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Examine once, or for ever. Raises `CommandError` for what cannot be asked."""
         target = _target(options)
         if options["watch"]:
-            monitor = Monitor(target, max(options["every"], 1.0), options["metrics_file"])
+            every = max(options["every"], 1.0)
+            monitor = Monitor(target, every, options["metrics_file"], self._reports_to(options["alert"]))
             code = asyncio.run(self._watch(monitor, target, options["json"]))
         else:
             made = asyncio.run(examine(target))
@@ -77,6 +87,21 @@ class Command(BaseCommand):
             self.stdout.write(text)
             code = int(made.diagnosis.severity)
         sys.exit(code)
+
+    def _reports_to(self, name: str) -> Report | None:
+        """Who raises the alert; None where none is wanted, or there is no database to keep it in. Raises
+        `CommandError` for a rule that takes no reports."""
+        if not name:
+            return None
+        rule = conf.alert_rules().get(name)
+        if len(name) > conf.MAX_RULE_NAME or (rule is not None and rule.kind is not Kind.REPORTED):
+            raise CommandError(f"--alert: {name!r} is no rule of the kind {Kind.REPORTED.value!r}")
+        try:
+            alerts.open_alerts()
+        except DatabaseError as error:
+            self.stderr.write(f"No alerts are raised, because there is no database for them here: {error}")
+            return None
+        return partial(alerts.report, name)
 
     async def _watch(self, monitor: Monitor, target: Target, as_json: bool) -> int:
         stop = asyncio.Event()
