@@ -20,9 +20,9 @@ from streaming.core.errors import KernelStopped
 from streaming.core.events import Result
 
 from . import store
-from .kernels.kernel import CellEnd
-from .kernels.output import CellOutput
-from .kernels.table import Kernels, Key
+from .kernels.key import Key
+from .kernels.output import CellEnd, CellOutput
+from .kernels.table import Kernels
 from .operations import Complete, Inspect
 
 logger = logging.getLogger(__name__)

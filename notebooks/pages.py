@@ -18,7 +18,7 @@ from streaming.problems import Problem
 from . import cells, store
 from .access import account_of, require_runner
 from .engine import kernels
-from .kernels.table import Key
+from .kernels.key import Key
 from .operations import check_id
 from .record import record_of
 

@@ -13,7 +13,7 @@ from streaming.service import service
 from . import cells, documents, store
 from .access import account_of
 from .engine import kernels
-from .kernels.table import Key
+from .kernels.key import Key
 
 _RECORDED: Final = frozenset({"complete", "cancelled"})
 """Ends of a stream at which the outputs of its cell were written down, or did not come to be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from asgiref.sync import sync_to_async
@@ -19,7 +19,7 @@ from streaming.requests import endpoint, json_object
 from . import documents, operations, store
 from .access import account_of
 from .engine import kernels
-from .kernels.table import Key
+from .kernels.key import Key
 from .operations import in_language, parse
 from .record import record_of
 from .work import CODE, work_of
@@ -81,7 +81,7 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
         values = json_object(request, MAX_FILE, ("application/json", FILE_TYPE))
-        await sync_to_async(documents.imported)(owner, notebook_id, values)
+        await sync_to_async(_imported)(owner, notebook_id, values)
         return HttpResponse(status=204)
     text = await sync_to_async(_exported)(owner, notebook_id)
     response = HttpResponse(text, content_type=FILE_TYPE)
@@ -92,10 +92,18 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
 
 def _exported(owner: str, slug: str) -> str:
     """Raises `Problem` 404, for absent and foreign ones alike."""
+    from .ipynb import exported
+
     found = store.find(owner, slug)
     if found is None:
         raise Problem(404, "not_found")
-    return documents.exported(found)
+    return exported(found)
+
+
+def _imported(owner: str, slug: str, values: dict[str, Any]) -> None:
+    from .ipynb import imported
+
+    imported(owner, slug, values)
 
 
 def _expected_version(request: HttpRequest) -> int | None:

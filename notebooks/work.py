@@ -16,7 +16,7 @@ from . import cells, store
 from .access import account_of, require_runner
 from .cells import CellRun
 from .engine import kernels
-from .kernels.table import Key
+from .kernels.key import Key
 from .operations import (
     Complete,
     Execute,

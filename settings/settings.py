@@ -6,6 +6,7 @@ Every value is checked by `manage.py check`; no server starts with a wrong one.
 `docs/settings.md` is the reference.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
@@ -311,7 +312,8 @@ SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
 SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
 
 INSTALLED_APPS = [
-    "daphne",  # an ASGI `runserver`; must come before staticfiles
+    # An ASGI `runserver`; must come before staticfiles. Twisted is 20 MB, which no other command pays for.
+    *(["daphne"] if "runserver" in sys.argv[1:2] else []),
     "unfold",  # the admin's theme; must come before the admin
     "unfold.contrib.filters",
     "django.contrib.admin",

@@ -28,7 +28,7 @@ from streaming.core.errors import KernelDied, KernelNotStarted, KernelStopped, R
 
 from .launch import Folder, OnlySpec, command, environment
 from .limits import KernelLimits
-from .output import CellOutput, Part, count_of
+from .output import CellEnd, CellOutput, Part, count_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +69,6 @@ IDLE_QUESTIONS: Final = 3
 
 Late = Callable[[str, CellOutput], object]
 """Called with a cell's tag and its output, when its threads have said something after its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class CellEnd:
-    """How a cell ended: `ok`, `error` or `aborted`, and its number."""
-
-    status: str
-    execution_count: int | None
 
 
 @dataclass(slots=True)

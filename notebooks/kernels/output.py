@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,14 @@ _CODES: Final = {"StdinNotImplementedError": "stdin_not_supported"}
 """Exceptions that come of the way in which cells run here, and what programs may know them by."""
 
 _TOO_LARGE: Final = "[{kind}: {size} bytes, more than a cell may show]"
+
+
+@dataclass(frozen=True, slots=True)
+class CellEnd:
+    """How a cell ended: `ok`, `error` or `aborted`, and its number."""
+
+    status: str
+    execution_count: int | None
 
 
 class CellOutput:

@@ -11,26 +11,20 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from streaming.core.errors import KernelNotStarted, TooManyKernels
 
-from .kernel import Kernel, Late
+from .key import Key
 from .limits import KernelLimits
+
+if TYPE_CHECKING:
+    from .kernel import Kernel, Late
 
 logger = logging.getLogger(__name__)
 
 CULL_INTERVAL: Final = 5.0
 """Seconds between two looks for idle and dead kernels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Whose notebook it is, and which."""
-
-    owner: str
-    notebook: str
 
 
 class Kernels:
@@ -106,7 +100,8 @@ class Kernels:
         return True
 
     def warm_up(self) -> None:
-        """Start kernels beforehand, as many as the settings say."""
+        """Start kernels beforehand, as many as the settings say; at least load what starts them."""
+        _kernel_class()
         missing = self.limits.prestarted - len(self._spare) - len(self._spares)
         for _ in range(min(missing, self.limits.max_kernels - len(self))):
             task = asyncio.create_task(self._add_spare(), name="kernel starts beforehand")
@@ -158,7 +153,7 @@ class Kernels:
             await self.cull(time.monotonic())
             # This one counts already: it is being started.
             if len(self) <= self.limits.max_kernels:
-                return await Kernel.started(self.limits)
+                return await _kernel_class().started(self.limits)
             if not self._spares:
                 raise TooManyKernels(str(self.limits.max_kernels))
             # The last room is that of one that is to be ready beforehand: it comes to whoever needs it now.
@@ -166,7 +161,7 @@ class Kernels:
 
     async def _add_spare(self) -> None:
         try:
-            kernel = await Kernel.started(self.limits)
+            kernel = await _kernel_class().started(self.limits)
         except KernelNotStarted as error:
             logger.warning("a kernel that was to be ready beforehand did not start: %s", error)
             return
@@ -198,3 +193,10 @@ class Kernels:
         for kernel in [each for each in self._spare if not each.lives()]:
             self._spare.remove(kernel)
             await kernel.stop()
+
+
+def _kernel_class() -> type[Kernel]:
+    """Loaded late: ZeroMQ and Jupyter's client take a tenth of the start of a server without kernels."""
+    from .kernel import Kernel
+
+    return Kernel

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from notebooks.kernels.key import Key
 from notebooks.kernels.output import CellOutput
-from notebooks.kernels.table import Kernels, Key
+from notebooks.kernels.table import Kernels
 from streaming.core.errors import KernelDied
 
 from .conftest import limits

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from notebooks.kernels.kernel import CellEnd, Kernel
-from notebooks.kernels.output import CellOutput
+from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.output import CellEnd, CellOutput
 from streaming.core.errors import KernelDied, KernelNotStarted, RunTimeout
 from streaming.core.events import Content, Output, Truncated
 from tests.support.client import eventually

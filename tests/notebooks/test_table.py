@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.key import Key
 from notebooks.kernels.output import CellOutput
-from notebooks.kernels.table import Kernels, Key
+from notebooks.kernels.table import Kernels
 from streaming.core.errors import KernelNotStarted, TooManyKernels
 from tests.support.client import eventually
 
