@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shlex
 import signal
 import socket
@@ -43,8 +42,14 @@ WRONG_VALUES = {
     "ALLOW_ANONYMOUS": "perhaps",
 }
 
-UNSAFE = {"DEBUG": "true", "ALLOWED_HOSTS": "*", "SECURE_COOKIES": "false", "ALLOW_ANONYMOUS": "true"}
-"""Fine on a developer's own machine; the key of the tests is in a repository."""
+UNSAFE = {
+    "DEBUG": "true",
+    "SECRET_KEY": "only-for-tests-" + "x" * 40,
+    "ALLOWED_HOSTS": "*",
+    "SECURE_COOKIES": "false",
+    "ALLOW_ANONYMOUS": "true",
+}
+"""Fine on a developer's own machine."""
 
 EXPECTED_RANGES = {
     "AGENT_POOL_MAX_WORKERS": ">= 1",
@@ -72,7 +77,12 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def served(env: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What `serve` with HOST and PORT from the environment printed to a pipe, and the URL it serves at."""
     port = free_port()
-    public = {"HOST": "0.0.0.0", "PORT": str(port), "SECRET_KEY": secrets.token_urlsafe(48)}  # noqa: S104 (what a container uses)
+    public = {
+        "HOST": "0.0.0.0",  # noqa: S104 (what a container uses)
+        "PORT": str(port),
+        "ALLOW_ANONYMOUS": "true",
+        "AGENT_POOL_PER_OWNER": "100000",
+    }
     process = _start(SERVE, env | public)
     try:
         yield _read_until(process, "curl"), f"http://127.0.0.1:{port}"
@@ -86,6 +96,12 @@ def test_it_listens_at_host_and_port_of_the_environment(served: tuple[str, str])
     printed, url = served
     assert url in printed
     assert urllib.request.urlopen(f"{url}/healthz").status == 200  # noqa: S310
+
+
+def test_it_warns_of_what_is_allowed_and_unwise_in_public(served: tuple[str, str]):
+    lines = served[0].splitlines()
+    for check in ("streaming.W013", "streaming.W014"):
+        assert len([line for line in lines if check in line]) == 1
 
 
 def test_it_says_which_event_loop_runs(served: tuple[str, str]):
@@ -230,6 +246,7 @@ def test_what_it_refuses(env: dict[str, str]):
             "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
             "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
             "unsafe": pool.submit(_run, (*SERVE, "--host", "0.0.0.0"), env | UNSAFE),  # noqa: S104
+            "unsafe behind a proxy": pool.submit(_run, SERVE, env | UNSAFE | {"TRUSTED_PROXIES": "127.0.0.1"}),
             "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
@@ -256,9 +273,11 @@ def test_what_it_refuses(env: dict[str, str]):
     assert "70000" in seen["impossible port"][1]
     assert "nowhere.invalid" in seen["unknown host"][1]
     assert "expected at least 1" in seen["no workers"][1]
-    for check in ("streaming.E008", "streaming.E009", "streaming.E010", "streaming.E011"):
-        assert check in seen["unsafe"][1]
-    assert "streaming.W013" not in seen["unsafe"][1], "a warning is no reason to refuse"
+    for name in ("unsafe", "unsafe behind a proxy"):
+        for check in ("streaming.E008", "streaming.E009", "streaming.E010", "streaming.E011"):
+            assert check in seen[name][1]
+        assert "streaming.W013" not in seen[name][1], "a warning is no reason to refuse"
+    assert "TRUSTED_PROXIES" in seen["unsafe behind a proxy"][1]
 
 
 def _start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
