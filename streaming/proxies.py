@@ -47,8 +47,8 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def too_wide(network: Network) -> bool:
-    """Whether a network holds so many addresses of the internet that strangers are among them: the widest that
-    proxies for hire publish are /13 and /29. Private networks may be of any size."""
+    """Whether a network holds so many addresses of the internet that strangers are among them: the widest
+    that proxies for hire publish are /13 and /29. Private networks may be of any size."""
     return network.is_global and network.prefixlen < WIDEST[network.version]
 
 

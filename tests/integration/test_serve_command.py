@@ -241,12 +241,13 @@ def test_what_it_refuses(env: dict[str, str]):
         taken.listen()
         port = str(taken.getsockname()[1])
         relation = env | {"SSE_HEARTBEAT_INTERVAL": "90", "SSE_CONNECTION_TIMEOUT": "60"}
+        behind = {"TRUSTED_PROXIES": "127.0.0.1"}
         runs = {
             "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
             "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
             "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
             "unsafe": pool.submit(_run, (*SERVE, "--host", "0.0.0.0"), env | UNSAFE),  # noqa: S104
-            "unsafe behind a proxy": pool.submit(_run, SERVE, env | UNSAFE | {"TRUSTED_PROXIES": "127.0.0.1"}),
+            "unsafe behind a proxy": pool.submit(_run, SERVE, env | UNSAFE | behind),
             "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
