@@ -292,8 +292,8 @@ def _plot(
     ticks: Sequence[tuple[float, str]] = (),
     legend: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A drawing with its heading, as wide as there is room. `most`: what its upper edge means; `ticks`: labels
-    with their places, from 0 to 1; `legend`: pieces of a drawing with their words."""
+    """A drawing with its heading, as wide as there is room. `most`: what its upper edge means; `ticks`:
+    labels with their places, from 0 to 1; `legend`: pieces of a drawing with their words."""
     title = escape(title)
     if not drawn:
         return f"<h2>{title}</h2><p>{escape(_('Nothing came.'))}</p>"
@@ -305,7 +305,8 @@ def _plot(
         for sample, word in legend
     )
     return (
-        f'<h2>{title}</h2><figure class="plot">{most}<svg viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<h2>{title}</h2><figure class="plot">{most}'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" role="img" aria-label="{title}">{"".join(drawn)}</svg>'
         f'<div class="ticks">{labels}</div>'
         f'<div class="legend">{words}</div></figure>'

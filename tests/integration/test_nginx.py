@@ -423,6 +423,8 @@ async def test_what_the_application_takes_nginx_takes(nginx):
 
 async def test_a_reader_of_events_is_told_to_come_back(away):
     async with client(away.url) as http:
+        head = await http.head(f"/streams/{'0' * 32}/events")
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
         answer = await http.get(f"/streams/{'0' * 32}/events")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
         assert answer.headers["cache-control"] == "no-cache, no-store, no-transform"
@@ -438,6 +440,9 @@ async def test_a_reader_of_events_is_told_to_come_back(away):
         ("POST", STREAM, "text/event-stream"),
         ("GET", f"/streams/{'0' * 32}", "*/*"),
         ("GET", f"/streams/{'0' * 32}/events", "application/x-ndjson"),
+        ("POST", f"/streams/{'0' * 32}/events", "*/*"),
+        ("OPTIONS", f"/streams/{'0' * 32}/events", "*/*"),
+        ("DELETE", f"/streams/{'0' * 32}/events", "text/event-stream"),
     ],
 )
 async def test_everybody_else_is_told_that_it_is_away(away, method, path, accept):
