@@ -3,6 +3,7 @@ the same settings."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import IO
 
 import pytest
@@ -82,6 +83,7 @@ def served(env: dict[str, str]) -> Iterator[tuple[str, str]]:
         "PORT": str(port),
         "ALLOW_ANONYMOUS": "true",
         "AGENT_POOL_PER_OWNER": "100000",
+        "SERVER_TIMEOUT_KEEP_ALIVE": "1",
     }
     process = _start(SERVE, env | public)
     try:
@@ -102,6 +104,17 @@ def test_it_warns_of_what_is_allowed_and_unwise_in_public(served: tuple[str, str
     lines = served[0].splitlines()
     for check in ("streaming.W013", "streaming.W014"):
         assert len([line for line in lines if check in line]) == 1
+
+
+def test_an_idle_connection_is_kept_for_its_time_and_closed_after_it(served: tuple[str, str]):
+    connection = http.client.HTTPConnection(served[1].removeprefix("http://"), timeout=START_LIMIT)
+    with closing(connection):
+        asked = time.monotonic()
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        assert connection.sock is not None, "it is kept"
+        assert connection.sock.recv(1) == b"", "nothing more comes"
+        assert time.monotonic() - asked >= 1, "not before"
 
 
 def test_it_says_which_event_loop_runs(served: tuple[str, str]):
