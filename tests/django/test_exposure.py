@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.checks import ERROR, run_checks
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.test import override_settings
 
 from settings import environment
@@ -97,6 +100,13 @@ def test_at_home_none_of_it_counts():
 )
 def test_what_is_reached_from_elsewhere(host, stays):
     assert stays_here(host) is stays
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:shared?mode=memory"])
+def test_several_processes_need_a_database_that_they_share(monkeypatch, name):
+    monkeypatch.setitem(settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": name})
+    with pytest.raises(CommandError, match="in the memory of one process"):
+        call_command("serve", "--workers", "2", "--host", "nowhere.invalid", skip_checks=True)
 
 
 # --- Names --------------------------------------------------------------------------------------------

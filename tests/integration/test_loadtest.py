@@ -235,8 +235,8 @@ def test_where_nobody_listens_no_load_is_sent() -> None:
 # --- The report ---------------------------------------------------------------------------------------
 
 
-def report_of(tally: Tally, **values: Any) -> Report:
-    made = Load(**{"base": "http://a", "plan": Plan(streams=1, duration=1), "brief": SCRIPTED} | values)
+def report_of(tally: Tally, key: str = "") -> Report:
+    made = Load(base="http://a", plan=Plan(streams=1, duration=1), brief=SCRIPTED, key=key)
     return Report(load=made, begun=datetime.now(UTC), tally=tally)
 
 

@@ -98,12 +98,14 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
         workers = options["workers"]
         if workers < 1:
             raise CommandError(f"--workers is {workers}: expected at least 1")
+        if workers > 1:
+            _ensure_shared_databases()
         if not options["skip_checks"]:
             self.check(tags=[SERVING], databases=list(connections))
         preparing.send(Command, workers=workers)
         host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
-        if reason := _reached_from_elsewhere(host):
-            for line in _exposed(reason):
+        if exposed := _reached_from_elsewhere(host):
+            for line in _exposed(exposed):
                 self.stderr.write(line)
         port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:
@@ -212,8 +214,22 @@ def _surroundings() -> Iterator[str]:
         yield f"This process may open {files} files, fewer than SERVER_LIMIT_CONCURRENCY needs (ulimit -n)."
 
 
+def _ensure_shared_databases() -> None:
+    """Raises `CommandError` where each process would have a database of its own."""
+    for alias, database in settings.DATABASES.items():
+        if database["ENGINE"].endswith("sqlite3") and _is_in_memory(str(database["NAME"])):
+            raise CommandError(
+                f"--workers: the database {alias!r} is in the memory of one process; "
+                "give it a file (DATABASE_URL)"
+            )
+
+
+def _is_in_memory(path: str) -> bool:
+    return ":memory:" in path or "mode=memory" in path
+
+
 def _is_writable(path: str) -> bool:
-    if ":memory:" in path or "mode=memory" in path:
+    if _is_in_memory(path):
         return True
     folder = os.path.dirname(path) or "."
     return os.access(folder, os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))
