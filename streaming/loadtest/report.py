@@ -281,7 +281,7 @@ def _course(title: str, seconds: Sequence[Second]) -> str:
     # Seen on whatever it crosses: light around dark, or the other way round.
     drawn += [f'<polyline class="{each}" points="{" ".join(points)}"/>' for each in ("casing", "open")]
     legend = [(f'<rect class="{name}" width="12" height="8"/>', word) for name, word in names.items()]
-    legend.append(('<polyline points="0,4 12,4"/>', _("open")))
+    legend.append(('<polyline points="0,4 12,4"/>', _("open streams")))
     return _plot(title, most, drawn, [(0, "0 s"), (1, f"{len(seconds)} s")], legend)
 
 
