@@ -40,7 +40,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child, .load td { text-align: left; }
 td { white-space: pre-wrap; }
-.load td:first-child { white-space: nowrap; }
+.wide td + td, .load td:first-child { white-space: nowrap; }
 @media (max-width: 30rem) { .wide { font-size: .75rem; } .wide th, .wide td { padding: .3rem .15rem; } }
 .plot { margin: 0; padding: 0 1.5rem; color: var(--muted); font-size: .8rem; }
 svg { display: block; width: 100%; height: 9rem; border: solid var(--line); border-width: 1px 0; }
@@ -51,7 +51,7 @@ svg { display: block; width: 100%; height: 9rem; border: solid var(--line); bord
 .bar { fill: var(--bar); } .complete { fill: var(--good); } .failed { fill: var(--bad); }
 .refused { fill: var(--warm); }
 polyline { fill: none; vector-effect: non-scaling-stroke; stroke: var(--ink); stroke-width: 2; }
-polyline.casing { stroke: var(--ground); stroke-width: 6; }
+polyline.casing { stroke: var(--ground); stroke-width: 5; }
 .verdict { padding: .5rem .8rem; border-left: 4px solid var(--good); }
 .verdict.bad { border-color: var(--bad); }
 """
