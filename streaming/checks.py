@@ -12,6 +12,7 @@ from django.db import connections
 from django.urls import NoReverseMatch, reverse
 
 from . import conf
+from .proxies import networks, too_wide
 
 HINT = "See docs/settings.md for names, units and ranges; unset the variable to get the default."
 
@@ -36,7 +37,13 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
     ]
     if found:
         return found
-    return [*_check_relations(), *_check_project(), *_check_names(), *_check_alerts()]
+    return [
+        *_check_relations(),
+        *_check_project(),
+        *_check_names(),
+        *_check_alerts(),
+        *_check_proxies(),
+    ]
 
 
 def _check_relations() -> list[CheckMessage]:
@@ -170,6 +177,20 @@ def _check_alerts() -> list[CheckMessage]:
             )
         )
     return found
+
+
+def _check_proxies() -> list[CheckMessage]:
+    """W018: proxies among which strangers may be."""
+    return [
+        Warning(
+            f"TRUSTED_PROXIES has {network}, much of the internet",
+            hint="Anybody there says who calls, in X-Forwarded-For: list the addresses of your proxies.",
+            obj="TRUSTED_PROXIES",
+            id="streaming.W018",
+        )
+        for network in networks(conf.trusted_proxies())
+        if too_wide(network)
+    ]
 
 
 @register("streaming", deploy=True)

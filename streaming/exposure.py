@@ -1,7 +1,7 @@
 """System checks of a deployment: what is harmless on a developer's machine, and an open door elsewhere.
 
-`manage.py check --deploy` runs them; `manage.py serve` does before it listens beyond this machine, and goes
-on after warnings only. Each bad setting has an id of its own.
+`manage.py check --deploy` runs them; `manage.py serve` does before it listens beyond this machine or behind
+proxies that it trusts, and goes on after warnings only. Each bad setting has an id of its own.
 """
 
 from __future__ import annotations

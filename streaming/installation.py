@@ -25,7 +25,7 @@ _NEEDED: Final = {
 
 @register("streaming")
 def check_middleware(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    """W008-W009: middleware that is missing, or slower than it need be."""
+    """W008-W009, W019: middleware that is missing, or slower than it need be."""
     classes = list(_installed_middleware())
     found: list[CheckMessage] = [
         Warning(
@@ -45,16 +45,30 @@ def check_middleware(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
                 id="streaming.W009",
             )
         )
+    # As Django's handler sees it: what does not say that it can is taken to be synchronous.
+    synchronous = [path for path, made in _imported_middleware() if not getattr(made, "async_capable", False)]
+    if synchronous:
+        found.append(
+            Warning(
+                f"{', '.join(synchronous)}: synchronous only, so all requests take turns in one thread",
+                hint="A class with async_capable = True and an asynchronous way through, or "
+                "django.utils.decorators.sync_and_async_middleware, lets them pass side by side.",
+                id="streaming.W019",
+            )
+        )
     return found
 
 
 def _installed_middleware() -> Iterator[type]:
-    """The classes; functions are middleware, too, and what cannot be imported the server will name."""
+    """The classes; functions are middleware, too."""
+    return (made for _, made in _imported_middleware() if isinstance(made, type))
+
+
+def _imported_middleware() -> Iterator[tuple[str, Any]]:
+    """Classes and functions with their paths; what cannot be imported the server will name."""
     for path in settings.MIDDLEWARE:
         with suppress(ImportError):
-            found = import_string(path)
-            if isinstance(found, type):
-                yield found
+            yield path, import_string(path)
 
 
 def _has_a_twin(path: str) -> bool:

@@ -23,18 +23,33 @@ _SCHEMES: Final = {
     "websocket": {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"},
 }
 
+WIDEST: Final = {4: 12, 6: 24}
+"""Shortest prefix of a public network that can be somebody's proxies, by version."""
+
 Scope = dict[str, Any]
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Addresses and networks as networks. Raises `ValueError` for anything else, `*` among it."""
-    found = []
+    """Addresses and networks as networks. Raises `ValueError` for anything else, `*` among it, and for what
+    is everybody, in one piece or in several."""
+    found: list[Network] = []
     for text in texts:
         try:
             found.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
             raise ValueError(f"{text!r} is no address and no network") from None
+    for version in (4, 6):
+        of_version: list[Any] = [network for network in found if network.version == version]
+        if any(network.prefixlen == 0 for network in ipaddress.collapse_addresses(of_version)):
+            listed = ", ".join(map(str, of_version))
+            raise ValueError(f"{listed} is everybody, so anybody could say who calls")
     return tuple(found)
+
+
+def too_wide(network: Network) -> bool:
+    """Whether a network holds so many addresses of the internet that strangers are among them: the widest
+    that proxies for hire publish are /13 and /29. Private networks may be of any size."""
+    return network.is_global and network.prefixlen < WIDEST[network.version]
 
 
 class Proxies:

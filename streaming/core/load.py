@@ -123,6 +123,8 @@ class Tally:
             self.routes[stream.route] += 1
         if stream.exact is not None:
             self.exact["exact" if stream.exact else "wrong"] += 1
+        elif stream.outcome == "complete":
+            self.exact["not_compared"] += 1
         if stream.first is not None:
             self.first.add(stream.first)
         if stream.outcome == "complete":
@@ -145,8 +147,9 @@ class Tally:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every stream that had the time came to its end, and as it should be."""
-        return not (self.outcomes["failed"] or self.outcomes["refused"] or self.exact["wrong"])
+        """Whether streams came to their ends, all that had the time, and each is known to be as it should."""
+        bad = self.outcomes["failed"] or self.outcomes["refused"]
+        return self.exact["exact"] > 0 and not (bad or self.exact["wrong"] or self.exact["not_compared"])
 
     def seconds(self) -> list[Second]:
         """All seconds from the first on, without holes."""
@@ -171,7 +174,7 @@ class Tally:
             },
             "codes": dict(self.codes.most_common()),
             "routes": dict(self.routes),
-            "exact": {name: self.exact[name] for name in ("exact", "wrong")},
+            "exact": {name: self.exact[name] for name in ("exact", "wrong", "not_compared")},
             "all_exact": self.is_exact,
             "first_content_ms": percentiles(self.first),
             "gap_ms": percentiles(self.gaps),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,9 @@ SCRIPTED_TOKENS: Final = 200
 """Tokens of the scripted provider where the brief names no number."""
 
 CONNECT_PATIENCE: Final = 30.0
+
+LOOK_PATIENCE: Final = 10.0
+"""Seconds for the answer that says whether there is a server at all."""
 
 PAUSE: Final = 1.0
 """Seconds before another stream takes the place of one that was refused or failed."""
@@ -50,18 +54,59 @@ def expected_text(brief: dict[str, Any]) -> str | None:
     return "".join(f"{number} " for number in range(options.get("tokens", SCRIPTED_TOKENS)))
 
 
-async def run(load: Load, tally: Tally, stop: asyncio.Event) -> None:
-    """Until all has ended, or `stop` is set; then what runs is left `unfinished`."""
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+class NoTargetError(Exception):
+    """There is nothing at the address that streams could come from; says why."""
+
+
+async def look(load: Load) -> None:
+    """Ask once whether there is what the load is for, for nothing: by the method that the call does not take.
+    Raises `NoTargetError`."""
+    try:
+        async with _client(load, LOOK_PATIENCE) as http:
+            answer = await http.get(PATH)
+    except httpx2.TimeoutException as error:
+        raise NoTargetError(f"no answer from {load.base} in {LOOK_PATIENCE:g} s") from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise NoTargetError(f"no answer from {load.base}: {_root_of(error)}") from error
+    kind = answer.headers.get("content-type", "")
+    if answer.is_redirect:
+        raise NoTargetError(f"{load.base} sends calls on to {answer.headers['location']}: give that address")
+    if not kind.startswith("application/problem+json"):
+        raise NoTargetError(
+            f"there is no Sluice at {load.base}: GET {PATH} was answered {answer.status_code} "
+            f"{kind or 'without a type'}"
+        )
+    code = _code_of(answer.status_code, answer.content)
+    if answer.status_code in (502, 504):
+        raise NoTargetError(f"a proxy answers at {load.base}, and the server behind it does not ({code})")
+    if answer.status_code not in (405, 429, 503):
+        raise NoTargetError(f"{load.base} refuses {PATH}: {code} (status {answer.status_code})")
+
+
+def _root_of(error: BaseException) -> str:
+    """What the system said."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
+
+
+def _client(load: Load, patience: float) -> httpx2.AsyncClient:
     checks = load.base.startswith("https:") and not load.insecure
-    async with httpx2.AsyncClient(
+    return httpx2.AsyncClient(
         base_url=load.base,
-        limits=limits,
-        timeout=httpx2.Timeout(load.patience, connect=CONNECT_PATIENCE),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
+        timeout=httpx2.Timeout(patience, connect=min(patience, CONNECT_PATIENCE)),
         trust_env=False,
         verify=httpx2.create_ssl_context(verify=checks),
         headers={"Authorization": f"Bearer {load.key}"} if load.key else {},
-    ) as http:
+    )
+
+
+async def run(load: Load, tally: Tally, stop: asyncio.Event) -> None:
+    """Until all has ended, or `stop` is set; then what runs is left `unfinished`."""
+    async with _client(load, load.patience) as http:
         await _Run(load, tally, http).run(stop)
 
 
@@ -119,10 +164,8 @@ class _Run:
                 outcome = await self._read(seen, since)
             if outcome == "complete":
                 exact = await self._is_exact(seen)
-        except TimeoutError:
-            outcome, seen.code = "failed", "timeout"
         except (httpx2.HTTPError, OSError, SSELimitExceeded, ValueError) as error:
-            outcome, seen.code = "failed", type(error).__name__
+            outcome, seen.code = "failed", _cause(error)
         finally:
             self._tally.add(
                 Ended(
@@ -153,6 +196,9 @@ class _Run:
             if response.status_code != 200:
                 seen.code = _code_of(response.status_code, await response.aread())
                 return "refused" if response.status_code in (429, 503) else "failed"
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                seen.code = "no_event_stream"
+                return "failed"
             decoder = Decoder()
             async for data in response.aiter_raw():
                 at = since()
@@ -166,16 +212,15 @@ class _Run:
 
     async def _is_exact(self, seen: _Seen) -> bool | None:
         """Whether the text is the one that the script gives, else the one that the server keeps; None where
-        it does not tell."""
+        it does not tell, with the reason as the stream's code."""
         text = "".join(seen.pieces)
         if self._expected is not None:
             return text == self._expected
         try:
             record = await self._http.get(seen.place)
-            if record.status_code != 200:
-                return None
             kept: str = record.json()["text"]
-        except (httpx2.HTTPError, ValueError, LookupError):
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+            seen.code = "no_record"
             return None
         return text == kept
 
@@ -212,6 +257,19 @@ class _Seen:
             self.code = str(values.get("code", "error"))
         elif name == "cancelled":
             self.code = "cancelled"
+
+
+def _cause(error: Exception) -> str:
+    """Why a stream failed, as a code."""
+    match error:
+        case httpx2.ConnectError() | httpx2.ConnectTimeout():
+            return "unreachable"
+        case httpx2.TimeoutException() | TimeoutError():
+            return "timeout"
+        case httpx2.HTTPError() | OSError():
+            return "connection_lost"
+        case _:
+            return "bad_events"
 
 
 def _code_of(status: int, body: bytes) -> str:

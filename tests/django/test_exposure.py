@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.checks import ERROR, run_checks
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.test import override_settings
 
 from settings import environment
@@ -65,6 +68,9 @@ def test_a_sound_deployment_has_none():
         ({"ENVIRONMENT_UNKNOWN": [("SSE_RETRIES", "SSE_RETRY")]}, "streaming.W015"),
         ({"TRUSTED_PROXIES": ["*"]}, "streaming.E001"),
         ({"TRUSTED_PROXIES": ["proxy.example"]}, "streaming.E001"),
+        ({"TRUSTED_PROXIES": ["127.0.0.1", "0.0.0.0/0"]}, "streaming.E001"),
+        ({"TRUSTED_PROXIES": ["::/0"]}, "streaming.E001"),
+        ({"TRUSTED_PROXIES": ["8.0.0.0/8"]}, "streaming.W018"),
         ({"SECURE_SSL_REDIRECT": False}, "streaming.W006"),
         ({"SECURE_HSTS_SECONDS": 0}, "streaming.W007"),
     ],
@@ -94,6 +100,13 @@ def test_at_home_none_of_it_counts():
 )
 def test_what_is_reached_from_elsewhere(host, stays):
     assert stays_here(host) is stays
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:shared?mode=memory"])
+def test_several_processes_need_a_database_that_they_share(monkeypatch, name):
+    monkeypatch.setitem(settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": name})
+    with pytest.raises(CommandError, match="in the memory of one process"):
+        call_command("serve", "--workers", "2", "--host", "nowhere.invalid", skip_checks=True)
 
 
 # --- Names --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import Client, override_settings
+from django.utils.decorators import sync_and_async_middleware
 
 from streaming.installation import check_apps, check_middleware
 
@@ -25,6 +26,11 @@ def _told() -> list[tuple[str, str]]:
 
 
 def _function_middleware(get_response: Any) -> Any:
+    return get_response
+
+
+@sync_and_async_middleware
+def _asynchronous_middleware(get_response: Any) -> Any:
     return get_response
 
 
@@ -48,7 +54,15 @@ def test_djangos_own_will_do_and_is_named_as_slower():
     assert own in text
 
 
-@pytest.mark.parametrize("other", [f"{__name__}._function_middleware", "nowhere.at_all.Middleware"])
+def test_what_is_synchronous_only_is_named():
+    slow = f"{__name__}._function_middleware"
+    with override_settings(MIDDLEWARE=[*OURS, slow]):
+        ((number, text),) = _told()
+    assert number == "streaming.W019"
+    assert text.startswith(f"{slow}: synchronous only")
+
+
+@pytest.mark.parametrize("other", [f"{__name__}._asynchronous_middleware", "nowhere.at_all.Middleware"])
 def test_what_is_no_class_or_not_there_is_left_to_others(other: str):
     with override_settings(MIDDLEWARE=[*OURS, other]):
         assert _told() == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.conf import settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
@@ -153,8 +154,8 @@ def test_a_policy_may_be_written_as_a_boolean(value: Any, meaning: str):
 # --- Relations ----------------------------------------------------------------------------------------
 
 
-def _ids(**settings: Any) -> set[str | None]:
-    with override_settings(**settings):
+def _ids(**changes: Any) -> set[str | None]:
+    with override_settings(**changes):
         return {message.id for message in run_checks(tags=["streaming"])}
 
 
@@ -176,6 +177,20 @@ def test_what_is_allowed_but_unwise_is_a_warning():
     assert "streaming.W001" in _ids(SSE_CONFIG={"heartbeat_interval": 0})
     assert "streaming.W002" in _ids(SSE_CONFIG={"heartbeat_interval": 60})
     assert "streaming.W004" in _ids(MIDDLEWARE=["django.middleware.gzip.GZipMiddleware"])
+
+
+def test_settings_of_django_that_break_streams_are_named(monkeypatch: pytest.MonkeyPatch):
+    assert "streaming.E006" in _ids(SECRET_KEY="")
+    for key, value, check in (("ATOMIC_REQUESTS", True, "E005"), ("CONN_MAX_AGE", 60, "W003")):
+        with monkeypatch.context() as changed:
+            changed.setitem(settings.DATABASES["default"], key, value)
+            assert f"streaming.{check}" in _ids()
+        assert f"streaming.{check}" not in _ids()
+
+
+@override_settings(ROOT_URLCONF="django.contrib.auth.urls")
+def test_a_project_without_our_urls_is_named():
+    assert "streaming.W005" in _ids()
 
 
 def test_the_project_as_it_is_has_no_errors():

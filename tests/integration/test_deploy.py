@@ -103,20 +103,35 @@ def test_the_unit_waits_as_long_as_the_server_drains() -> None:
 # --- The settings of the example ----------------------------------------------------------------------
 
 
-def test_the_settings_are_sound(tmp_path: Path) -> None:
-    """Nothing but that TLS is the proxy's affair here."""
-    env = environment(tmp_path)
+def _checked_by_the_unit(folder: Path, **changes: str) -> tuple[int, str]:
+    """Exit code and errors of what the unit runs before it starts, with the example's settings."""
+    (line,) = re.findall(r"^ExecStartPre=\S+/python (.* check .*)$", UNIT, re.MULTILINE)
+    env = environment(folder)
     kept = {name: env[name] for name in ("SECRET_KEY", "DATABASE_URL", "PATH")}
     done = subprocess.run(
-        [sys.executable, "manage.py", "check", "--deploy"],
+        [sys.executable, *shlex.split(line)],
         cwd=ROOT,
-        env={**kept, "ENV_FILE": str(DEPLOY / "sluice.env.example")},
+        env={**kept, "ENV_FILE": str(DEPLOY / "sluice.env.example"), **changes},
         capture_output=True,
         text=True,
         timeout=TIME_LIMIT,
     )
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["streaming.W006"]
+    return done.returncode, done.stderr
+
+
+def test_the_settings_are_sound(tmp_path: Path) -> None:
+    """Nothing but that TLS is the proxy's affair here."""
+    code, errors = _checked_by_the_unit(tmp_path)
+    assert code == 0, errors
+    assert re.findall(r"\((\w+\.[EW]\d+)\)", errors) == ["streaming.W006"]
+
+
+def test_the_unit_starts_nothing_that_is_an_open_door(tmp_path: Path) -> None:
+    """Nor where the server listens on this machine alone, and nobody told it of a proxy."""
+    code, errors = _checked_by_the_unit(tmp_path, DEBUG="true", TRUSTED_PROXIES="")
+    assert code != 0
+    assert "streaming.E008" in errors
+    assert "streaming.E011" in errors
 
 
 # --- The image ----------------------------------------------------------------------------------------

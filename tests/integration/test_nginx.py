@@ -40,6 +40,11 @@ USUAL = {
 }
 """What many a proxy does unless told otherwise."""
 
+TRUSTED = "127.0.0.3"
+"""From where a proxy calls that the server believes; all others are strangers to it."""
+
+BELIEVED = {"proxy_http_version 1.1;": f"proxy_http_version 1.1; proxy_bind {TRUSTED};"}
+
 BUFFERED = USUAL | {
     "server_tokens off;": "proxy_ignore_headers X-Accel-Buffering; proxy_hide_header Content-Encoding;"
 }
@@ -55,6 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "AGENT_POOL_MAX_WORKERS": "20",
         "AGENT_POOL_PER_OWNER": "50",
         "SSE_HEARTBEAT_INTERVAL": "0.5",
+        "TRUSTED_PROXIES": TRUSTED,
     }
     with running("serve", tmp_path_factory.mktemp("behind"), **settings) as made:
         yield made
@@ -278,13 +284,18 @@ async def test_sockets_work(nginx, tls):
     options: dict[str, Any] = {"ssl": trusting(nginx), "host": "127.0.0.1"} if tls else {}
     options["port"] = nginx.tls_port if tls else nginx.port
     async with connect(f"{url}/ws/generate/", proxy=None, **options) as socket:
-        start = {"type": "start", "request_id": "r", "brief": brief(options={"tokens": 3, "interval": 0})}
+        silent = {"tokens": 9, "interval": 0.02, "hang_after": 3}
+        start = {"type": "start", "request_id": "r", "brief": brief(options=silent)}
         await socket.send(json.dumps(start))
         text, message = "", {"type": ""}
-        while message["type"] != "complete":
+        while text != "0 1 2 ":
             message = json.loads(await socket.recv())
+            assert message["type"] in ("opened", "status", "content"), message
             text += message.get("delta", "")
-    assert text == "0 1 2 "
+        # It is shown before there is more of it, and before its end.
+        await socket.send(json.dumps({"type": "cancel", "request_id": "r"}))
+        while message["type"] != "cancelled":
+            message = json.loads(await socket.recv())
 
 
 # --- Who calls ----------------------------------------------------------------------------------------
@@ -346,6 +357,50 @@ def test_what_a_client_claims_is_not_handed_on(echo, tmp_path):
             *names
         }
         assert "connection" not in told, "it is kept"
+
+
+@pytest.fixture(scope="module")
+def believed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """As shipped, and one of the server's TRUSTED_PROXIES."""
+    with fronted(tmp_path_factory.mktemp("believed"), server.port, BELIEVED) as made:
+        yield made
+
+
+async def _caller_in_the_log(nginx: Nginx, server: Server, name: str) -> str:
+    """Whom the server's access log names for a call through nginx from 127.0.0.2, who says to be another."""
+    from_there = httpx2.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with client(nginx.url, transport=from_there) as http:
+        headers = {"X-Request-ID": name, "X-Forwarded-For": "203.0.113.9"}
+        assert (
+            await http.post(STREAM, json=brief(options={"tokens": 1}), headers=headers)
+        ).status_code == 200
+
+    async def line() -> re.Match[str] | None:
+        return re.search(rf"streaming\.access: .* client=(\S+) request_id={name}\b", server.log())
+
+    found = await eventually(line)
+    assert found is not None
+    return found[1]
+
+
+async def test_the_application_believes_who_calls_if_it_trusts_the_proxy(believed, nginx, server):
+    assert await _caller_in_the_log(believed, server, "by-a-trusted-one") == "127.0.0.2"
+    assert await _caller_in_the_log(nginx, server, "by-a-stranger") == "127.0.0.1"
+
+
+async def test_the_application_believes_that_it_was_by_tls(believed, nginx):
+    """So that a form is taken whose page came by https."""
+    assert await _sign_in(believed, believed.tls_port) == 200, "refused for the password, not for the page"
+    assert await _sign_in(nginx, nginx.tls_port) == 403
+
+
+async def _sign_in(nginx: Nginx, port: int) -> int:
+    url = f"https://127.0.0.1:{port}"
+    async with client(url, verify=trusting(nginx)) as http:
+        token = (await http.get("/accounts/login/")).cookies["csrftoken"]
+        form = {"username": "nobody", "password": "x", "csrfmiddlewaretoken": token}
+        headers = {"Origin": url, "Referer": f"{url}/accounts/login/", "Cookie": f"csrftoken={token}"}
+        return (await http.post("/accounts/login/", data=form, headers=headers)).status_code
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-Forwarded-For": "127.0.0.1"}, {"X-Forwarded-For": ""}])
@@ -423,6 +478,8 @@ async def test_what_the_application_takes_nginx_takes(nginx):
 
 async def test_a_reader_of_events_is_told_to_come_back(away):
     async with client(away.url) as http:
+        head = await http.head(f"/streams/{'0' * 32}/events")
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
         answer = await http.get(f"/streams/{'0' * 32}/events")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
         assert answer.headers["cache-control"] == "no-cache, no-store, no-transform"
@@ -438,6 +495,9 @@ async def test_a_reader_of_events_is_told_to_come_back(away):
         ("POST", STREAM, "text/event-stream"),
         ("GET", f"/streams/{'0' * 32}", "*/*"),
         ("GET", f"/streams/{'0' * 32}/events", "application/x-ndjson"),
+        ("POST", f"/streams/{'0' * 32}/events", "*/*"),
+        ("OPTIONS", f"/streams/{'0' * 32}/events", "*/*"),
+        ("DELETE", f"/streams/{'0' * 32}/events", "text/event-stream"),
     ],
 )
 async def test_everybody_else_is_told_that_it_is_away(away, method, path, accept):

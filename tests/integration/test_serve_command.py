@@ -3,10 +3,10 @@ the same settings."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
-import secrets
 import shlex
 import signal
 import socket
@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import IO
 
 import pytest
@@ -43,8 +43,14 @@ WRONG_VALUES = {
     "ALLOW_ANONYMOUS": "perhaps",
 }
 
-UNSAFE = {"DEBUG": "true", "ALLOWED_HOSTS": "*", "SECURE_COOKIES": "false", "ALLOW_ANONYMOUS": "true"}
-"""Fine on a developer's own machine; the key of the tests is in a repository."""
+UNSAFE = {
+    "DEBUG": "true",
+    "SECRET_KEY": "only-for-tests-" + "x" * 40,
+    "ALLOWED_HOSTS": "*",
+    "SECURE_COOKIES": "false",
+    "ALLOW_ANONYMOUS": "true",
+}
+"""Fine on a developer's own machine."""
 
 EXPECTED_RANGES = {
     "AGENT_POOL_MAX_WORKERS": ">= 1",
@@ -72,7 +78,13 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def served(env: dict[str, str]) -> Iterator[tuple[str, str]]:
     """What `serve` with HOST and PORT from the environment printed to a pipe, and the URL it serves at."""
     port = free_port()
-    public = {"HOST": "0.0.0.0", "PORT": str(port), "SECRET_KEY": secrets.token_urlsafe(48)}  # noqa: S104 (what a container uses)
+    public = {
+        "HOST": "0.0.0.0",  # noqa: S104 (what a container uses)
+        "PORT": str(port),
+        "ALLOW_ANONYMOUS": "true",
+        "AGENT_POOL_PER_OWNER": "100000",
+        "SERVER_TIMEOUT_KEEP_ALIVE": "1",
+    }
     process = _start(SERVE, env | public)
     try:
         yield _read_until(process, "curl"), f"http://127.0.0.1:{port}"
@@ -86,6 +98,23 @@ def test_it_listens_at_host_and_port_of_the_environment(served: tuple[str, str])
     printed, url = served
     assert url in printed
     assert urllib.request.urlopen(f"{url}/healthz").status == 200  # noqa: S310
+
+
+def test_it_warns_of_what_is_allowed_and_unwise_in_public(served: tuple[str, str]):
+    lines = served[0].splitlines()
+    for check in ("streaming.W013", "streaming.W014"):
+        assert len([line for line in lines if check in line]) == 1
+
+
+def test_an_idle_connection_is_kept_for_its_time_and_closed_after_it(served: tuple[str, str]):
+    connection = http.client.HTTPConnection(served[1].removeprefix("http://"), timeout=START_LIMIT)
+    with closing(connection):
+        asked = time.monotonic()
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        assert connection.sock is not None, "it is kept"
+        assert connection.sock.recv(1) == b"", "nothing more comes"
+        assert time.monotonic() - asked >= 1, "not before"
 
 
 def test_it_says_which_event_loop_runs(served: tuple[str, str]):
@@ -225,11 +254,13 @@ def test_what_it_refuses(env: dict[str, str]):
         taken.listen()
         port = str(taken.getsockname()[1])
         relation = env | {"SSE_HEARTBEAT_INTERVAL": "90", "SSE_CONNECTION_TIMEOUT": "60"}
+        behind = {"TRUSTED_PROXIES": "127.0.0.1"}
         runs = {
             "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
             "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
             "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
             "unsafe": pool.submit(_run, (*SERVE, "--host", "0.0.0.0"), env | UNSAFE),  # noqa: S104
+            "unsafe behind a proxy": pool.submit(_run, SERVE, env | UNSAFE | behind),
             "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
@@ -256,9 +287,11 @@ def test_what_it_refuses(env: dict[str, str]):
     assert "70000" in seen["impossible port"][1]
     assert "nowhere.invalid" in seen["unknown host"][1]
     assert "expected at least 1" in seen["no workers"][1]
-    for check in ("streaming.E008", "streaming.E009", "streaming.E010", "streaming.E011"):
-        assert check in seen["unsafe"][1]
-    assert "streaming.W013" not in seen["unsafe"][1], "a warning is no reason to refuse"
+    for name in ("unsafe", "unsafe behind a proxy"):
+        for check in ("streaming.E008", "streaming.E009", "streaming.E010", "streaming.E011"):
+            assert check in seen[name][1]
+        assert "streaming.W013" not in seen[name][1], "a warning is no reason to refuse"
+    assert "TRUSTED_PROXIES" in seen["unsafe behind a proxy"][1]
 
 
 def _start(command: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
+
+SECRET_KEY = secrets.token_urlsafe(48)
+"""One that `serve` takes on any address."""
 
 COMMANDS = {
     "serve": ["manage.py", "serve", "--port", "{port}"],
@@ -89,7 +93,7 @@ def environment(folder: Path, **overrides: str) -> dict[str, str]:
             if not name.startswith(("SSE_", "BUFFER_", "OPENAI_"))
         },
         "ENV_FILE": "",
-        "SECRET_KEY": "only-for-tests-" + "x" * 40,
+        "SECRET_KEY": SECRET_KEY,
         "DEBUG": "false",
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
         "ALLOW_ANONYMOUS": "loopback",

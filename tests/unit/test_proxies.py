@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.proxies import VIA, Proxies, networks
+from streaming.proxies import VIA, Proxies, networks, too_wide
 
 TRUSTED = ["10.0.0.0/8", "192.0.2.1", "::1", "2001:db8::/32"]
 
@@ -91,3 +91,44 @@ def test_whatever_is_sent_the_caller_is_an_address(forwarded):
 def test_a_list_with_anything_else_is_refused(wrong):
     with pytest.raises(ValueError, match="is no address and no network"):
         Proxies(["10.0.0.1", wrong])
+
+
+@pytest.mark.parametrize(
+    "everybody",
+    [
+        ["0.0.0.0/0"],
+        ["::/0"],
+        ["192.0.2.1/0"],
+        ["10.0.0.1", "::0/0"],
+        ["0.0.0.0/1", "128.0.0.0/1"],
+        ["::/1", "10.0.0.1", "8000::/1"],
+    ],
+)
+def test_everybody_is_nobody_to_trust(everybody):
+    with pytest.raises(ValueError, match="is everybody"):
+        Proxies(everybody)
+
+
+@pytest.mark.parametrize(
+    ("network", "wide"),
+    [
+        ("128.0.0.0/1", True),
+        ("8.0.0.0/8", True),
+        ("104.0.0.0/11", True),
+        ("104.16.0.0/12", False),
+        ("203.0.113.9", False),
+        ("2000::/3", True),
+        ("2400::/23", True),
+        ("2a06:98c0::/29", False),
+        # Private ones, and those of providers' own.
+        ("10.0.0.0/8", False),
+        ("100.64.0.0/10", False),
+        ("127.0.0.0/8", False),
+        ("fc00::/7", False),
+        # More than private.
+        ("8.0.0.0/5", True),
+    ],
+)
+def test_which_networks_hold_strangers(network, wide):
+    (parsed,) = networks([network])
+    assert too_wide(parsed) is wide

@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +18,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from streaming.core.load import Plan, Tally
 from streaming.doctor.client import base_of
-from streaming.loadtest.report import as_data, as_html, as_text, progress
-from streaming.loadtest.runner import DEFAULT_BRIEF, Load, run
+from streaming.loadtest.report import Report, as_data, as_html, as_text, progress
+from streaming.loadtest.runner import DEFAULT_BRIEF, Load, NoTargetError, look, run
 from streaming.management.briefs import brief_of
 
 from .doctor import KEY
@@ -31,7 +32,8 @@ REPEAT: Final = 2.0
 
 
 class Command(BaseCommand):
-    """Exit code 0: every stream came whole and exact; 1: not. Ctrl-C gives the report so far."""
+    """Exit code 0: every stream came whole and exact, and the report is written; 1: not. Ctrl-C gives the
+    report so far."""
 
     help = "Put load on the Sluice at URL, and report what came of it."
     requires_system_checks: list[str] = []
@@ -54,18 +56,30 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run it. Raises `CommandError` for what cannot be done."""
         load = _load(options)
-        tally = Tally()
-        asyncio.run(self._run(load, tally))
-        data = json.dumps(as_data(load.base, tally), ensure_ascii=False, indent=2)
+        json_to_stdout = str(options["json"]) == "-"
+        files = {
+            name: path
+            for name, path in (("--html", options["html"]), ("--json", options["json"]))
+            if path is not None and not (name == "--json" and json_to_stdout)
+        }
+        for name, path in files.items():
+            _ensure_writable(name, path)
         try:
-            if options["html"] is not None:
-                options["html"].write_text(as_html(load.base, tally), encoding="utf-8")
-            if options["json"] is not None and str(options["json"]) != "-":
-                options["json"].write_text(data + "\n", encoding="utf-8")
-        except OSError as error:
-            self.stderr.write(f"The report could not be written: {error}")
-        self.stdout.write(data if str(options["json"]) == "-" else as_text(load.base, tally))
-        sys.exit(0 if tally.is_exact and tally.started else 1)
+            asyncio.run(look(load))
+        except NoTargetError as error:
+            raise CommandError(f"{error}. `manage.py doctor` may say more.") from error
+        report = Report(load=load, begun=datetime.now(UTC), tally=Tally())
+        asyncio.run(self._run(load, report.tally))
+        data = json.dumps(as_data(report), ensure_ascii=False, indent=2)
+        written = True
+        for name, path in files.items():
+            try:
+                path.write_text(as_html(report) if name == "--html" else data + "\n", encoding="utf-8")
+            except OSError as error:
+                written = False
+                self.stderr.write(f"{name} {path} could not be written: {error.strerror}")
+        self.stdout.write(data if json_to_stdout else as_text(report))
+        sys.exit(0 if report.tally.is_exact and written else 1)
 
     async def _run(self, load: Load, tally: Tally) -> None:
         stop = asyncio.Event()
@@ -96,6 +110,18 @@ class Command(BaseCommand):
         finally:
             if terminal:
                 self.stderr.write("\r\x1b[K", style_func=str, ending="")
+
+
+def _ensure_writable(name: str, path: Path) -> None:
+    """Before the load, not after it. Raises `CommandError`."""
+    existed = path.exists()
+    try:
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise CommandError(f"{name} {path} cannot be written: {error.strerror}") from error
 
 
 def _load(options: dict[str, Any]) -> Load:

@@ -78,8 +78,8 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
         parser.add_argument(
             "--host",
             default=None,
-            help="Address to listen on; default: HOST, else 127.0.0.1. In public only with settings "
-            "that `check --deploy` finds no error in",
+            help="Address to listen on; default: HOST, else 127.0.0.1. In public, or behind TRUSTED_PROXIES, "
+            "only with settings that `check --deploy` finds no error in",
         )
         parser.add_argument(
             "--port", type=int, default=None, help="Port; default: PORT, else 8000; 0: any free one"
@@ -98,12 +98,15 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
         workers = options["workers"]
         if workers < 1:
             raise CommandError(f"--workers is {workers}: expected at least 1")
+        if workers > 1:
+            _ensure_shared_databases()
         if not options["skip_checks"]:
             self.check(tags=[SERVING], databases=list(connections))
         preparing.send(Command, workers=workers)
         host = options["host"] or getattr(settings, "HOST", "127.0.0.1")
-        if not stays_here(host):
-            _refuse_unsafe(host)
+        if exposed := _reached_from_elsewhere(host):
+            for line in _exposed(exposed):
+                self.stderr.write(line)
         port = getattr(settings, "PORT", 8000) if options["port"] is None else options["port"]
         try:
             listener = listen(host, port, conf.sse().connection_timeout + KERNEL_PATIENCE)
@@ -171,15 +174,27 @@ def stays_here(host: str) -> bool:
     return all(is_loopback(str(address[0])) for *_, address in found)
 
 
-def _refuse_unsafe(host: str) -> None:
-    """Raises `CommandError` with each error of a deployment, and its hint."""
-    errors = [message for message in check_exposure() if message.level >= ERROR and not message.is_silenced()]
+def _reached_from_elsewhere(host: str) -> str:
+    """Why others than this machine's own programs reach who listens at `host`; empty if they do not."""
+    if not stays_here(host):
+        return f"{host} is reached from elsewhere"
+    if conf.trusted_proxies():
+        return f"{host} is reached from elsewhere, by the proxies of TRUSTED_PROXIES"
+    return ""
+
+
+def _exposed(reason: str) -> Iterator[str]:
+    """One line for each warning of a deployment. Raises `CommandError` with each error, and its hint."""
+    found = [message for message in check_exposure() if not message.is_silenced()]
+    errors = [message for message in found if message.level >= ERROR]
     if errors:
         lines = "\n".join(f"  {message.id}: {message.msg}\n      {message.hint}" for message in errors)
         raise CommandError(
-            f"{host} is reached from elsewhere, and these settings are not safe there:\n{lines}\n"
-            "  (--host 127.0.0.1 serves this machine alone.)"
+            f"{reason}, and these settings are not safe there:\n{lines}\n"
+            "  (--host 127.0.0.1 without TRUSTED_PROXIES serves this machine alone.)"
         )
+    for message in found:
+        yield f"{message.id}: {message.msg}. {message.hint}"
 
 
 def _surroundings() -> Iterator[str]:
@@ -199,8 +214,22 @@ def _surroundings() -> Iterator[str]:
         yield f"This process may open {files} files, fewer than SERVER_LIMIT_CONCURRENCY needs (ulimit -n)."
 
 
+def _ensure_shared_databases() -> None:
+    """Raises `CommandError` where each process would have a database of its own."""
+    for alias, database in settings.DATABASES.items():
+        if database["ENGINE"].endswith("sqlite3") and _is_in_memory(str(database["NAME"])):
+            raise CommandError(
+                f"--workers: the database {alias!r} is in the memory of one process; "
+                "give it a file (DATABASE_URL)"
+            )
+
+
+def _is_in_memory(path: str) -> bool:
+    return ":memory:" in path or "mode=memory" in path
+
+
 def _is_writable(path: str) -> bool:
-    if ":memory:" in path or "mode=memory" in path:
+    if _is_in_memory(path):
         return True
     folder = os.path.dirname(path) or "."
     return os.access(folder, os.W_OK) and (not os.path.exists(path) or os.access(path, os.W_OK))

@@ -63,7 +63,7 @@ def test_streams_are_added_up():
     assert summary["outcomes"] == {"complete": 2, "failed": 0, "refused": 1, "unfinished": 0}
     assert summary["codes"] == {"queue_full": 1}
     assert summary["routes"] == {"queued": 1}
-    assert summary["exact"] == {"exact": 2, "wrong": 0}
+    assert summary["exact"] == {"exact": 2, "wrong": 0, "not_compared": 0}
     assert summary["first_content_ms"]["max"] == 30
     assert summary["gap_ms"]["p50"] == pytest.approx(60, rel=0.1)
     assert summary["seconds"] == 2.5
@@ -74,7 +74,7 @@ def test_streams_are_added_up():
     ("last", "exact"),
     [
         (Ended(intended=0, outcome="complete", exact=True), True),
-        (Ended(intended=0, outcome="complete", exact=None), True),
+        (Ended(intended=0, outcome="complete", exact=None), False),
         (Ended(intended=0, outcome="unfinished"), True),
         (Ended(intended=0, outcome="complete", exact=False), False),
         (Ended(intended=0, outcome="failed", code="cut"), False),
@@ -84,6 +84,22 @@ def test_streams_are_added_up():
 def test_one_that_is_not_exact_spoils_all(last, exact):
     good = Ended(intended=0, outcome="complete", exact=True)
     assert tally_of(good, last, good).is_exact is exact
+
+
+@pytest.mark.parametrize(
+    "streams", [[], [Ended(intended=0, outcome="unfinished")], [Ended(intended=0, outcome="complete")]]
+)
+def test_where_nothing_was_compared_nothing_is_exact(streams):
+    assert not tally_of(*streams).is_exact
+
+
+def test_what_could_not_be_compared_is_counted():
+    tally = tally_of(
+        Ended(intended=0, outcome="complete", exact=None, code="no_record"),
+        Ended(intended=0, outcome="complete", exact=True),
+        Ended(intended=0, outcome="failed", code="cut"),
+    )
+    assert tally.summary()["exact"] == {"exact": 1, "wrong": 0, "not_compared": 1}
 
 
 def test_seconds_show_who_was_open():
