@@ -323,7 +323,9 @@ def _failure(phase: Phase, error: BaseException) -> Failure:
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    detail = str(causes[-1]) or str(error) or type(error).__name__
+    # What this side could not send may be the key, so that error's own words are nobody's.
+    told = not any(isinstance(each, httpx2.LocalProtocolError) for each in causes)
+    detail = (str(causes[-1]) or str(error) if told else "") or type(error).__name__
     words = " ".join(map(str, causes))
     kind = "other"
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):

@@ -19,6 +19,7 @@ from streaming.core.load import Plan, Tally
 from streaming.doctor.client import base_of
 from streaming.loadtest.report import as_data, as_html, as_text, progress
 from streaming.loadtest.runner import DEFAULT_BRIEF, Load, run
+from streaming.management.arguments import key_of
 from streaming.management.briefs import brief_of
 
 from .doctor import KEY
@@ -114,7 +115,7 @@ def _load(options: dict[str, Any]) -> Load:
         base=base,
         plan=plan,
         brief=brief,
-        key=options["key"],
+        key=key_of(options["key"]),
         insecure=options["insecure"],
         patience=options["timeout"],
     )
