@@ -91,7 +91,8 @@ Phase = Literal["resolve", "connect", "tls", "answer", "read"]
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Where the exchange broke off. `kind`: `refused`, `timeout`, `certificate`, `not_tls`, `not_http`,
-    `closed`, or `other`; `detail`: the system's own words."""
+    `closed`, `foreign` for an event that no Sluice sends, `undecodable` for a body that is not encoded as its
+    header says, or `other`; `detail`: the system's own words."""
 
     phase: Phase
     kind: str
@@ -218,6 +219,11 @@ def diagnose(seen: Observation, uncompressed: Observation | None = None) -> Diag
     return Diagnosis(findings=findings, measures=measures, proxy=proxy)
 
 
+def failed(seen: Observation, error: str) -> Diagnosis:
+    """What is said where the doctor itself broke off, with an `error` of that name."""
+    return Diagnosis(findings=[_broken("doctor_failed", {"error": error})], measures=measure(seen), proxy="")
+
+
 def measure(seen: Observation) -> Measures:
     """The numbers of an observation."""
     arrivals = seen.arrivals
@@ -334,11 +340,19 @@ def _findings(
         yield _refusal(seen, proxy)
         yield from _pools(seen)
         return
+    if seen.failure is not None and seen.failure.kind in _SENSELESS:
+        evidence = {"status": seen.status, "encoding": seen.encoding, "detail": seen.failure.detail}
+        yield _broken(_SENSELESS[seen.failure.kind], evidence)
+        return
     yield from _end(seen, measures, proxy)
     yield from _way(seen, measures, proxy, uncompressed)
     yield from _server(seen, measures)
     yield from _pools(seen)
     yield from _head(seen, proxy)
+
+
+_SENSELESS: Final = {"foreign": "not_sluice", "undecodable": "undecodable"}
+"""By the kind of a failure: a stream that cannot be measured."""
 
 
 def _no_answer(failure: Failure) -> Finding:

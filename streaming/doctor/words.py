@@ -36,6 +36,9 @@ SENTENCES: Final = {
         "What is held back is compressed, too (%(encoding)s), and not by our pace."
     ),
     "compressed": gettext_noop("The stream is compressed (%(encoding)s), and still arrives event by event."),
+    "undecodable": gettext_noop(
+        "The stream is not what its Content-Encoding says (%(encoding)s): %(detail)s"
+    ),
     "collected": gettext_noop(
         "The answer has a length (%(content_length)s bytes): somebody collected the whole stream first."
     ),
@@ -92,6 +95,8 @@ SENTENCES: Final = {
         "ended."
     ),
     "provider_failed": gettext_noop("The provider failed: %(code)s. %(message)s"),
+    # We
+    "doctor_failed": gettext_noop("The doctor itself failed (%(error)s); nothing is known of the server."),
     # Who calls
     "not_authenticated": gettext_noop("The server wants to know who calls (status 401)."),
     "not_allowed": gettext_noop("The server does not allow this call (status 403 %(problem)s)."),
@@ -123,6 +128,10 @@ REMEDIES: Final = {
         "busy."
     ),
     "collected": gettext_noop("Switch off what stores or scans answers between here and the server."),
+    "undecodable": gettext_noop(
+        "Whoever sets Content-Encoding between here and the server must also encode: look at what the proxy "
+        "compresses."
+    ),
     "headers_changed": gettext_noop(
         "Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."
     ),
@@ -168,6 +177,7 @@ REMEDIES: Final = {
     "wrong_host": gettext_noop(
         "Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."
     ),
+    "doctor_failed": gettext_noop("The log has the details, which belong into a report of this error."),
     # Buffering, by the proxy's name
     "buffering:nginx": "proxy_buffering off; proxy_cache off; proxy_http_version 1.1; gzip off;\n"
     "# and no proxy_ignore_headers X-Accel-Buffering; as a whole: deploy/nginx_streaming.conf",
