@@ -53,6 +53,12 @@ SLOW_FIRST: Final = 2_000.0
 STALL: Final = 5_000.0
 """Milliseconds between two pieces of text, by the server's clock, that are a stall."""
 
+PAUSE: Final = 1_000.0
+"""Milliseconds without text, where pieces came faster than a third of it, that are no mere pause."""
+
+LIFE: Final = 200.0
+"""Milliseconds after the last text from which on what comes is a sign of life, and not what belongs to it."""
+
 WAITED: Final = 250.0
 """Milliseconds in the queue that are worth telling."""
 
@@ -450,16 +456,25 @@ def _told_end(seen: Observation) -> _Findings:
 
 
 def _patience(seen: Observation, measures: Measures) -> Finding:
-    """The reader gave up. Who shows signs of life but no text waits for its provider, or for its turn."""
-    since = seen.total - (seen.reads[-1][0] if seen.reads else 0.0)
+    """The reader gave up. Who shows signs of life but no text waits for its provider, or for its turn. A probe
+    has neither, so one that stops was stopped on its way, or by the server."""
+    last = seen.reads[-1][0] if seen.reads else 0.0
+    text = max((each.at for each in seen.arrivals if each.name in CONTENT), default=0.0)
     states = [each.status for each in seen.arrivals if each.status]
-    evidence = {"after_ms": round(seen.total), "silent_ms": round(since), "events": len(seen.arrivals)}
+    evidence = {
+        "after_ms": round(seen.total),
+        "silent_ms": round(seen.total - last),
+        "events": len(seen.arrivals),
+    }
     if states and states[-1] == "queued":
         return _broken("queued_too_long", evidence)
-    # The first events of a stream come at once, whatever the provider does.
     if not seen.arrivals or measures.bunched >= BUNCHED:
         return _broken("silent", evidence)
-    return _broken("provider_hangs", evidence)
+    if seen.total - text < max(PAUSE, 3 * (measures.gaps.percentile(50) or 0.0)):
+        return Finding(code="unfinished", severity=Severity.INFO, evidence=evidence)
+    if seen.target == "brief" and last - text >= LIFE:
+        return _broken("provider_hangs", evidence)
+    return _broken("silent", evidence)
 
 
 def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None) -> _Findings:
@@ -522,11 +537,16 @@ def _server(seen: Observation, measures: Measures) -> _Findings:
     waited = (seen.end.get("timing") or {}).get("queued_ms") or 0.0
     if seen.headers.get("x-stream-route") == "queued" and waited >= WAITED:
         yield _suspicious("queued", {"queued_ms": round(waited)})
-    first = measures.server_first_content
-    if first is not None and first >= SLOW_FIRST:
-        yield _suspicious("slow_provider", {"first_ms": round(first)})
-    if measures.longest_sent_gap >= STALL:
-        yield _suspicious("provider_stalls", {"gap_ms": round(measures.longest_sent_gap)})
+    first, gap = measures.server_first_content, measures.longest_sent_gap
+    if seen.target != "brief":
+        # No provider is asked, so every pause is the server's.
+        if gap >= STALL:
+            yield _suspicious("server_stalls", {"gap_ms": round(gap)})
+    else:
+        if first is not None and first >= SLOW_FIRST:
+            yield _suspicious("slow_provider", {"first_ms": round(first)})
+        if gap >= STALL:
+            yield _suspicious("provider_stalls", {"gap_ms": round(gap)})
     if measures.statuses >= FLOOD_COUNT and measures.status_rate >= FLOOD:
         rate = round(measures.status_rate, 1)
         yield _suspicious("status_flood", {"rate": rate, "count": measures.statuses})

@@ -76,8 +76,14 @@ SENTENCES: Final = {
     "lost_events": gettext_noop("Of %(expected)s events only %(came)s came, or not in their order."),
     "cut": gettext_noop("The stream was cut after %(after_ms)s ms, without its last event. %(detail)s"),
     "silent": gettext_noop(
-        "An answer began, but in %(after_ms)s ms its events did not come: somebody holds them, or the "
-        "server hangs."
+        "The stream stands still: no end in %(after_ms)s ms, and nothing at all in the last %(silent_ms)s ms. "
+        "A proxy holds it, or the server hangs."
+    ),
+    "unfinished": gettext_noop(
+        "After %(after_ms)s ms the stream still ran; what came until then was measured."
+    ),
+    "server_stalls": gettext_noop(
+        "The server stalls: by its own clock %(gap_ms)s ms passed between two events, and no provider was asked."
     ),
     "server_failed": gettext_noop("The server failed (status %(status)s)."),
     "task_failed": gettext_noop("The task failed: %(code)s. %(message)s"),
@@ -91,8 +97,8 @@ SENTENCES: Final = {
         "The provider stalls: by the server's own clock %(gap_ms)s ms passed between two pieces of text."
     ),
     "provider_hangs": gettext_noop(
-        "The provider hangs: the server shows signs of life, but after %(after_ms)s ms the text had not "
-        "ended."
+        "The provider hangs: the server shows signs of life, but no more text came, and after %(after_ms)s ms "
+        "it had not ended."
     ),
     "provider_failed": gettext_noop("The provider failed: %(code)s. %(message)s"),
     # We
@@ -160,8 +166,12 @@ REMEDIES: Final = {
         "that moment."
     ),
     "silent": gettext_noop(
-        "Measure again without --brief, and directly at the server: where that is fine, the proxy holds "
-        "the events."
+        "Measure directly at the server: where that is fine, the proxy holds the stream. With --brief: give it "
+        "a --timeout of more than two heartbeats (SSE_HEARTBEAT_INTERVAL), which tell a provider that hangs."
+    ),
+    "server_stalls": gettext_noop(
+        "Look at what blocks the event loop (the log, sluice_loop_lag_seconds), and whether the machine slept or "
+        "swaps."
     ),
     "server_failed": gettext_noop("Look at the server's log of this moment."),
     "slow_provider": gettext_noop(

@@ -162,12 +162,40 @@ def test_a_pause_between_texts_is_the_providers():
     assert codes(task([100.0, 6_000.0, 6_100.0])) == ["provider_stalls"]
 
 
+GAVE_UP = {"outcome": "patience", "end": {}, "total": 10_000.0}
+
+
 def test_who_gave_up_waiting_says_for_what():
-    hung = task([100.0, 200.0], outcome="patience", end={}, total=10_000.0)
-    assert codes(hung) == ["provider_hangs"]
+    texts = task([100.0, 200.0])
+    heartbeat = [*texts.reads, (9_000.0, 15)]
+    assert codes(task([100.0, 200.0], reads=heartbeat, **GAVE_UP)) == ["provider_hangs"]
     waits = [Arrival(name="status", at=5.0, sent_at=OFFSET, status="queued")]
-    assert codes(task([], arrivals=waits, outcome="patience", end={}, total=10_000.0)) == ["queued_too_long"]
-    assert codes(task([], arrivals=[], reads=[], outcome="patience", end={}, total=1e4)) == ["silent"]
+    assert codes(task([], arrivals=waits, **GAVE_UP)) == ["queued_too_long"]
+    assert codes(task([], arrivals=[], reads=[], **GAVE_UP)) == ["silent"]
+
+
+def test_a_provider_hangs_only_where_the_server_shows_life_after_the_last_text():
+    texts = task([100.0, 200.0]).arrivals[:-1]
+    reads = [(each.at, 100) for each in texts]
+    assert codes(task([], arrivals=texts, reads=reads, **GAVE_UP)) == ["silent"]
+
+
+def test_a_probe_that_stops_half_way_has_no_provider_to_blame():
+    half = seen(PACED[:8]).arrivals[:-1]
+    for reads in ([(each.at, 100) for each in half], [(9_000.0, 15)]):
+        found = diagnose(seen([0.0], arrivals=half, reads=reads, **GAVE_UP))
+        assert (found.codes, found.severity) == (["silent"], Severity.BROKEN)
+        assert "provider" not in found.findings[0].remedy
+
+
+def test_a_stream_that_was_only_long_is_not_blamed():
+    long = seen([500.0 * number for number in range(20)]).arrivals[:-1]
+    found = diagnose(seen([0.0], name="content", target="brief", arrivals=long, **GAVE_UP))
+    assert (found.codes, found.severity) == (["fine", "unfinished"], Severity.INFO)
+
+
+def test_a_pause_of_a_probe_is_the_servers():
+    assert codes(seen([*PACED, 9_000.0])) == ["server_stalls"]
 
 
 @pytest.mark.parametrize(
