@@ -57,7 +57,7 @@ PAUSE: Final = 1_000.0
 """Milliseconds without text, where pieces came faster than a third of it, that are no mere pause."""
 
 LIFE: Final = 200.0
-"""Milliseconds after the last text from which on what comes is a sign of life, and not what belongs to it."""
+"""Milliseconds after the last text from which on what comes is a sign of life, and not a part of it."""
 
 WAITED: Final = 250.0
 """Milliseconds in the queue that are worth telling."""
@@ -372,53 +372,76 @@ def _no_answer(failure: Failure) -> Finding:
         code = "wrong_scheme"
     elif failure.kind == "not_http":
         code = "not_http"
-    remedy = f"{code}:{failure.kind}" if code in ("unreachable", "tls_failed") else code
-    evidence = {"kind": failure.kind, "detail": failure.detail}
+    remedy = f"{code}:{failure.kind}" if code in ("unreachable", "tls_failed", "no_answer") else code
+    evidence = {"kind": failure.kind, "detail": failure.detail or failure.kind}
     return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 _BY_PROBLEM: Final = {
     "queue_full": "pool_full",
     "owner_limit": "own_limit",
-    "too_many_probes": "own_limit",
+    "too_many_probes": "too_many_probes",
+    "too_many_requests_open": "server_full",
+    "storage_unavailable": "storage_away",
     "draining": "restarting",
+    "not_ready": "restarting",
+    "too_many_followers": "refused",
     "bad_host": "wrong_host",
+    "not_authenticated": "not_authenticated",
+    "invalid_key": "wrong_key",
+    "not_found": "not_sluice",
+    "method_not_allowed": "not_sluice",
     # By deploy/nginx_streaming_locations.conf.
     "server_away": "server_away",
 }
+"""By the code of a problem document, which only a Sluice sends; of others by the status."""
 
-_BY_STATUS: Final = {
-    401: "not_authenticated",
-    403: "not_allowed",
-    404: "not_sluice",
-    405: "not_sluice",
-    429: "own_limit",
-}
-
-_GATEWAY: Final = frozenset({502, 503, 504})
+_GATEWAY: Final = frozenset({502, 503, 504, *range(520, 528), 530})
+"""What a proxy says of a server that does not answer it; from 520 on: Cloudflare's."""
 
 
 def _refusal(seen: Observation, proxy: str) -> Finding:
-    status = seen.status or 0
-    evidence: dict[str, Any] = {"status": status, "problem": seen.problem, "proxy": proxy}
-    if 300 <= status < 400:
-        code = "redirected"
-        evidence["location"] = seen.headers.get("location", "")
-    elif status == 400 and not seen.problem and "HTTPS port" in seen.excerpt:
-        code = "wrong_scheme"
-    elif seen.problem in _BY_PROBLEM:
-        code = _BY_PROBLEM[seen.problem]
+    evidence: dict[str, Any] = {"status": seen.status, "problem": seen.problem}
+    if proxy:
+        evidence["proxy"] = proxy
+    if seen.problem:
+        code = _of_problem(seen)
         evidence["retry_after"] = seen.headers.get("retry-after", "")
-    elif status in _BY_STATUS:
-        code = _BY_STATUS[status]
-    elif status in _GATEWAY and not seen.problem:
-        code = "server_away"
-    elif status == 200:
-        code = "not_sluice"
-        evidence["content_type"] = seen.headers.get("content-type", "")
     else:
-        code = "refused" if status < 500 else "server_failed"
-    return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=code)
+        code = _of_status(seen)
+    if code == "redirected":
+        evidence["location"] = seen.headers["location"]
+    elif code == "not_sluice":
+        evidence["content_type"] = seen.headers.get("content-type", "")
+    return _broken(code, evidence)
+
+
+def _of_problem(seen: Observation) -> str:
+    status = seen.status or 0
+    if seen.problem in _BY_PROBLEM:
+        return _BY_PROBLEM[seen.problem]
+    if status == 403:
+        return "not_allowed"
+    return "refused" if status < 500 else "server_failed"
+
+
+def _of_status(seen: Observation) -> str:
+    """Without a problem document somebody else answers: before the server, or instead of it."""
+    status = seen.status or 0
+    if status < 300:
+        return "not_sluice"
+    if status < 400:
+        return "redirected" if seen.headers.get("location") else "not_sluice"
+    if status == 400 and "HTTPS port" in seen.excerpt:
+        return "wrong_scheme"
+    if status == 400 and "DisallowedHost" in seen.excerpt:
+        # With DEBUG on, Django has pages of its own.
+        return "wrong_host"
+    if status in (404, 405):
+        return "not_sluice"
+    if status in _GATEWAY:
+        return "server_away"
+    return "server_failed" if status == 500 else "proxy_refuses"
 
 
 def _end(seen: Observation, measures: Measures, proxy: str) -> _Findings:
@@ -432,13 +455,24 @@ def _end(seen: Observation, measures: Measures, proxy: str) -> _Findings:
     elif any(each.name == "reconnect" for each in seen.arrivals):
         yield _broken("restarting", {"status": seen.status})
     else:
-        detail = seen.failure.detail if seen.failure is not None else ""
-        after = round(seen.total)
-        yield _broken("cut", {"after_ms": after, "events": len(seen.arrivals), "detail": detail})
+        yield _cut(seen)
     numbers = [each.sequence for each in seen.arrivals if each.sequence is not None]
     complete = numbers == list(range(1, seen.expected + 1))
     if seen.outcome == "ended" and seen.expected and not complete:
         yield _broken("lost_events", {"expected": seen.expected, "came": len(numbers)})
+
+
+def _cut(seen: Observation) -> Finding:
+    """A limit of time strikes in silence; who cuts while events come has another reason."""
+    silent = seen.total - (seen.reads[-1][0] if seen.reads else 0.0)
+    evidence = {
+        "after_ms": round(seen.total),
+        "silent_ms": round(silent),
+        "events": len(seen.arrivals),
+        "detail": seen.failure.detail if seen.failure is not None else "",
+    }
+    remedy = "cut:silent" if silent >= STALL else "cut:flowing"
+    return Finding(code="cut", severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 def _told_end(seen: Observation) -> _Findings:
@@ -450,13 +484,17 @@ def _told_end(seen: Observation) -> _Findings:
             yield _broken("pool_full", {"code": code})
         else:
             known = "provider_failed" if code.startswith("upstream_") else "task_failed"
-            yield _broken(known, {"code": code, "message": seen.end.get("message", "")})
+            evidence = {"code": code, "message": seen.end.get("message", "")}
+            remedy = f"{known}:{code}"
+            yield Finding(code=known, severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
     elif seen.end.get("type") == "cancelled":
-        yield _broken("task_failed", {"code": "cancelled", "message": seen.end.get("reason", "")})
+        evidence = {"code": "cancelled", "message": seen.end.get("reason", "")}
+        remedy = "task_failed:cancelled"
+        yield Finding(code="task_failed", severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 def _patience(seen: Observation, measures: Measures) -> Finding:
-    """The reader gave up. Who shows signs of life but no text waits for its provider, or for its turn. A probe
+    """The reader gave up. Who shows signs of life but no text waits for a provider, or for its turn. A probe
     has neither, so one that stops was stopped on its way, or by the server."""
     last = seen.reads[-1][0] if seen.reads else 0.0
     text = max((each.at for each in seen.arrivals if each.name in CONTENT), default=0.0)
@@ -554,16 +592,19 @@ def _server(seen: Observation, measures: Measures) -> _Findings:
 
 def _pools(seen: Observation) -> _Findings:
     """What the server says of its pools, where it says it to this caller."""
-    told = False
+    told = seen.problem == "queue_full"
     for name, pool in seen.pools.items():
         evidence = {"pool": name, **msgspec.to_builtins(pool)}
         if pool.stuck:
             yield _suspicious("stuck_producers", evidence)
         if pool.running < pool.max_workers:
             continue
-        if pool.waiting >= pool.queue_size and seen.problem != "queue_full":
-            yield Finding(code="pool_full", severity=Severity.BROKEN, evidence=evidence, remedy="pool_full")
-        elif pool.waiting and not told:
+        if told:
+            # The refusal has said it; since then somebody may have left.
+            continue
+        if pool.waiting >= pool.queue_size:
+            yield _broken("pool_full", evidence)
+        elif pool.waiting:
             told = True
             yield _suspicious("pool_busy", evidence)
 

@@ -124,6 +124,9 @@ async def test_a_monitor_goes_on_after_an_error_of_its_own(monkeypatch, caplog):
         if len(told) == 2:
             stop.set()
 
+    # It logs three tracebacks, which nobody needs to see.
+    monkeypatch.setattr(rounds.logger, "propagate", False)
+    monkeypatch.setattr(rounds.logger, "handlers", [caplog.handler])
     with caplog.at_level(logging.ERROR):
         severity = await Monitor(Target(base=NOWHERE), 0.01, report=report).run(tell, stop)
     assert severity is Severity.BROKEN

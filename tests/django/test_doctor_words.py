@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 
 from streaming.core import diagnosis
-from streaming.core.diagnosis import Finding, Severity
+from streaming.core.diagnosis import Failure, Finding, Observation, Severity, diagnose
 from streaming.doctor.words import REMEDIES, SENTENCES, remedy, sentence
 
 SOURCE = Path(diagnosis.__file__).read_text(encoding="utf-8")
 
 PRODUCTS = {product for product, _ in diagnosis._PRODUCTS} | {"unknown"}
+
+NO_FAULT = {"fine", "not_measured", "unfinished", "compressed", "reader_busy"}
+
+ELSEWHERE = {
+    "buffered_by_proxy": "buffering",
+    "compressed_without_flush": "compression",
+    "compressed_too": "compression",
+    "cut": "cut:flowing",
+}
+"""Where the remedies of a finding have another name than its code."""
 
 
 def test_every_code_has_a_sentence_and_every_sentence_a_code():
@@ -31,6 +41,27 @@ def test_a_sentence_is_one_also_without_evidence(code):
     assert text
     assert "%(" not in text
     assert "%%" not in text
+
+
+@pytest.mark.parametrize("code", sorted(set(SENTENCES) - NO_FAULT))
+def test_what_is_not_fine_has_a_remedy(code):
+    # Some have one for each kind, and one for those that nobody foresaw.
+    key = ELSEWHERE.get(code, code)
+    texts = {remedy(Finding(code=code, severity=Severity.BROKEN, remedy=each)) for each in (key, f"{key}:x")}
+    assert texts - {""}
+
+
+def test_the_fallback_of_a_remedy_is_the_general_one():
+    for code in ("unreachable", "tls_failed", "no_answer", "task_failed", "provider_failed"):
+        assert remedy(Finding(code=code, severity=Severity.BROKEN, remedy=f"{code}:never heard of"))
+
+
+@pytest.mark.parametrize("kind", ["timeout", "closed", "other"])
+def test_a_failure_without_words_is_told_by_its_kind(kind):
+    failure = Failure(phase="answer", kind=kind)
+    found = diagnose(Observation(target="probe", failure=failure)).findings[0]
+    assert f"({kind})" in sentence(found)
+    assert remedy(found)
 
 
 @pytest.mark.parametrize("product", sorted(PRODUCTS))

@@ -155,7 +155,7 @@ async def test_a_ping_needs_nothing(server: Server) -> None:
 
 
 async def test_a_wrong_key_is_told(server: Server) -> None:
-    await verdict(probe(server.url, key="slc_wrong"), "not_authenticated")
+    await verdict(probe(server.url, key="slc_wrong"), "wrong_key")
 
 
 @pytest.mark.parametrize(

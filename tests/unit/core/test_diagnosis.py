@@ -202,26 +202,64 @@ def test_a_pause_of_a_probe_is_the_servers():
     ("changes", "code"),
     [
         ({"status": 503, "problem": "queue_full"}, "pool_full"),
-        ({"status": 429, "problem": "owner_limit"}, "own_limit"),
-        ({"status": 429, "problem": "too_many_probes"}, "own_limit"),
+        ({"status": 503, "problem": "too_many_requests_open"}, "server_full"),
+        ({"status": 503, "problem": "storage_unavailable"}, "storage_away"),
         ({"status": 503, "problem": "draining"}, "restarting"),
-        ({"status": 503}, "server_away"),
-        ({"status": 502}, "server_away"),
+        ({"status": 503, "problem": "not_ready"}, "restarting"),
+        ({"status": 503, "problem": "too_many_followers"}, "refused"),
+        ({"status": 429, "problem": "owner_limit"}, "own_limit"),
+        ({"status": 429, "problem": "too_many_probes"}, "too_many_probes"),
         ({"status": 502, "problem": "server_away"}, "server_away"),
-        ({"status": 301, "headers": {"location": "https://x/"}}, "redirected"),
         ({"status": 400, "problem": "bad_host"}, "wrong_host"),
-        ({"status": 400, "excerpt": "The plain HTTP request was sent to HTTPS port"}, "wrong_scheme"),
+        ({"status": 400, "problem": "bad_query"}, "refused"),
         ({"status": 401, "problem": "not_authenticated"}, "not_authenticated"),
+        ({"status": 401, "problem": "invalid_key"}, "wrong_key"),
         ({"status": 403, "problem": "permission_denied"}, "not_allowed"),
-        ({"status": 404}, "not_sluice"),
-        ({"status": 200, "headers": {"content-type": "text/html"}}, "not_sluice"),
+        ({"status": 403, "problem": "kernels_disabled"}, "not_allowed"),
+        ({"status": 404, "problem": "not_found"}, "not_sluice"),
+        ({"status": 404, "problem": "unknown_model"}, "refused"),
+        ({"status": 405, "problem": "method_not_allowed"}, "not_sluice"),
+        ({"status": 413, "problem": "body_too_large"}, "refused"),
         ({"status": 422, "problem": "validation_failed"}, "refused"),
         ({"status": 500, "problem": "server_error"}, "server_failed"),
+        # Without a problem document it was not Sluice.
+        ({"status": 204}, "not_sluice"),
+        ({"status": 200, "headers": {"content-type": "text/html"}}, "not_sluice"),
+        ({"status": 301, "headers": {"location": "https://x/"}}, "redirected"),
+        ({"status": 304}, "not_sluice"),
+        ({"status": 400, "excerpt": "The plain HTTP request was sent to HTTPS port"}, "wrong_scheme"),
+        ({"status": 400, "excerpt": "<title>DisallowedHost at /</title>"}, "wrong_host"),
+        ({"status": 401}, "proxy_refuses"),
+        ({"status": 403}, "proxy_refuses"),
+        ({"status": 404}, "not_sluice"),
+        ({"status": 407}, "proxy_refuses"),
+        ({"status": 413}, "proxy_refuses"),
+        ({"status": 429}, "proxy_refuses"),
+        ({"status": 500}, "server_failed"),
+        ({"status": 502}, "server_away"),
+        ({"status": 503}, "server_away"),
+        ({"status": 511}, "proxy_refuses"),
+        ({"status": 524}, "server_away"),
     ],
 )
 def test_an_answer_that_is_no_stream(changes, code):
     found = diagnose(Observation(**{"target": "probe", "headers": {}} | changes))
     assert (found.codes, found.severity) == ([code], Severity.BROKEN)
+    assert found.findings[0].remedy == code
+
+
+def test_a_proxy_that_refuses_is_named():
+    found = diagnose(Observation(target="probe", status=403, headers={"server": "cloudflare"}))
+    assert found.findings[0].evidence == {"status": 403, "problem": "", "proxy": "cloudflare"}
+
+
+def test_a_refusal_is_told_once():
+    left = {"agent_pool": Pool(running=1, waiting=1, max_workers=1, queue_size=5)}
+    full = {"agent_pool": Pool(running=1, waiting=5, max_workers=1, queue_size=5)}
+    for pools in (left, full):
+        assert codes(Observation(target="probe", status=503, problem="queue_full", pools=pools)) == [
+            "pool_full"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -241,10 +279,14 @@ def test_no_answer_at_all(phase, kind, code):
     assert (found.codes, found.severity) == ([code], Severity.BROKEN)
 
 
-def test_a_stream_without_its_end_was_cut():
+def test_who_cuts_in_silence_has_another_reason_than_who_cuts_what_flows():
     lost = Failure(phase="read", kind="closed", detail="reset")
-    found = diagnose(seen(PACED, outcome="cut", end={}, failure=lost))
-    assert (found.codes, found.severity) == (["cut"], Severity.BROKEN)
+    flowing = diagnose(seen(PACED, outcome="cut", end={}, failure=lost))
+    assert (flowing.codes, flowing.severity) == (["cut"], Severity.BROKEN)
+    assert flowing.findings[0].remedy == "cut:flowing"
+    silent = diagnose(seen(PACED, outcome="cut", end={}, total=62_000.0)).findings[0]
+    assert silent.remedy == "cut:silent"
+    assert silent.evidence["silent_ms"] == 60_096
 
 
 def test_a_stream_of_nothing_is_the_proxys():
@@ -260,7 +302,8 @@ def test_a_hole_in_the_numbers_is_told():
 def test_a_task_that_failed_is_told_with_its_code():
     end = {"type": "error", "code": "upstream_auth", "message": "no"}
     assert codes(task([100.0], end=end)) == ["provider_failed"]
-    assert codes(task([100.0], end={"type": "error", "code": "producer_failed"})) == ["task_failed"]
+    timeout = diagnose(task([100.0], end={"type": "error", "code": "run_timeout"}))
+    assert (timeout.codes, timeout.findings[0].remedy) == (["task_failed"], "task_failed:run_timeout")
     assert codes(task([100.0], end={"type": "error", "code": "interrupted"})) == ["restarting"]
 
 
