@@ -34,6 +34,24 @@ HELD: Final = 60.0
 FEW: Final = 3
 """Pairs without which nothing is said about bunches."""
 
+BEHIND: Final = 0.8
+"""The share of events that came just when the next one was sent, from which on a stream is one behind."""
+
+BEHIND_FEW: Final = 4
+"""Pairs without which nothing is said about that."""
+
+NEAR: Final = 0.2
+"""How near to the next sending such an arrival is, as a share of the distance."""
+
+TICKS: Final = 8
+"""Pauses between arrivals without which nothing is said about their beat."""
+
+BEAT: Final = 0.08
+"""How near to a whole number of beats a pause is, in beats."""
+
+BEACON: Final = 102.4
+"""Milliseconds after which a WLAN wakes devices that save power: no proxy's beat."""
+
 UNEVEN: Final = 150.0
 """Milliseconds of delay (p95) from which on the network is uneven."""
 
@@ -219,7 +237,8 @@ def diagnose(seen: Observation, uncompressed: Observation | None = None) -> Diag
     proxy = proxy_of(seen.headers)
     findings = list(_findings(seen, measures, proxy, uncompressed))
     if not any(finding.severity for finding in findings):
-        findings.insert(0, Finding(code="fine", severity=Severity.INFO))
+        code = "fine" if measures.pairs >= FEW else "not_measured"
+        findings.insert(0, Finding(code=code, severity=Severity.INFO, evidence={"pairs": measures.pairs}))
     # Stable: of the same severity, the cause that was looked for first.
     findings.sort(key=lambda finding: -finding.severity)
     return Diagnosis(findings=findings, measures=measures, proxy=proxy)
@@ -234,8 +253,8 @@ def measure(seen: Observation) -> Measures:
     """The numbers of an observation."""
     arrivals = seen.arrivals
     content = [each for each in arrivals if each.name in CONTENT]
-    delays = _delays(arrivals)
-    share, pairs = bunched([(each.at, each.sent_at) for each in arrivals if each.sent_at is not None])
+    delays = _delays_of(_sent(arrivals))
+    share, pairs = bunched(_sent(arrivals))
     statuses = [each for each in arrivals if each.name == "status"]
     sent_gaps = [
         second.sent_at - first.sent_at
@@ -275,8 +294,74 @@ def bunched(events: Sequence[tuple[float, float]]) -> tuple[float, int]:
     return (together / apart if apart else 0.0), apart
 
 
-def _delays(arrivals: Sequence[Arrival]) -> list[float]:
-    on_the_way = [each.at - each.sent_at for each in arrivals if each.sent_at is not None]
+Hold = Literal["", "bunches", "one_behind", "timer"]
+"""How events are held: not at all; until some are together; each until the next one; until a timer goes."""
+
+
+def hold_of(seen: Observation, measures: Measures) -> Hold:
+    """Whether somebody between held events back. A reader that was late itself proves nothing."""
+    if measures.pairs < FEW or measures.held < max(HELD, 2 * seen.own_lag):
+        return ""
+    events = _sent(seen.arrivals)
+    if measures.bunched >= BUNCHED:
+        return "bunches"
+    if is_one_behind(events):
+        return "one_behind"
+    return "timer" if is_timed(events) else ""
+
+
+def is_one_behind(events: Sequence[tuple[float, float]]) -> bool:
+    """Whether nearly each of these events (arrived, sent; milliseconds) came only when the next one was sent.
+    The last one has no next, so it shows what the way takes by itself."""
+    fastest = min((at - sent for at, sent in events), default=0.0)
+    apart = behind = 0
+    for (at, sent), (_, next_sent) in pairwise(events):
+        distance = next_sent - sent
+        if distance >= APART:
+            apart += 1
+            behind += abs(at - sent - fastest - distance) <= distance * NEAR
+    return apart >= BEHIND_FEW and behind >= apart * BEHIND
+
+
+def is_timed(events: Sequence[tuple[float, float]]) -> bool:
+    """Whether these events (arrived, sent; milliseconds) came on the beat of a clock that is not the sender's:
+    all pauses between arrivals are whole beats, and the typical event waited for half a beat. The unrest of a
+    network has no beat; one that lost packets has it where it was sent so, but there most are in time."""
+    early = [(float("-inf"), 0.0), *events]
+    starts = [at for (before, _), (at, _) in pairwise(early) if at - before > APART]
+    # At the end the rest comes without waiting.
+    pauses = [after - before for before, after in pairwise(starts)][:-1]
+    sendings = sorted(
+        after - before for (_, before), (_, after) in pairwise(events) if after - before >= APART
+    )
+    if len(pauses) < TICKS or not sendings:
+        return False
+    least = min(pauses)
+    beat = sum(pauses) / sum(round(each / least) for each in pauses)
+    on_beat = sum(abs(each / beat - round(each / beat)) <= BEAT for each in pauses)
+    typical = sorted(_delays_of(events))[len(events) // 2]
+    own = any(abs(beat / each - 1) <= BEAT for each in (sendings[len(sendings) // 2], BEACON))
+    return beat >= HELD and not own and on_beat >= len(pauses) * 0.9 and beat * 0.25 <= typical <= beat * 0.75
+
+
+def held_at_start(seen: Observation) -> tuple[float, int]:
+    """For how many milliseconds the first events of a stream were held, and how many these are, where all
+    others came in time; nothing held where they did not."""
+    events = _sent(seen.arrivals)
+    delays = _delays_of(events)
+    count = next((n for n, ((a, _), (b, _)) in enumerate(pairwise(events), 1) if b - a > APART), 0)
+    rest = sorted(delays[count:])
+    if count < FEW or len(rest) < FEW or rest[int(len(rest) * 0.95)] >= HELD:
+        return 0.0, 0
+    return delays[0], count
+
+
+def _sent(arrivals: Sequence[Arrival]) -> list[tuple[float, float]]:
+    return [(each.at, each.sent_at) for each in arrivals if each.sent_at is not None]
+
+
+def _delays_of(events: Sequence[tuple[float, float]]) -> list[float]:
+    on_the_way = [at - sent for at, sent in events]
     fastest = min(on_the_way, default=0.0)
     return [each - fastest for each in on_the_way]
 
@@ -525,8 +610,10 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
         "proxy": proxy,
         "encoding": seen.encoding,
     }
-    held = _is_held(seen, measures)
-    if held and seen.encoding and uncompressed is not None and not _is_held(uncompressed):
+    held = hold_of(seen, measures)
+    if held:
+        evidence["how"] = held
+    if held and seen.encoding and uncompressed and not hold_of(uncompressed, measure(uncompressed)):
         yield Finding(
             code="compressed_without_flush",
             severity=Severity.SUSPICIOUS,
@@ -543,7 +630,11 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
         )
     delay = measures.delays.percentile(95) or 0.0
     if not held and delay >= max(UNEVEN, 2 * seen.own_lag):
-        yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
+        begin, count = held_at_start(seen)
+        if begin >= UNEVEN:
+            yield _suspicious("held_at_start", {"held_ms": round(begin), "events": count, "proxy": proxy})
+        else:
+            yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
     waited = (seen.answered or 0.0) - sum(filter(None, (seen.resolve, seen.connect, seen.tls)))
     if not held and waited >= LATE_ANSWER:
         yield _suspicious("late_answer", {"waited_ms": round(waited)})
@@ -559,12 +650,6 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
             evidence={"encoding": seen.encoding},
             remedy=f"compression:{proxy or 'unknown'}" if held else "",
         )
-
-
-def _is_held(seen: Observation, measures: Measures | None = None) -> bool:
-    """Whether somebody between held events back. A reader that was late itself proves nothing."""
-    found = measure(seen) if measures is None else measures
-    return found.pairs >= FEW and found.bunched >= BUNCHED and found.held >= max(HELD, 2 * seen.own_lag)
 
 
 def _server(seen: Observation, measures: Measures) -> _Findings:

@@ -10,6 +10,7 @@ from streaming.core.diagnosis import Finding
 
 SENTENCES: Final = {
     "fine": gettext_noop("Fine: events arrive as they are sent."),
+    "not_measured": gettext_noop("It answers; too few events to tell whether somebody holds them."),
     # The way
     "name_unknown": gettext_noop("The name of the server is not known here (%(detail)s)."),
     "unreachable": gettext_noop("Nobody answers at that address (%(detail)s)."),
@@ -29,10 +30,21 @@ SENTENCES: Final = {
         "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together"
         " (bursts: %(bursts)s); events were held for up to %(held_ms)s ms."
     ),
+    "buffered_by_proxy:one_behind": gettext_noop(
+        "A proxy is buffering: it is always one piece behind. Each event came only when the next one was "
+        "sent; events were held for up to %(held_ms)s ms."
+    ),
+    "buffered_by_proxy:timer": gettext_noop(
+        "A proxy is buffering: it sends on a timer of its own, whatever comes in between; events were held "
+        "for up to %(held_ms)s ms."
+    ),
     "compressed_without_flush": gettext_noop(
-        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. "
-        "%(bunched_percent)s %% of those that were sent apart arrived together, held for up to %(held_ms)s "
-        "ms; uncompressed they arrive in time."
+        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. Events were "
+        "held for up to %(held_ms)s ms; uncompressed they arrive in time."
+    ),
+    "held_at_start": gettext_noop(
+        "The beginning was held for %(held_ms)s ms: events that were sent apart arrived together "
+        "(%(events)s), and all others in time."
     ),
     "compressed_too": gettext_noop(
         "What is held back is compressed, too (%(encoding)s), and not by our pace."
@@ -125,7 +137,7 @@ SENTENCES: Final = {
     "too_many_probes": gettext_noop("Too many probes are open already: of this caller, or of all."),
     "wrong_key": gettext_noop("The server does not know this API key, or no longer (%(problem)s)."),
 }
-"""By the code of a finding."""
+"""By the code of a finding; some have another one for how events are held."""
 
 REMEDIES: Final = {
     "name_unknown": gettext_noop("Look for a slip of the pen in the address; ask the name server."),
@@ -146,6 +158,10 @@ REMEDIES: Final = {
         "of all its paths."
     ),
     "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
+    "held_at_start": gettext_noop(
+        "Measure again: once, it may have been a lost packet; where it is so each time, a proxy or a virus "
+        "scanner looks at the beginning before it passes it on."
+    ),
     "uneven_network": gettext_noop("Measure again from another place, and over a cable."),
     "late_answer": gettext_noop(
         "Measure directly at the server: where that is fine, a proxy waits; where it is not, the server is "
@@ -298,7 +314,8 @@ REMEDIES: Final = {
 
 def sentence(finding: Finding) -> str:
     """What was found."""
-    template = SENTENCES.get(finding.code)
+    how = f"{finding.code}:{finding.evidence.get('how')}"
+    template = SENTENCES.get(how) or SENTENCES.get(finding.code)
     return gettext(template) % _Evidence(finding.evidence) if template else finding.code
 
 

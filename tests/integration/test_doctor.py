@@ -151,7 +151,7 @@ async def test_addresses_where_nothing_is(server: Server) -> None:
 
 
 async def test_a_ping_needs_nothing(server: Server) -> None:
-    await verdict(probe(server.url, kind="ping"), "fine")
+    await verdict(probe(server.url, kind="ping"), "not_measured")
 
 
 async def test_a_wrong_key_is_told(server: Server) -> None:
@@ -240,7 +240,7 @@ async def test_it_watches_until_it_is_told_to_stop(server: Server, tmp_path) -> 
         if watching.poll() is None:
             watching.kill()
         watching.communicate()
-    assert all("fine" in line for line in lines)
+    assert all("not_measured" in line for line in lines)
     text = metrics.read_text()
     assert f'sluice_doctor_severity{{url="{server.url}"}} 0.0' in text
     assert 'sluice_doctor_gap_seconds{quantile="0.95"' in text

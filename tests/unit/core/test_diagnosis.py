@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -15,6 +18,8 @@ from streaming.core.diagnosis import (
     Severity,
     bunched,
     diagnose,
+    is_one_behind,
+    is_timed,
     measure,
     proxy_of,
 )
@@ -83,6 +88,81 @@ def test_what_arrives_in_bursts_was_buffered():
     assert found.codes == ["buffered_by_proxy"]
     assert found.findings[0].remedy == "buffering:nginx"
     assert found.measures.bursts == 4
+
+
+def behind(sent):
+    """Each comes when the next one is sent; the last ones at once."""
+    return [after + 3 for after in sent[1:]] + [sent[-1] + 3]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        PACED,
+        [1_000.0 * number for number in range(6)],
+        [0.0, 70.0, 300.0, 380.0, 700.0, 900.0, 1_000.0],
+    ],
+)
+def test_a_proxy_that_is_always_one_piece_behind_buffers(sent):
+    found = diagnose(seen(sent, behind(sent)))
+    assert (found.codes, found.severity) == (["buffered_by_proxy"], Severity.SUSPICIOUS)
+    assert found.findings[0].evidence["how"] == "one_behind"
+
+
+def test_one_behind_by_compression_is_told_too():
+    packed = seen(PACED, behind(PACED), headers=HEADERS | {"content-encoding": "gzip"})
+    assert codes(packed, seen(PACED)) == ["compressed_without_flush"]
+
+
+@pytest.mark.parametrize("beat", [110, 120, 130, 150, 170])
+@pytest.mark.parametrize("phase", [0.2, 0.5, 0.9])
+def test_a_proxy_that_sends_on_a_timer_buffers(beat, phase):
+    # As a timer does, it drifts a little.
+    ticks = [beat * (phase + number) + number * 0.7 for number in range(60)]
+    sent = [100.0 * number for number in range(22)]
+    found = diagnose(seen(sent, [next(tick for tick in ticks if tick >= each) for each in sent]))
+    assert found.codes == ["buffered_by_proxy"]
+    assert found.findings[0].evidence["how"] in ("timer", "bunches")
+
+
+@pytest.mark.parametrize("most", [20, 90, 140, 300])
+def test_the_unrest_of_a_network_is_no_proxy(most):
+    """In their order, as TCP delivers them; also where a lost packet holds up those behind it."""
+    for seed in range(200):
+        chance = random.Random(seed)
+        at, arrived = 0.0, []
+        for each in PACED:
+            pause = chance.uniform(0, most) if chance.random() < 0.5 else 0.0
+            at = max(at, each + pause + (210 if chance.random() < 0.03 else 0))
+            arrived.append(at)
+        events = list(zip(arrived, PACED, strict=True))
+        assert not is_one_behind(events), seed
+        assert not is_timed(events), seed
+        assert most > 90 or "buffered_by_proxy" not in codes(seen(PACED, arrived)), seed
+
+
+def test_events_that_missed_exactly_one_beat_are_the_networks():
+    late = [each + 100 if number in (4, 9, 15) else each for number, each in enumerate(PACED)]
+    assert codes(seen(PACED, late)) == ["fine"]
+
+
+def test_a_wlan_that_sleeps_between_beacons_is_no_proxy():
+    sent = [60.0 * number for number in range(30)]
+    arrived = [102.4 * math.ceil(each / 102.4) + 2 for each in sent]
+    assert not is_timed(list(zip(arrived, sent, strict=True)))
+
+
+def test_what_is_held_at_the_start_only_is_told_as_that():
+    found = diagnose(seen(PACED, [max(each, 600.0) + 3 for each in PACED]))
+    assert (found.codes, found.severity) == (["held_at_start"], Severity.SUSPICIOUS)
+    evidence = found.findings[0].evidence
+    assert (evidence["held_ms"], evidence["events"]) == (600, 8)
+
+
+def test_with_too_few_events_nothing_is_said_about_holding():
+    for few in (seen([0.0]), seen(PACED, arrivals=[Arrival(name="complete", at=3.0)], expected=0)):
+        found = diagnose(few)
+        assert (found.codes, found.severity) == (["not_measured"], Severity.INFO)
 
 
 def test_a_slow_but_steady_way_is_no_buffer():
