@@ -324,16 +324,15 @@ def is_one_behind(events: Sequence[tuple[float, float]]) -> bool:
 
 
 def is_timed(events: Sequence[tuple[float, float]]) -> bool:
-    """Whether these events (arrived, sent; milliseconds) came on the beat of a clock that is not the sender's:
+    """Whether events (arrived, sent; milliseconds) came on the beat of a clock that is not the sender's:
     all pauses between arrivals are whole beats, and the typical event waited for half a beat. The unrest of a
     network has no beat; one that lost packets has it where it was sent so, but there most are in time."""
     early = [(float("-inf"), 0.0), *events]
     starts = [at for (before, _), (at, _) in pairwise(early) if at - before > APART]
     # At the end the rest comes without waiting.
     pauses = [after - before for before, after in pairwise(starts)][:-1]
-    sendings = sorted(
-        after - before for (_, before), (_, after) in pairwise(events) if after - before >= APART
-    )
+    distances = (after - before for (_, before), (_, after) in pairwise(events))
+    sendings = sorted(each for each in distances if each >= APART)
     if len(pauses) < TICKS or not sendings:
         return False
     least = min(pauses)
@@ -341,7 +340,8 @@ def is_timed(events: Sequence[tuple[float, float]]) -> bool:
     on_beat = sum(abs(each / beat - round(each / beat)) <= BEAT for each in pauses)
     typical = sorted(_delays_of(events))[len(events) // 2]
     own = any(abs(beat / each - 1) <= BEAT for each in (sendings[len(sendings) // 2], BEACON))
-    return beat >= HELD and not own and on_beat >= len(pauses) * 0.9 and beat * 0.25 <= typical <= beat * 0.75
+    waited = beat * 0.25 <= typical <= beat * 0.75
+    return beat >= HELD and not own and waited and on_beat >= len(pauses) * 0.9
 
 
 def held_at_start(seen: Observation) -> tuple[float, int]:

@@ -134,11 +134,12 @@ def metrics_of(target: Target, made: Round, rounds: int) -> bytes:
         ("delay_seconds", "On the way, beyond the fastest event", measures.delays),
         ("late_seconds", "Late in the server", measures.late),
     ):
-        quantiles = Gauge(f"sluice_doctor_{name}", help_text, ["url", "quantile"], registry=registry)
+        # Not "quantile", which is a summary's alone.
+        percentiles = Gauge(f"sluice_doctor_{name}", help_text, ["url", "percentile"], registry=registry)
         for percent in (50, 95, 99):
             value = _seconds(histogram.percentile(percent))
             if value is not None:
-                quantiles.labels(target.base, str(percent / 100)).set(value)
+                percentiles.labels(target.base, str(percent)).set(value)
     found = Gauge("sluice_doctor_finding", "What the last round found", ["url", "code"], registry=registry)
     for code in made.diagnosis.codes:
         found.labels(target.base, code).set(1)

@@ -157,7 +157,9 @@ REMEDIES: Final = {
         "Look at the address: its root is enough. A path that is none of Sluice's own counts as a prefix "
         "of all its paths."
     ),
-    "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
+    "server_away": gettext_noop(
+        "Start the server, or look at its log of this moment; compare its port with the proxy's upstream."
+    ),
     "held_at_start": gettext_noop(
         "Measure again: once, it may have been a lost packet; where it is so each time, a proxy or a virus "
         "scanner looks at the beginning before it passes it on."

@@ -9,7 +9,10 @@ from typing import get_args
 import pytest
 
 from streaming.core import diagnosis
-from streaming.core.diagnosis import Failure, Finding, Hold, Observation, Severity, diagnose
+from streaming.core.diagnosis import Arrival, Failure, Finding, Hold, Observation, Severity, diagnose
+from streaming.doctor import report
+from streaming.doctor.client import Target
+from streaming.doctor.rounds import Round, metrics_of
 from streaming.doctor.words import REMEDIES, SENTENCES, remedy, sentence
 
 SOURCE = Path(diagnosis.__file__).read_text(encoding="utf-8")
@@ -80,6 +83,24 @@ def test_how_events_are_held_is_told(how):
     assert (told == sentence(Finding(code="buffered_by_proxy", severity=Severity.SUSPICIOUS))) == (
         how == "bunches"
     )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_report_says_where_http_2_was_not_measured(monkeypatch, scheme, installed):
+    monkeypatch.setattr(report, "speaks_http2", lambda: installed)
+    seen = Observation(target="probe", status=200, http_version="HTTP/1.1")
+    text = report.as_text(Target(base=f"{scheme}://x"), seen, diagnose(seen))
+    assert ("h2 is not installed" in text) == (scheme == "https" and not installed)
+
+
+def test_percentiles_are_gauges_that_promtool_takes():
+    arrivals = [Arrival(name="result", at=each, sent_at=each, late=0.0) for each in (1.0, 2.0, 3.0)]
+    seen = Observation(target="probe", arrivals=arrivals)
+    text = metrics_of(Target(base="http://x"), Round(seen=seen, diagnosis=diagnose(seen)), 1).decode()
+    assert 'sluice_doctor_gap_seconds{percentile="95",url="http://x"}' in text
+    # Only a summary may have a quantile.
+    assert "quantile" not in text
 
 
 def test_no_remedy_is_for_nothing():

@@ -167,6 +167,9 @@ async def test_a_wrong_key_is_told(server: Server) -> None:
         ("http://x/prefix/content/generate/stream/async", "http://x/prefix"),
         ("http://x/streams/probe?count=3", "http://x"),
         ("http://x/prefix/", "http://x/prefix"),
+        ("http://x/favicon.ico", "http://x"),
+        ("http://x/prefix/static/streaming/page/site.js", "http://x/prefix"),
+        ("http://x/ws/notebooks/7/", "http://x"),
         ("http://[::1]:8000/docs", "http://[::1]:8000"),
     ],
 )
@@ -243,7 +246,7 @@ async def test_it_watches_until_it_is_told_to_stop(server: Server, tmp_path) -> 
     assert all("not_measured" in line for line in lines)
     text = metrics.read_text()
     assert f'sluice_doctor_severity{{url="{server.url}"}} 0.0' in text
-    assert 'sluice_doctor_gap_seconds{quantile="0.95"' in text
+    assert 'sluice_doctor_gap_seconds{percentile="95"' in text
     assert not list(tmp_path.glob(".*"))
 
 
