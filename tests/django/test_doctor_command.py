@@ -117,7 +117,9 @@ async def test_a_monitor_goes_on_after_an_error_of_its_own(monkeypatch, caplog):
         raise RuntimeError("planted, too")
 
     monkeypatch.setattr(rounds, "observe", observed)
-    told, reported, stop = [], [], asyncio.Event()
+    told: list[list[str]] = []
+    reported: list[tuple[float, str]] = []
+    stop = asyncio.Event()
 
     def tell(made: rounds.Round) -> None:
         told.append(made.diagnosis.codes)
