@@ -62,6 +62,9 @@ LIMIT: Final = (500, 1, 60_000)
 _open: Final[Counter[Hashable]] = Counter()
 """Probes at a time, by caller. Only event loops touch it."""
 
+_measuring: asyncio.Task[dict[str, Any]] | None = None
+"""The report that is being made: who asks meanwhile gets it, too, so that monitors are never too many."""
+
 
 class Script:
     """The producer of a probe: `count` events at `interval` seconds, a large one, a heartbeat, the end."""
@@ -118,7 +121,7 @@ async def probe_report(request: HttpRequest) -> HttpResponse:
     """`GET /streams/probe/report`: the server measures itself; 503 where it is late."""
     limit = _number(query(request), "limit", LIMIT)
     caller = await identify(request)
-    body = await _measured(caller, language_of(request, None))
+    body = await _shared(caller, language_of(request, None))
     worst = max(body["first_event_ms"], body["worst_late_ms"])
     healthy = worst <= limit and body["events"] == REPORT_COUNT + 1
     answer = {"status": "ok" if healthy else "late", "limit_ms": limit, **body}
@@ -129,12 +132,24 @@ async def probe_report(request: HttpRequest) -> HttpResponse:
     return response
 
 
+async def _shared(caller: Caller, language: str) -> dict[str, Any]:
+    """What the server finds in itself, once for all who ask at the same time. Whoever leaves ends it for
+    nobody else."""
+    global _measuring
+    if _measuring is None or _measuring.done() or _measuring.get_loop() is not asyncio.get_running_loop():
+        _measuring = asyncio.create_task(_measured(caller, language))
+        # Where everybody has left, nobody else looks at what it raised.
+        _measuring.add_done_callback(lambda made: made.cancelled() or made.exception())
+    return await asyncio.shield(_measuring)
+
+
 async def _measured(caller: Caller, language: str) -> dict[str, Any]:
     """`first_event_ms`: from the call to the first bytes. `worst_late_ms`: the most by which the event loop
     missed a moment, or an event waited between its making and its sending. `events`: those that came."""
     begun = time.monotonic()
     options = FollowOptions(framing=SSE, timing=True)
-    follower = await _opened(Script(REPORT_COUNT, REPORT_INTERVAL / 1000), caller, language, options)
+    script = Script(REPORT_COUNT, REPORT_INTERVAL / 1000)
+    script.reader = follower = await service().open(_spec(script, caller, language), options)
     decoder, first, worst, count = Decoder(), None, 0.0, 0
     async for chunk in follow(follower):
         if first is None:

@@ -34,6 +34,24 @@ HELD: Final = 60.0
 FEW: Final = 3
 """Pairs without which nothing is said about bunches."""
 
+BEHIND: Final = 0.8
+"""The share of events that came just when the next one was sent, from which on a stream is one behind."""
+
+BEHIND_FEW: Final = 4
+"""Pairs without which nothing is said about that."""
+
+NEAR: Final = 0.2
+"""How near to the next sending such an arrival is, as a share of the distance."""
+
+TICKS: Final = 8
+"""Pauses between arrivals without which nothing is said about their beat."""
+
+BEAT: Final = 0.08
+"""How near to a whole number of beats a pause is, in beats."""
+
+BEACON: Final = 102.4
+"""Milliseconds after which a WLAN wakes devices that save power: no proxy's beat."""
+
 UNEVEN: Final = 150.0
 """Milliseconds of delay (p95) from which on the network is uneven."""
 
@@ -52,6 +70,12 @@ SLOW_FIRST: Final = 2_000.0
 
 STALL: Final = 5_000.0
 """Milliseconds between two pieces of text, by the server's clock, that are a stall."""
+
+PAUSE: Final = 1_000.0
+"""Milliseconds without text, where pieces came faster than a third of it, that are no mere pause."""
+
+LIFE: Final = 200.0
+"""Milliseconds after the last text from which on what comes is a sign of life, and not a part of it."""
 
 WAITED: Final = 250.0
 """Milliseconds in the queue that are worth telling."""
@@ -91,7 +115,8 @@ Phase = Literal["resolve", "connect", "tls", "answer", "read"]
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Where the exchange broke off. `kind`: `refused`, `timeout`, `certificate`, `not_tls`, `not_http`,
-    `closed`, or `other`; `detail`: the system's own words."""
+    `closed`, `foreign` for an event that no Sluice sends, `undecodable` for a body that is not encoded as its
+    header says, or `other`; `detail`: the system's own words."""
 
     phase: Phase
     kind: str
@@ -212,18 +237,24 @@ def diagnose(seen: Observation, uncompressed: Observation | None = None) -> Diag
     proxy = proxy_of(seen.headers)
     findings = list(_findings(seen, measures, proxy, uncompressed))
     if not any(finding.severity for finding in findings):
-        findings.insert(0, Finding(code="fine", severity=Severity.INFO))
+        code = "fine" if measures.pairs >= FEW else "not_measured"
+        findings.insert(0, Finding(code=code, severity=Severity.INFO, evidence={"pairs": measures.pairs}))
     # Stable: of the same severity, the cause that was looked for first.
     findings.sort(key=lambda finding: -finding.severity)
     return Diagnosis(findings=findings, measures=measures, proxy=proxy)
+
+
+def failed(seen: Observation, error: str) -> Diagnosis:
+    """What is said where the doctor itself broke off, with an `error` of that name."""
+    return Diagnosis(findings=[_broken("doctor_failed", {"error": error})], measures=measure(seen), proxy="")
 
 
 def measure(seen: Observation) -> Measures:
     """The numbers of an observation."""
     arrivals = seen.arrivals
     content = [each for each in arrivals if each.name in CONTENT]
-    delays = _delays(arrivals)
-    share, pairs = bunched([(each.at, each.sent_at) for each in arrivals if each.sent_at is not None])
+    delays = _delays_of(_sent(arrivals))
+    share, pairs = bunched(_sent(arrivals))
     statuses = [each for each in arrivals if each.name == "status"]
     sent_gaps = [
         second.sent_at - first.sent_at
@@ -263,8 +294,74 @@ def bunched(events: Sequence[tuple[float, float]]) -> tuple[float, int]:
     return (together / apart if apart else 0.0), apart
 
 
-def _delays(arrivals: Sequence[Arrival]) -> list[float]:
-    on_the_way = [each.at - each.sent_at for each in arrivals if each.sent_at is not None]
+Hold = Literal["", "bunches", "one_behind", "timer"]
+"""How events are held: not at all; until some are together; each until the next one; until a timer goes."""
+
+
+def hold_of(seen: Observation, measures: Measures) -> Hold:
+    """Whether somebody between held events back. A reader that was late itself proves nothing."""
+    if measures.pairs < FEW or measures.held < max(HELD, 2 * seen.own_lag):
+        return ""
+    events = _sent(seen.arrivals)
+    if measures.bunched >= BUNCHED:
+        return "bunches"
+    if is_one_behind(events):
+        return "one_behind"
+    return "timer" if is_timed(events) else ""
+
+
+def is_one_behind(events: Sequence[tuple[float, float]]) -> bool:
+    """Whether nearly each of these events (arrived, sent; milliseconds) came only when the next one was sent.
+    The last one has no next, so it shows what the way takes by itself."""
+    fastest = min((at - sent for at, sent in events), default=0.0)
+    apart = behind = 0
+    for (at, sent), (_, next_sent) in pairwise(events):
+        distance = next_sent - sent
+        if distance >= APART:
+            apart += 1
+            behind += abs(at - sent - fastest - distance) <= distance * NEAR
+    return apart >= BEHIND_FEW and behind >= apart * BEHIND
+
+
+def is_timed(events: Sequence[tuple[float, float]]) -> bool:
+    """Whether events (arrived, sent; milliseconds) came on the beat of a clock that is not the sender's:
+    all pauses between arrivals are whole beats, and the typical event waited for half a beat. The unrest of a
+    network has no beat; one that lost packets has it where it was sent so, but there most are in time."""
+    early = [(float("-inf"), 0.0), *events]
+    starts = [at for (before, _), (at, _) in pairwise(early) if at - before > APART]
+    # At the end the rest comes without waiting.
+    pauses = [after - before for before, after in pairwise(starts)][:-1]
+    distances = (after - before for (_, before), (_, after) in pairwise(events))
+    sendings = sorted(each for each in distances if each >= APART)
+    if len(pauses) < TICKS or not sendings:
+        return False
+    least = min(pauses)
+    beat = sum(pauses) / sum(round(each / least) for each in pauses)
+    on_beat = sum(abs(each / beat - round(each / beat)) <= BEAT for each in pauses)
+    typical = sorted(_delays_of(events))[len(events) // 2]
+    own = any(abs(beat / each - 1) <= BEAT for each in (sendings[len(sendings) // 2], BEACON))
+    waited = beat * 0.25 <= typical <= beat * 0.75
+    return beat >= HELD and not own and waited and on_beat >= len(pauses) * 0.9
+
+
+def held_at_start(seen: Observation) -> tuple[float, int]:
+    """For how many milliseconds the first events of a stream were held, and how many these are, where all
+    others came in time; nothing held where they did not."""
+    events = _sent(seen.arrivals)
+    delays = _delays_of(events)
+    count = next((n for n, ((a, _), (b, _)) in enumerate(pairwise(events), 1) if b - a > APART), 0)
+    rest = sorted(delays[count:])
+    if count < FEW or len(rest) < FEW or rest[int(len(rest) * 0.95)] >= HELD:
+        return 0.0, 0
+    return delays[0], count
+
+
+def _sent(arrivals: Sequence[Arrival]) -> list[tuple[float, float]]:
+    return [(each.at, each.sent_at) for each in arrivals if each.sent_at is not None]
+
+
+def _delays_of(events: Sequence[tuple[float, float]]) -> list[float]:
+    on_the_way = [at - sent for at, sent in events]
     fastest = min(on_the_way, default=0.0)
     return [each - fastest for each in on_the_way]
 
@@ -334,11 +431,19 @@ def _findings(
         yield _refusal(seen, proxy)
         yield from _pools(seen)
         return
+    if seen.failure is not None and seen.failure.kind in _SENSELESS:
+        evidence = {"status": seen.status, "encoding": seen.encoding, "detail": seen.failure.detail}
+        yield _broken(_SENSELESS[seen.failure.kind], evidence)
+        return
     yield from _end(seen, measures, proxy)
     yield from _way(seen, measures, proxy, uncompressed)
     yield from _server(seen, measures)
     yield from _pools(seen)
     yield from _head(seen, proxy)
+
+
+_SENSELESS: Final = {"foreign": "not_sluice", "undecodable": "undecodable"}
+"""By the kind of a failure: a stream that cannot be measured."""
 
 
 def _no_answer(failure: Failure) -> Finding:
@@ -352,53 +457,76 @@ def _no_answer(failure: Failure) -> Finding:
         code = "wrong_scheme"
     elif failure.kind == "not_http":
         code = "not_http"
-    remedy = f"{code}:{failure.kind}" if code in ("unreachable", "tls_failed") else code
-    evidence = {"kind": failure.kind, "detail": failure.detail}
+    remedy = f"{code}:{failure.kind}" if code in ("unreachable", "tls_failed", "no_answer") else code
+    evidence = {"kind": failure.kind, "detail": failure.detail or failure.kind}
     return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 _BY_PROBLEM: Final = {
     "queue_full": "pool_full",
     "owner_limit": "own_limit",
-    "too_many_probes": "own_limit",
+    "too_many_probes": "too_many_probes",
+    "too_many_requests_open": "server_full",
+    "storage_unavailable": "storage_away",
     "draining": "restarting",
+    "not_ready": "restarting",
+    "too_many_followers": "refused",
     "bad_host": "wrong_host",
+    "not_authenticated": "not_authenticated",
+    "invalid_key": "wrong_key",
+    "not_found": "not_sluice",
+    "method_not_allowed": "not_sluice",
     # By deploy/nginx_streaming_locations.conf.
     "server_away": "server_away",
 }
+"""By the code of a problem document, which only a Sluice sends; of others by the status."""
 
-_BY_STATUS: Final = {
-    401: "not_authenticated",
-    403: "not_allowed",
-    404: "not_sluice",
-    405: "not_sluice",
-    429: "own_limit",
-}
-
-_GATEWAY: Final = frozenset({502, 503, 504})
+_GATEWAY: Final = frozenset({502, 503, 504, *range(520, 528), 530})
+"""What a proxy says of a server that does not answer it; from 520 on: Cloudflare's."""
 
 
 def _refusal(seen: Observation, proxy: str) -> Finding:
-    status = seen.status or 0
-    evidence: dict[str, Any] = {"status": status, "problem": seen.problem, "proxy": proxy}
-    if 300 <= status < 400:
-        code = "redirected"
-        evidence["location"] = seen.headers.get("location", "")
-    elif status == 400 and not seen.problem and "HTTPS port" in seen.excerpt:
-        code = "wrong_scheme"
-    elif seen.problem in _BY_PROBLEM:
-        code = _BY_PROBLEM[seen.problem]
+    evidence: dict[str, Any] = {"status": seen.status, "problem": seen.problem}
+    if proxy:
+        evidence["proxy"] = proxy
+    if seen.problem:
+        code = _of_problem(seen)
         evidence["retry_after"] = seen.headers.get("retry-after", "")
-    elif status in _BY_STATUS:
-        code = _BY_STATUS[status]
-    elif status in _GATEWAY and not seen.problem:
-        code = "server_away"
-    elif status == 200:
-        code = "not_sluice"
-        evidence["content_type"] = seen.headers.get("content-type", "")
     else:
-        code = "refused" if status < 500 else "server_failed"
-    return Finding(code=code, severity=Severity.BROKEN, evidence=evidence, remedy=code)
+        code = _of_status(seen)
+    if code == "redirected":
+        evidence["location"] = seen.headers["location"]
+    elif code == "not_sluice":
+        evidence["content_type"] = seen.headers.get("content-type", "")
+    return _broken(code, evidence)
+
+
+def _of_problem(seen: Observation) -> str:
+    status = seen.status or 0
+    if seen.problem in _BY_PROBLEM:
+        return _BY_PROBLEM[seen.problem]
+    if status == 403:
+        return "not_allowed"
+    return "refused" if status < 500 else "server_failed"
+
+
+def _of_status(seen: Observation) -> str:
+    """Without a problem document somebody else answers: before the server, or instead of it."""
+    status = seen.status or 0
+    if status < 300:
+        return "not_sluice"
+    if status < 400:
+        return "redirected" if seen.headers.get("location") else "not_sluice"
+    if status == 400 and "HTTPS port" in seen.excerpt:
+        return "wrong_scheme"
+    if status == 400 and "DisallowedHost" in seen.excerpt:
+        # With DEBUG on, Django has pages of its own.
+        return "wrong_host"
+    if status in (404, 405):
+        return "not_sluice"
+    if status in _GATEWAY:
+        return "server_away"
+    return "server_failed" if status == 500 else "proxy_refuses"
 
 
 def _end(seen: Observation, measures: Measures, proxy: str) -> _Findings:
@@ -412,13 +540,24 @@ def _end(seen: Observation, measures: Measures, proxy: str) -> _Findings:
     elif any(each.name == "reconnect" for each in seen.arrivals):
         yield _broken("restarting", {"status": seen.status})
     else:
-        detail = seen.failure.detail if seen.failure is not None else ""
-        after = round(seen.total)
-        yield _broken("cut", {"after_ms": after, "events": len(seen.arrivals), "detail": detail})
+        yield _cut(seen)
     numbers = [each.sequence for each in seen.arrivals if each.sequence is not None]
     complete = numbers == list(range(1, seen.expected + 1))
     if seen.outcome == "ended" and seen.expected and not complete:
         yield _broken("lost_events", {"expected": seen.expected, "came": len(numbers)})
+
+
+def _cut(seen: Observation) -> Finding:
+    """A limit of time strikes in silence; who cuts while events come has another reason."""
+    silent = seen.total - (seen.reads[-1][0] if seen.reads else 0.0)
+    evidence = {
+        "after_ms": round(seen.total),
+        "silent_ms": round(silent),
+        "events": len(seen.arrivals),
+        "detail": seen.failure.detail if seen.failure is not None else "",
+    }
+    remedy = "cut:silent" if silent >= STALL else "cut:flowing"
+    return Finding(code="cut", severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 def _told_end(seen: Observation) -> _Findings:
@@ -430,22 +569,35 @@ def _told_end(seen: Observation) -> _Findings:
             yield _broken("pool_full", {"code": code})
         else:
             known = "provider_failed" if code.startswith("upstream_") else "task_failed"
-            yield _broken(known, {"code": code, "message": seen.end.get("message", "")})
+            evidence = {"code": code, "message": seen.end.get("message", "")}
+            remedy = f"{known}:{code}"
+            yield Finding(code=known, severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
     elif seen.end.get("type") == "cancelled":
-        yield _broken("task_failed", {"code": "cancelled", "message": seen.end.get("reason", "")})
+        evidence = {"code": "cancelled", "message": seen.end.get("reason", "")}
+        remedy = "task_failed:cancelled"
+        yield Finding(code="task_failed", severity=Severity.BROKEN, evidence=evidence, remedy=remedy)
 
 
 def _patience(seen: Observation, measures: Measures) -> Finding:
-    """The reader gave up. Who shows signs of life but no text waits for its provider, or for its turn."""
-    since = seen.total - (seen.reads[-1][0] if seen.reads else 0.0)
+    """The reader gave up. Who shows signs of life but no text waits for a provider, or for its turn. A probe
+    has neither, so one that stops was stopped on its way, or by the server."""
+    last = seen.reads[-1][0] if seen.reads else 0.0
+    text = max((each.at for each in seen.arrivals if each.name in CONTENT), default=0.0)
     states = [each.status for each in seen.arrivals if each.status]
-    evidence = {"after_ms": round(seen.total), "silent_ms": round(since), "events": len(seen.arrivals)}
+    evidence = {
+        "after_ms": round(seen.total),
+        "silent_ms": round(seen.total - last),
+        "events": len(seen.arrivals),
+    }
     if states and states[-1] == "queued":
         return _broken("queued_too_long", evidence)
-    # The first events of a stream come at once, whatever the provider does.
     if not seen.arrivals or measures.bunched >= BUNCHED:
         return _broken("silent", evidence)
-    return _broken("provider_hangs", evidence)
+    if seen.total - text < max(PAUSE, 3 * (measures.gaps.percentile(50) or 0.0)):
+        return Finding(code="unfinished", severity=Severity.INFO, evidence=evidence)
+    if seen.target == "brief" and last - text >= LIFE:
+        return _broken("provider_hangs", evidence)
+    return _broken("silent", evidence)
 
 
 def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observation | None) -> _Findings:
@@ -458,8 +610,10 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
         "proxy": proxy,
         "encoding": seen.encoding,
     }
-    held = _is_held(seen, measures)
-    if held and seen.encoding and uncompressed is not None and not _is_held(uncompressed):
+    held = hold_of(seen, measures)
+    if held:
+        evidence["how"] = held
+    if held and seen.encoding and uncompressed and not hold_of(uncompressed, measure(uncompressed)):
         yield Finding(
             code="compressed_without_flush",
             severity=Severity.SUSPICIOUS,
@@ -476,7 +630,11 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
         )
     delay = measures.delays.percentile(95) or 0.0
     if not held and delay >= max(UNEVEN, 2 * seen.own_lag):
-        yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
+        begin, count = held_at_start(seen)
+        if begin >= UNEVEN:
+            yield _suspicious("held_at_start", {"held_ms": round(begin), "events": count, "proxy": proxy})
+        else:
+            yield _suspicious("uneven_network", {"p95_ms": round(delay), "held_ms": round(measures.held)})
     waited = (seen.answered or 0.0) - sum(filter(None, (seen.resolve, seen.connect, seen.tls)))
     if not held and waited >= LATE_ANSWER:
         yield _suspicious("late_answer", {"waited_ms": round(waited)})
@@ -494,12 +652,6 @@ def _way(seen: Observation, measures: Measures, proxy: str, uncompressed: Observ
         )
 
 
-def _is_held(seen: Observation, measures: Measures | None = None) -> bool:
-    """Whether somebody between held events back. A reader that was late itself proves nothing."""
-    found = measure(seen) if measures is None else measures
-    return found.pairs >= FEW and found.bunched >= BUNCHED and found.held >= max(HELD, 2 * seen.own_lag)
-
-
 def _server(seen: Observation, measures: Measures) -> _Findings:
     """In the server, and behind it."""
     late = measures.late.percentile(95) or 0.0
@@ -508,11 +660,16 @@ def _server(seen: Observation, measures: Measures) -> _Findings:
     waited = (seen.end.get("timing") or {}).get("queued_ms") or 0.0
     if seen.headers.get("x-stream-route") == "queued" and waited >= WAITED:
         yield _suspicious("queued", {"queued_ms": round(waited)})
-    first = measures.server_first_content
-    if first is not None and first >= SLOW_FIRST:
-        yield _suspicious("slow_provider", {"first_ms": round(first)})
-    if measures.longest_sent_gap >= STALL:
-        yield _suspicious("provider_stalls", {"gap_ms": round(measures.longest_sent_gap)})
+    first, gap = measures.server_first_content, measures.longest_sent_gap
+    if seen.target != "brief":
+        # No provider is asked, so every pause is the server's.
+        if gap >= STALL:
+            yield _suspicious("server_stalls", {"gap_ms": round(gap)})
+    else:
+        if first is not None and first >= SLOW_FIRST:
+            yield _suspicious("slow_provider", {"first_ms": round(first)})
+        if gap >= STALL:
+            yield _suspicious("provider_stalls", {"gap_ms": round(gap)})
     if measures.statuses >= FLOOD_COUNT and measures.status_rate >= FLOOD:
         rate = round(measures.status_rate, 1)
         yield _suspicious("status_flood", {"rate": rate, "count": measures.statuses})
@@ -520,16 +677,19 @@ def _server(seen: Observation, measures: Measures) -> _Findings:
 
 def _pools(seen: Observation) -> _Findings:
     """What the server says of its pools, where it says it to this caller."""
-    told = False
+    told = seen.problem == "queue_full"
     for name, pool in seen.pools.items():
         evidence = {"pool": name, **msgspec.to_builtins(pool)}
         if pool.stuck:
             yield _suspicious("stuck_producers", evidence)
         if pool.running < pool.max_workers:
             continue
-        if pool.waiting >= pool.queue_size and seen.problem != "queue_full":
-            yield Finding(code="pool_full", severity=Severity.BROKEN, evidence=evidence, remedy="pool_full")
-        elif pool.waiting and not told:
+        if told:
+            # The refusal has said it; since then somebody may have left.
+            continue
+        if pool.waiting >= pool.queue_size:
+            yield _broken("pool_full", evidence)
+        elif pool.waiting:
             told = True
             yield _suspicious("pool_busy", evidence)
 

@@ -12,7 +12,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
@@ -35,8 +35,8 @@ TICK: Final = 0.01
 """Seconds between two looks at the own event loop's lateness."""
 
 _OURS: Final = re.compile(
-    r"/(streams|content|send_operation|notebooks?|admin|accounts|docs|openapi\.json|stats|healthz|readyz|metrics)"
-    r"(/.*)?$"
+    r"/(streams|content|send_operation|notebooks?|admin|accounts|docs|openapi\.json|stats|healthz|readyz|metrics"
+    r"|ws|static|i18n|jsi18n|favicon\.ico|robots\.txt)(/.*)?$"
 )
 
 
@@ -90,12 +90,17 @@ async def pools_of(target: Target) -> dict[str, Pool]:
         return {}
 
 
+def speaks_http2() -> bool:
+    """Whether HTTP/2 can be measured here."""
+    return importlib.util.find_spec("h2") is not None
+
+
 def _client(target: Target, patience: float) -> httpx2.AsyncClient:
     # Reading the certificates takes a tenth of a second, so only where they are needed.
     checks = target.base.startswith("https:") and not target.insecure
     return httpx2.AsyncClient(
         verify=httpx2.create_ssl_context(verify=checks),
-        http2=importlib.util.find_spec("h2") is not None,
+        http2=speaks_http2(),
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(patience, connect=CONNECT_PATIENCE),
@@ -104,6 +109,40 @@ def _client(target: Target, patience: float) -> httpx2.AsyncClient:
 
 def _credentials(target: Target) -> dict[str, str]:
     return {"Authorization": f"Bearer {target.key}"} if target.key else {}
+
+
+class Undecodable(Exception):
+    """The body is not in the encoding that its header names, or in one that nobody asked for."""
+
+
+class Foreign(Exception):
+    """An event that no Sluice sends."""
+
+
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class _Timing(msgspec.Struct):
+    queued_ms: _Milliseconds | None = None
+    first_content_ms: _Milliseconds | None = None
+
+
+class _Event(msgspec.Struct):
+    """What is read of an event's data."""
+
+    sent_at: _Seconds | None = None
+    status: Any = None
+    timing: _Timing | None = None
+
+
+class _Probed(msgspec.Struct):
+    """What is read of an event of the probe."""
+
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    of: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+    late_ms: _Milliseconds
+    made_at: _Seconds
 
 
 Unpack = Callable[[bytes], bytes]
@@ -139,7 +178,7 @@ class _Reading:
         self._arrivals: list[Arrival] = []
         self._comments = 0
         self._expected = 0
-        self._end: dict[str, Any] = {}
+        self._end: dict[str, Any] | None = None
         self._facts: dict[str, Any] = {}
         self._own_lag = 0.0
 
@@ -158,14 +197,11 @@ class _Reading:
                 outcome = "patience"
             else:
                 failure = Failure(phase=self._phase, kind="timeout")
-        except (
-            httpx2.HTTPError,
-            httpx2.InvalidURL,
-            OSError,
-            zlib.error,
-            SSELimitExceeded,
-            ValueError,
-        ) as error:
+        except (Foreign, SSELimitExceeded) as error:
+            failure = Failure(phase=self._phase, kind="foreign", detail=str(error))
+        except Undecodable as error:
+            failure = Failure(phase=self._phase, kind="undecodable", detail=str(error))
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             failure = _failure(self._phase, error)
         return Observation(
             target=self._target.kind,
@@ -176,8 +212,8 @@ class _Reading:
             reads=self._reads,
             arrivals=self._arrivals,
             comments=self._comments,
-            outcome="ended" if self._end else outcome,
-            end=self._end,
+            outcome=outcome if self._end is None else "ended",
+            end=self._end or {},
             expected=self._expected,
             total=self._now(),
             own_lag=self._own_lag,
@@ -252,9 +288,14 @@ class _Reading:
         async for data in response.aiter_raw():
             at = self._now()
             self._reads.append((at, len(data)))
-            for event in decoder.feed(unpack(data)):
+            try:
+                unpacked = unpack(data)
+            except Exception as error:
+                # Each of these packages has an error of its own for this.
+                raise Undecodable(f"{type(error).__name__}: {error}") from error
+            for event in decoder.feed(unpacked):
                 self._arrived(event.event, event.data, at)
-            if self._end:
+            if self._end is not None:
                 return
 
     async def _read_refusal(self, response: httpx2.Response) -> None:
@@ -268,37 +309,43 @@ class _Reading:
         if self._facts["headers"].get("content-type", "").startswith("application/problem+json"):
             try:
                 self._facts["problem"] = str(json.loads(body).get("code", ""))
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 return
 
     def _unpacker(self, encoding: str) -> Unpack:
-        """Raises `ValueError` for an encoding that nobody asked for."""
+        """Raises `Undecodable` for an encoding that nobody asked for."""
         if encoding in ("", "identity"):
             return bytes
         if encoding not in self._encodings:
-            raise ValueError(f"Content-Encoding: {encoding}")
+            raise Undecodable(f"Content-Encoding: {encoding}")
         return self._encodings[encoding]()
 
     def _comment(self, _text: str) -> None:
         self._comments += 1
 
     def _arrived(self, name: str, text: str, at: float) -> None:
-        values = json.loads(text)
-        data = values.get("data") if name == "result" and self._target.kind == "probe" else None
-        probe = data if isinstance(data, dict) else {}
-        sent_at = values.get("sent_at")
-        late = probe.get("late_ms")
-        if late is not None and sent_at is not None:
-            late += max(0.0, (sent_at - probe["made_at"]) * 1000)
-        self._expected = probe.get("of", self._expected)
+        """Raises `Foreign`."""
+        probed: _Probed | None = None
+        try:
+            values = msgspec.json.decode(text, type=dict[str, Any])
+            event = msgspec.convert(values, _Event)
+            if name == "result" and self._target.kind == "probe":
+                probed = msgspec.convert(values.get("data"), _Probed)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise Foreign(f"{name}: {error}") from error
+        sent_at, late = event.sent_at, None
+        if probed is not None:
+            self._expected, late = probed.of, probed.late_ms
+            if sent_at is not None:
+                late += max(0.0, (sent_at - probed.made_at) * 1000)
         self._arrivals.append(
             Arrival(
                 name=name,
                 at=at,
                 sent_at=None if sent_at is None else sent_at * 1000,
-                sequence=probe.get("sequence"),
+                sequence=None if probed is None else probed.sequence,
                 late=late,
-                status=values.get("status") if name == "status" else None,
+                status=event.status if name == "status" and isinstance(event.status, str) else None,
             )
         )
         if name in TERMINAL_NAMES:
@@ -323,7 +370,9 @@ def _failure(phase: Phase, error: BaseException) -> Failure:
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    detail = str(causes[-1]) or str(error) or type(error).__name__
+    # What this side could not send may be the key, so that error's own words are nobody's.
+    told = not any(isinstance(each, httpx2.LocalProtocolError) for each in causes)
+    detail = (str(causes[-1]) or str(error) if told else "") or type(error).__name__
     words = " ".join(map(str, causes))
     kind = "other"
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):

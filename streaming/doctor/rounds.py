@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from streaming.core.diagnosis import Diagnosis, Observation, Severity, diagnose
+from streaming.core.diagnosis import Diagnosis, Observation, Severity, diagnose, failed
 
 from .client import Target, observe, pools_of
 from .words import sentence
@@ -33,7 +33,17 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 async def examine(target: Target) -> Round:
     """Stream once, ask for the pools, and diagnose. What came in bunches and compressed is streamed again
-    without compression, to know which of both it is."""
+    without compression, to know which of both it is. Raises nothing: an answer that nobody foresaw is a
+    finding and a line in the log, so that a monitor goes on."""
+    try:
+        return await _examined(target)
+    except Exception as error:
+        logger.exception("an error of the doctor's own")
+        seen = Observation(target=target.kind)
+        return Round(seen=seen, diagnosis=failed(seen, type(error).__name__))
+
+
+async def _examined(target: Target) -> Round:
     seen = await observe(target)
     pools = {} if seen.status is None else await pools_of(target)
     seen = msgspec.structs.replace(seen, pools=pools)
@@ -76,7 +86,10 @@ class Monitor:
             self._note(made)
             tell(made)
             if self._report is not None:
-                await asyncio.to_thread(self._report, float(severity), self._words(made))
+                try:
+                    await asyncio.to_thread(self._report, float(severity), self._words(made))
+                except Exception:
+                    logger.exception("the round could not be reported")
             due = max(due + self._every, loop.time())
             await asyncio.wait([stopped], timeout=due - loop.time())
         stopped.cancel()
@@ -121,11 +134,12 @@ def metrics_of(target: Target, made: Round, rounds: int) -> bytes:
         ("delay_seconds", "On the way, beyond the fastest event", measures.delays),
         ("late_seconds", "Late in the server", measures.late),
     ):
-        quantiles = Gauge(f"sluice_doctor_{name}", help_text, ["url", "quantile"], registry=registry)
+        # Not "quantile", which is a summary's alone.
+        percentiles = Gauge(f"sluice_doctor_{name}", help_text, ["url", "percentile"], registry=registry)
         for percent in (50, 95, 99):
             value = _seconds(histogram.percentile(percent))
             if value is not None:
-                quantiles.labels(target.base, str(percent / 100)).set(value)
+                percentiles.labels(target.base, str(percent)).set(value)
     found = Gauge("sluice_doctor_finding", "What the last round found", ["url", "code"], registry=registry)
     for code in made.diagnosis.codes:
         found.labels(target.base, code).set(1)

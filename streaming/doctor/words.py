@@ -10,32 +10,49 @@ from streaming.core.diagnosis import Finding
 
 SENTENCES: Final = {
     "fine": gettext_noop("Fine: events arrive as they are sent."),
+    "not_measured": gettext_noop("It answers; too few events to tell whether somebody holds them."),
     # The way
     "name_unknown": gettext_noop("The name of the server is not known here (%(detail)s)."),
     "unreachable": gettext_noop("Nobody answers at that address (%(detail)s)."),
     "tls_failed": gettext_noop("TLS could not be agreed upon (%(detail)s)."),
     "wrong_scheme": gettext_noop("The address says http where https is spoken, or the other way round."),
     "not_http": gettext_noop("Whoever listens there does not speak HTTP (%(detail)s)."),
-    "no_answer": gettext_noop("The connection stands, but no answer came (%(kind)s %(detail)s)."),
+    "no_answer": gettext_noop(
+        "The connection stands, but no answer came (%(detail)s): the server hangs, or a proxy holds "
+        "everything."
+    ),
     "redirected": gettext_noop(
         "The call was sent on to %(location)s; streams must be called where they are."
     ),
     "not_sluice": gettext_noop("Somebody answers there, but no Sluice with that call (status %(status)s)."),
     "server_away": gettext_noop("A proxy answers (status %(status)s), but the server behind it does not."),
     "buffered_by_proxy": gettext_noop(
-        "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together, "
-        "in "
-        "%(bursts)s bursts; events were held for up to %(held_ms)s ms."
+        "A proxy is buffering: %(bunched_percent)s %% of the events that were sent apart arrived together"
+        " (bursts: %(bursts)s); events were held for up to %(held_ms)s ms."
+    ),
+    "buffered_by_proxy:one_behind": gettext_noop(
+        "A proxy is buffering: it is always one piece behind. Each event came only when the next one was "
+        "sent; events were held for up to %(held_ms)s ms."
+    ),
+    "buffered_by_proxy:timer": gettext_noop(
+        "A proxy is buffering: it sends on a timer of its own, whatever comes in between; events were held "
+        "for up to %(held_ms)s ms."
     ),
     "compressed_without_flush": gettext_noop(
-        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. "
-        "%(bunched_percent)s %% of those that were sent apart arrived together, held for up to %(held_ms)s "
-        "ms; uncompressed they arrive in time."
+        "A proxy is buffering: it compresses (%(encoding)s) and does not pass on each event. Events were "
+        "held for up to %(held_ms)s ms; uncompressed they arrive in time."
+    ),
+    "held_at_start": gettext_noop(
+        "The beginning was held for %(held_ms)s ms: events that were sent apart arrived together "
+        "(%(events)s), and all others in time."
     ),
     "compressed_too": gettext_noop(
         "What is held back is compressed, too (%(encoding)s), and not by our pace."
     ),
     "compressed": gettext_noop("The stream is compressed (%(encoding)s), and still arrives event by event."),
+    "undecodable": gettext_noop(
+        "The stream is not what its Content-Encoding says (%(encoding)s): %(detail)s"
+    ),
     "collected": gettext_noop(
         "The answer has a length (%(content_length)s bytes): somebody collected the whole stream first."
     ),
@@ -62,7 +79,8 @@ SENTENCES: Final = {
     "queued_too_long": gettext_noop("After %(after_ms)s ms the task still waited for its turn."),
     "pool_full": gettext_noop("The pool is full: no more tasks are taken."),
     "pool_busy": gettext_noop(
-        "All %(max_workers)s places of %(pool)s are taken, and %(waiting)s tasks wait: new ones wait, too."
+        "All %(max_workers)s places of %(pool)s are taken, and the next task has to wait (waiting now: "
+        "%(waiting)s)."
     ),
     "stuck_producers": gettext_noop(
         "In %(pool)s %(stuck)s producers do not come back and keep their places."
@@ -71,10 +89,20 @@ SENTENCES: Final = {
     "restarting": gettext_noop("The server is going down or starting again."),
     "status_flood": gettext_noop("Status messages flood the stream: %(rate)s a second."),
     "lost_events": gettext_noop("Of %(expected)s events only %(came)s came, or not in their order."),
-    "cut": gettext_noop("The stream was cut after %(after_ms)s ms, without its last event. %(detail)s"),
+    "cut": gettext_noop(
+        "The stream was cut after %(after_ms)s ms, %(silent_ms)s ms after the last that came of it, "
+        "without its last event. %(detail)s"
+    ),
     "silent": gettext_noop(
-        "An answer began, but in %(after_ms)s ms its events did not come: somebody holds them, or the "
-        "server hangs."
+        "The stream stands still: no end in %(after_ms)s ms, and nothing at all in the last %(silent_ms)s"
+        " ms. A proxy holds it, or the server hangs."
+    ),
+    "unfinished": gettext_noop(
+        "After %(after_ms)s ms the stream still ran; what came until then was measured."
+    ),
+    "server_stalls": gettext_noop(
+        "The server stalls: by its own clock %(gap_ms)s ms passed between two events, and no provider was"
+        " asked."
     ),
     "server_failed": gettext_noop("The server failed (status %(status)s)."),
     "task_failed": gettext_noop("The task failed: %(code)s. %(message)s"),
@@ -88,17 +116,28 @@ SENTENCES: Final = {
         "The provider stalls: by the server's own clock %(gap_ms)s ms passed between two pieces of text."
     ),
     "provider_hangs": gettext_noop(
-        "The provider hangs: the server shows signs of life, but after %(after_ms)s ms the text had not "
-        "ended."
+        "The provider hangs: the server shows signs of life, but no more text came, and after "
+        "%(after_ms)s ms it had not ended."
     ),
     "provider_failed": gettext_noop("The provider failed: %(code)s. %(message)s"),
+    # We
+    "doctor_failed": gettext_noop("The doctor itself failed (%(error)s); nothing is known of the server."),
     # Who calls
-    "not_authenticated": gettext_noop("The server wants to know who calls (status 401)."),
-    "not_allowed": gettext_noop("The server does not allow this call (status 403 %(problem)s)."),
+    "not_authenticated": gettext_noop("The server wants to know who calls (%(problem)s)."),
+    "not_allowed": gettext_noop("The server does not allow this call (%(problem)s)."),
     "wrong_host": gettext_noop("The server does not answer to that host name."),
     "refused": gettext_noop("The server refuses the call (status %(status)s %(problem)s)."),
+    "proxy_refuses": gettext_noop(
+        "Not the server but a proxy before it refuses the call (status %(status)s, by %(proxy)s)."
+    ),
+    "server_full": gettext_noop(
+        "The server has as many requests and streams open as it takes (%(problem)s)."
+    ),
+    "storage_away": gettext_noop("The server's database does not answer (%(problem)s)."),
+    "too_many_probes": gettext_noop("Too many probes are open already: of this caller, or of all."),
+    "wrong_key": gettext_noop("The server does not know this API key, or no longer (%(problem)s)."),
 }
-"""By the code of a finding."""
+"""By the code of a finding; some have another one for how events are held."""
 
 REMEDIES: Final = {
     "name_unknown": gettext_noop("Look for a slip of the pen in the address; ask the name server."),
@@ -111,18 +150,30 @@ REMEDIES: Final = {
     ),
     "wrong_scheme": gettext_noop("Call it with the other scheme."),
     "redirected": gettext_noop(
-        "Use that address. Where it is the same one with https, TLS ends at a proxy that Django does not "
-        "know: "
-        "SECURE_PROXY_SSL_HEADER."
+        "Use that address. Where it is the same one with https, which a proxy speaks for the server: list"
+        " that proxy in TRUSTED_PROXIES, and let it send X-Forwarded-Proto."
     ),
-    "not_sluice": gettext_noop("Look at the address: its root is enough, and a prefix belongs to it."),
-    "server_away": gettext_noop("Start the server; compare its port with the proxy's upstream."),
+    "not_sluice": gettext_noop(
+        "Look at the address: its root is enough. A path that is none of Sluice's own counts as a prefix "
+        "of all its paths."
+    ),
+    "server_away": gettext_noop(
+        "Start the server, or look at its log of this moment; compare its port with the proxy's upstream."
+    ),
+    "held_at_start": gettext_noop(
+        "Measure again: once, it may have been a lost packet; where it is so each time, a proxy or a virus "
+        "scanner looks at the beginning before it passes it on."
+    ),
     "uneven_network": gettext_noop("Measure again from another place, and over a cable."),
     "late_answer": gettext_noop(
         "Measure directly at the server: where that is fine, a proxy waits; where it is not, the server is "
         "busy."
     ),
     "collected": gettext_noop("Switch off what stores or scans answers between here and the server."),
+    "undecodable": gettext_noop(
+        "Whoever sets Content-Encoding between here and the server must also encode: look at what the proxy "
+        "compresses."
+    ),
     "headers_changed": gettext_noop(
         "Let the proxy pass on Cache-Control as it came (nginx: no expires, no add_header)."
     ),
@@ -143,16 +194,17 @@ REMEDIES: Final = {
     ),
     "pool_busy": gettext_noop("More workers in the pool (AGENT_POOL_MAX_WORKERS)."),
     "stuck_producers": gettext_noop("Find out what they wait for; only a restart of the server ends them."),
-    "own_limit": gettext_noop("Wait, or raise AGENT_POOL_PER_OWNER."),
+    "own_limit": gettext_noop("Wait until some have ended, or raise AGENT_POOL_PER_OWNER."),
     "restarting": gettext_noop("Measure again in a few seconds."),
     "status_flood": gettext_noop("Raise SSE_STATUS_MESSAGE_INTERVAL."),
-    "cut": gettext_noop(
-        "Look at the proxy's time limits (nginx: proxy_read_timeout 3600s;) and at the server's log of "
-        "that moment."
-    ),
     "silent": gettext_noop(
-        "Measure again without --brief, and directly at the server: where that is fine, the proxy holds "
-        "the events."
+        "Measure directly at the server: where that is fine, the proxy holds the stream. With --brief: "
+        "give it a --timeout of more than two heartbeats (SSE_HEARTBEAT_INTERVAL), which tell a provider "
+        "that hangs."
+    ),
+    "server_stalls": gettext_noop(
+        "Look at what blocks the event loop (the log, sluice_loop_lag_seconds), and whether the machine "
+        "slept or swaps."
     ),
     "server_failed": gettext_noop("Look at the server's log of this moment."),
     "slow_provider": gettext_noop(
@@ -160,14 +212,12 @@ REMEDIES: Final = {
     ),
     "provider_stalls": gettext_noop("Look at the model service; OPENAI_TOKEN_TIMEOUT bounds such a pause."),
     "provider_hangs": gettext_noop("Look at the model service; AGENT_POOL_RUN_TIMEOUT ends such tasks."),
-    "provider_failed": gettext_noop(
-        "Look at the model service, its key and its limits; the server's log says more."
-    ),
     "not_authenticated": gettext_noop("Give an API key with --key (manage.py create_api_key makes one)."),
     "not_allowed": gettext_noop("Call with the key of a user who may do this."),
     "wrong_host": gettext_noop(
         "Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."
     ),
+    "doctor_failed": gettext_noop("The log has the details, which belong into a report of this error."),
     # Buffering, by the proxy's name
     "buffering:nginx": "proxy_buffering off; proxy_cache off; proxy_http_version 1.1; gzip off;\n"
     "# and no proxy_ignore_headers X-Accel-Buffering; as a whole: deploy/nginx_streaming.conf",
@@ -195,13 +245,79 @@ REMEDIES: Final = {
     "compression:unknown": gettext_noop(
         "Switch off compression of text/event-stream in whatever is between."
     ),
+    "cut:silent": gettext_noop(
+        "Whoever is between ends what is silent for so long: raise its limit (nginx: proxy_read_timeout, "
+        "120s in deploy/), or lower SSE_HEARTBEAT_INTERVAL below a quarter of it."
+    ),
+    "cut:flowing": gettext_noop(
+        "Events were still coming, so it was no limit of time for silence: look at the logs of the server"
+        " and the proxy of that moment, for a restart, a crash, or a limit for whole answers."
+    ),
+    "no_answer:timeout": gettext_noop(
+        "Measure directly at the server: where an answer begins there, a proxy holds it (buffering, "
+        "compression); where not, look at the server's log and its processor."
+    ),
+    "no_answer:closed": gettext_noop(
+        "Somebody closed the connection without a word: look at the logs of the proxy and of the server "
+        "of that moment."
+    ),
+    "no_answer:unknown": gettext_noop("Measure directly at the server, and look at its log of that moment."),
+    "not_http": gettext_noop(
+        "Another service listens at that port: compare it with PORT of the server, or the proxy's listen "
+        "line."
+    ),
+    "unreachable:unknown": gettext_noop(
+        "Look at the address and at the network: is there a way to that machine (ping, traceroute)?"
+    ),
+    "tls_failed:unknown": gettext_noop(
+        "Compare the versions of TLS and the ciphers that both sides take; openssl s_client -connect "
+        "tells more."
+    ),
+    "lost_events": gettext_noop(
+        "The server numbers its events and sends each one, so somebody between takes events out or "
+        "changes their order: look for proxies and scanners that rewrite answers."
+    ),
+    "far_away": gettext_noop("Measure the way itself (ping, traceroute), and serve nearer to the readers."),
+    "refused": gettext_noop(
+        "The code says why (docs/protocol.md, Problems); with --brief it is mostly a field of the brief."
+    ),
+    "task_failed:unknown": gettext_noop(
+        "Look at the server's log for the task; docs/protocol.md explains the code."
+    ),
+    "task_failed:run_timeout": gettext_noop("Raise AGENT_POOL_RUN_TIMEOUT, or ask for less."),
+    "task_failed:cancelled": gettext_noop("Somebody cancelled it; the server's log says who."),
+    "provider_failed:unknown": gettext_noop(
+        "Look at the model service, its key and its limits; the server's log says more."
+    ),
+    "provider_failed:upstream_auth": gettext_noop(
+        "The model service does not take the server's key: OPENAI_API_KEY."
+    ),
+    "provider_failed:upstream_rejected": gettext_noop(
+        "The model service refuses this brief: its model, or a text that is too long."
+    ),
+    "proxy_refuses": gettext_noop(
+        "Look at the rules, limits and logs of whatever is between (a firewall, a CDN, a gateway with a "
+        "sign-in of its own); measure directly at the server to be sure."
+    ),
+    "server_full": gettext_noop(
+        "Raise SERVER_LIMIT_CONCURRENCY (and ulimit -n), serve with more --workers, or set a limit of its"
+        " own in the proxy."
+    ),
+    "storage_away": gettext_noop("Look at the database (DATABASE_URL) and at /readyz."),
+    "too_many_probes": gettext_noop(
+        "Measure again in a few seconds; let fewer monitors stream the probe at once."
+    ),
+    "wrong_key": gettext_noop(
+        "Compare --key with what manage.py create_api_key printed; it may have been revoked."
+    ),
 }
 """By the remedy of a finding. Lines of configuration are the same in every language."""
 
 
 def sentence(finding: Finding) -> str:
     """What was found."""
-    template = SENTENCES.get(finding.code)
+    how = f"{finding.code}:{finding.evidence.get('how')}"
+    template = SENTENCES.get(how) or SENTENCES.get(finding.code)
     return gettext(template) % _Evidence(finding.evidence) if template else finding.code
 
 

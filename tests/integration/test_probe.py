@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -116,6 +117,23 @@ async def test_the_report_is_for_monitors(server: Server) -> None:
     worst = max(late.json()["first_event_ms"], late.json()["worst_late_ms"])
     assert late.status_code == (503 if worst > 1 else 200)
     assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_any_number_of_monitors_may_ask_for_the_report_at_once(server: Server) -> None:
+    async with client(server.url) as http:
+        path = "/streams/probe/report?limit=60000"
+        answers = await asyncio.gather(*(http.get(path) for _ in range(12)))
+        # Who hangs up takes nothing from the others.
+        hasty = asyncio.create_task(http.get(path))
+        patient = asyncio.create_task(http.get(path))
+        await asyncio.sleep(0.05)
+        hasty.cancel()
+        answers.append(await patient)
+        again = await http.get(path)
+    assert [each.status_code for each in answers] == [200] * 13
+    assert all(each.json()["events"] == 11 for each in answers)
+    assert len({each.content for each in answers[:12]}) <= 2
+    assert again.content not in {each.content for each in answers}
 
 
 async def test_a_probe_speaks_ndjson(server: Server) -> None:

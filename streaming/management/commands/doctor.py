@@ -22,10 +22,17 @@ from streaming.core.alerts import Kind
 from streaming.doctor.client import Target, base_of
 from streaming.doctor.report import as_data, as_line, as_text
 from streaming.doctor.rounds import Monitor, Report, Round, examine
+from streaming.management.arguments import key_of, seconds_of
 from streaming.management.briefs import brief_of
 
 KEY: Final = "SLUICE_API_KEY"
 """The variable of the environment that stands in for `--key`, which others on the machine can see."""
+
+SHORTEST: Final = 0.1
+"""Seconds: the least `--timeout`."""
+
+LONGEST: Final = 86_400
+"""Seconds: the most `--timeout` and `--every`."""
 
 
 class Command(BaseCommand):
@@ -74,8 +81,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Examine once, or for ever. Raises `CommandError` for what cannot be asked."""
         target = _target(options)
+        every = seconds_of("--every", options["every"], 1, LONGEST)
         if options["watch"]:
-            every = max(options["every"], 1.0)
             monitor = Monitor(target, every, options["metrics_file"], self._reports_to(options["alert"]))
             code = asyncio.run(self._watch(monitor, target, options["json"]))
         else:
@@ -135,17 +142,15 @@ def _target(options: dict[str, Any]) -> Target:
         # The probe promises how long it takes; a third more is not what the reader should give up over.
         promised = options["count"] * options["interval"] / 1000 * 1.5 if kind == "probe" else 0.0
         patience = max(60.0, promised)
-    if not 0 < patience <= 86_400:
-        raise CommandError("--timeout: seconds, above 0, to 86400")
     return Target(
         base=base,
         kind=kind,
         count=options["count"],
         interval=options["interval"],
         brief=brief,
-        key=options["key"],
+        key=key_of(options["key"]),
         insecure=options["insecure"],
-        patience=patience,
+        patience=seconds_of("--timeout", patience, SHORTEST, LONGEST),
     )
 
 

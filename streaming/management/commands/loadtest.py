@@ -20,6 +20,7 @@ from streaming.core.load import Plan, Tally
 from streaming.doctor.client import base_of
 from streaming.loadtest.report import Report, as_data, as_html, as_text, progress
 from streaming.loadtest.runner import DEFAULT_BRIEF, Load, NoTargetError, look, run
+from streaming.management.arguments import key_of
 from streaming.management.briefs import brief_of
 
 from .doctor import KEY
@@ -140,7 +141,7 @@ def _load(options: dict[str, Any]) -> Load:
         base=base,
         plan=plan,
         brief=brief,
-        key=options["key"],
+        key=key_of(options["key"]),
         insecure=options["insecure"],
         patience=options["timeout"],
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -15,6 +18,8 @@ from streaming.core.diagnosis import (
     Severity,
     bunched,
     diagnose,
+    is_one_behind,
+    is_timed,
     measure,
     proxy_of,
 )
@@ -83,6 +88,81 @@ def test_what_arrives_in_bursts_was_buffered():
     assert found.codes == ["buffered_by_proxy"]
     assert found.findings[0].remedy == "buffering:nginx"
     assert found.measures.bursts == 4
+
+
+def behind(sent):
+    """Each comes when the next one is sent; the last ones at once."""
+    return [after + 3 for after in sent[1:]] + [sent[-1] + 3]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        PACED,
+        [1_000.0 * number for number in range(6)],
+        [0.0, 70.0, 300.0, 380.0, 700.0, 900.0, 1_000.0],
+    ],
+)
+def test_a_proxy_that_is_always_one_piece_behind_buffers(sent):
+    found = diagnose(seen(sent, behind(sent)))
+    assert (found.codes, found.severity) == (["buffered_by_proxy"], Severity.SUSPICIOUS)
+    assert found.findings[0].evidence["how"] == "one_behind"
+
+
+def test_one_behind_by_compression_is_told_too():
+    packed = seen(PACED, behind(PACED), headers=HEADERS | {"content-encoding": "gzip"})
+    assert codes(packed, seen(PACED)) == ["compressed_without_flush"]
+
+
+@pytest.mark.parametrize("beat", [110, 120, 130, 150, 170])
+@pytest.mark.parametrize("phase", [0.2, 0.5, 0.9])
+def test_a_proxy_that_sends_on_a_timer_buffers(beat, phase):
+    # As a timer does, it drifts a little.
+    ticks = [beat * (phase + number) + number * 0.7 for number in range(60)]
+    sent = [100.0 * number for number in range(22)]
+    found = diagnose(seen(sent, [next(tick for tick in ticks if tick >= each) for each in sent]))
+    assert found.codes == ["buffered_by_proxy"]
+    assert found.findings[0].evidence["how"] in ("timer", "bunches")
+
+
+@pytest.mark.parametrize("most", [20, 90, 140, 300])
+def test_the_unrest_of_a_network_is_no_proxy(most):
+    """In their order, as TCP delivers them; also where a lost packet holds up those behind it."""
+    for seed in range(200):
+        chance = random.Random(seed)
+        at, arrived = 0.0, []
+        for each in PACED:
+            pause = chance.uniform(0, most) if chance.random() < 0.5 else 0.0
+            at = max(at, each + pause + (210 if chance.random() < 0.03 else 0))
+            arrived.append(at)
+        events = list(zip(arrived, PACED, strict=True))
+        assert not is_one_behind(events), seed
+        assert not is_timed(events), seed
+        assert most > 90 or "buffered_by_proxy" not in codes(seen(PACED, arrived)), seed
+
+
+def test_events_that_missed_exactly_one_beat_are_the_networks():
+    late = [each + 100 if number in (4, 9, 15) else each for number, each in enumerate(PACED)]
+    assert codes(seen(PACED, late)) == ["fine"]
+
+
+def test_a_wlan_that_sleeps_between_beacons_is_no_proxy():
+    sent = [60.0 * number for number in range(30)]
+    arrived = [102.4 * math.ceil(each / 102.4) + 2 for each in sent]
+    assert not is_timed(list(zip(arrived, sent, strict=True)))
+
+
+def test_what_is_held_at_the_start_only_is_told_as_that():
+    found = diagnose(seen(PACED, [max(each, 600.0) + 3 for each in PACED]))
+    assert (found.codes, found.severity) == (["held_at_start"], Severity.SUSPICIOUS)
+    evidence = found.findings[0].evidence
+    assert (evidence["held_ms"], evidence["events"]) == (600, 8)
+
+
+def test_with_too_few_events_nothing_is_said_about_holding():
+    for few in (seen([0.0]), seen(PACED, arrivals=[Arrival(name="complete", at=3.0)], expected=0)):
+        found = diagnose(few)
+        assert (found.codes, found.severity) == (["not_measured"], Severity.INFO)
 
 
 def test_a_slow_but_steady_way_is_no_buffer():
@@ -162,38 +242,104 @@ def test_a_pause_between_texts_is_the_providers():
     assert codes(task([100.0, 6_000.0, 6_100.0])) == ["provider_stalls"]
 
 
+GAVE_UP = {"outcome": "patience", "end": {}, "total": 10_000.0}
+
+
 def test_who_gave_up_waiting_says_for_what():
-    hung = task([100.0, 200.0], outcome="patience", end={}, total=10_000.0)
-    assert codes(hung) == ["provider_hangs"]
+    texts = task([100.0, 200.0])
+    heartbeat = [*texts.reads, (9_000.0, 15)]
+    assert codes(task([100.0, 200.0], reads=heartbeat, **GAVE_UP)) == ["provider_hangs"]
     waits = [Arrival(name="status", at=5.0, sent_at=OFFSET, status="queued")]
-    assert codes(task([], arrivals=waits, outcome="patience", end={}, total=10_000.0)) == ["queued_too_long"]
-    assert codes(task([], arrivals=[], reads=[], outcome="patience", end={}, total=1e4)) == ["silent"]
+    assert codes(task([], arrivals=waits, **GAVE_UP)) == ["queued_too_long"]
+    assert codes(task([], arrivals=[], reads=[], **GAVE_UP)) == ["silent"]
+
+
+def test_a_provider_hangs_only_where_the_server_shows_life_after_the_last_text():
+    texts = task([100.0, 200.0]).arrivals[:-1]
+    reads = [(each.at, 100) for each in texts]
+    assert codes(task([], arrivals=texts, reads=reads, **GAVE_UP)) == ["silent"]
+
+
+def test_a_probe_that_stops_half_way_has_no_provider_to_blame():
+    half = seen(PACED[:8]).arrivals[:-1]
+    for reads in ([(each.at, 100) for each in half], [(9_000.0, 15)]):
+        found = diagnose(seen([0.0], arrivals=half, reads=reads, **GAVE_UP))
+        assert (found.codes, found.severity) == (["silent"], Severity.BROKEN)
+        assert "provider" not in found.findings[0].remedy
+
+
+def test_a_stream_that_was_only_long_is_not_blamed():
+    long = seen([500.0 * number for number in range(20)]).arrivals[:-1]
+    found = diagnose(seen([0.0], name="content", target="brief", arrivals=long, **GAVE_UP))
+    assert (found.codes, found.severity) == (["fine", "unfinished"], Severity.INFO)
+
+
+def test_a_pause_of_a_probe_is_the_servers():
+    assert codes(seen([*PACED, 9_000.0])) == ["server_stalls"]
 
 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
         ({"status": 503, "problem": "queue_full"}, "pool_full"),
-        ({"status": 429, "problem": "owner_limit"}, "own_limit"),
-        ({"status": 429, "problem": "too_many_probes"}, "own_limit"),
+        ({"status": 503, "problem": "too_many_requests_open"}, "server_full"),
+        ({"status": 503, "problem": "storage_unavailable"}, "storage_away"),
         ({"status": 503, "problem": "draining"}, "restarting"),
-        ({"status": 503}, "server_away"),
-        ({"status": 502}, "server_away"),
+        ({"status": 503, "problem": "not_ready"}, "restarting"),
+        ({"status": 503, "problem": "too_many_followers"}, "refused"),
+        ({"status": 429, "problem": "owner_limit"}, "own_limit"),
+        ({"status": 429, "problem": "too_many_probes"}, "too_many_probes"),
         ({"status": 502, "problem": "server_away"}, "server_away"),
-        ({"status": 301, "headers": {"location": "https://x/"}}, "redirected"),
         ({"status": 400, "problem": "bad_host"}, "wrong_host"),
-        ({"status": 400, "excerpt": "The plain HTTP request was sent to HTTPS port"}, "wrong_scheme"),
+        ({"status": 400, "problem": "bad_query"}, "refused"),
         ({"status": 401, "problem": "not_authenticated"}, "not_authenticated"),
+        ({"status": 401, "problem": "invalid_key"}, "wrong_key"),
         ({"status": 403, "problem": "permission_denied"}, "not_allowed"),
-        ({"status": 404}, "not_sluice"),
-        ({"status": 200, "headers": {"content-type": "text/html"}}, "not_sluice"),
+        ({"status": 403, "problem": "kernels_disabled"}, "not_allowed"),
+        ({"status": 404, "problem": "not_found"}, "not_sluice"),
+        ({"status": 404, "problem": "unknown_model"}, "refused"),
+        ({"status": 405, "problem": "method_not_allowed"}, "not_sluice"),
+        ({"status": 413, "problem": "body_too_large"}, "refused"),
         ({"status": 422, "problem": "validation_failed"}, "refused"),
         ({"status": 500, "problem": "server_error"}, "server_failed"),
+        # Without a problem document it was not Sluice.
+        ({"status": 204}, "not_sluice"),
+        ({"status": 200, "headers": {"content-type": "text/html"}}, "not_sluice"),
+        ({"status": 301, "headers": {"location": "https://x/"}}, "redirected"),
+        ({"status": 304}, "not_sluice"),
+        ({"status": 400, "excerpt": "The plain HTTP request was sent to HTTPS port"}, "wrong_scheme"),
+        ({"status": 400, "excerpt": "<title>DisallowedHost at /</title>"}, "wrong_host"),
+        ({"status": 401}, "proxy_refuses"),
+        ({"status": 403}, "proxy_refuses"),
+        ({"status": 404}, "not_sluice"),
+        ({"status": 407}, "proxy_refuses"),
+        ({"status": 413}, "proxy_refuses"),
+        ({"status": 429}, "proxy_refuses"),
+        ({"status": 500}, "server_failed"),
+        ({"status": 502}, "server_away"),
+        ({"status": 503}, "server_away"),
+        ({"status": 511}, "proxy_refuses"),
+        ({"status": 524}, "server_away"),
     ],
 )
 def test_an_answer_that_is_no_stream(changes, code):
     found = diagnose(Observation(**{"target": "probe", "headers": {}} | changes))
     assert (found.codes, found.severity) == ([code], Severity.BROKEN)
+    assert found.findings[0].remedy == code
+
+
+def test_a_proxy_that_refuses_is_named():
+    found = diagnose(Observation(target="probe", status=403, headers={"server": "cloudflare"}))
+    assert found.findings[0].evidence == {"status": 403, "problem": "", "proxy": "cloudflare"}
+
+
+def test_a_refusal_is_told_once():
+    left = {"agent_pool": Pool(running=1, waiting=1, max_workers=1, queue_size=5)}
+    full = {"agent_pool": Pool(running=1, waiting=5, max_workers=1, queue_size=5)}
+    for pools in (left, full):
+        assert codes(Observation(target="probe", status=503, problem="queue_full", pools=pools)) == [
+            "pool_full"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -213,10 +359,14 @@ def test_no_answer_at_all(phase, kind, code):
     assert (found.codes, found.severity) == ([code], Severity.BROKEN)
 
 
-def test_a_stream_without_its_end_was_cut():
+def test_who_cuts_in_silence_has_another_reason_than_who_cuts_what_flows():
     lost = Failure(phase="read", kind="closed", detail="reset")
-    found = diagnose(seen(PACED, outcome="cut", end={}, failure=lost))
-    assert (found.codes, found.severity) == (["cut"], Severity.BROKEN)
+    flowing = diagnose(seen(PACED, outcome="cut", end={}, failure=lost))
+    assert (flowing.codes, flowing.severity) == (["cut"], Severity.BROKEN)
+    assert flowing.findings[0].remedy == "cut:flowing"
+    silent = diagnose(seen(PACED, outcome="cut", end={}, total=62_000.0)).findings[0]
+    assert silent.remedy == "cut:silent"
+    assert silent.evidence["silent_ms"] == 60_096
 
 
 def test_a_stream_of_nothing_is_the_proxys():
@@ -232,7 +382,8 @@ def test_a_hole_in_the_numbers_is_told():
 def test_a_task_that_failed_is_told_with_its_code():
     end = {"type": "error", "code": "upstream_auth", "message": "no"}
     assert codes(task([100.0], end=end)) == ["provider_failed"]
-    assert codes(task([100.0], end={"type": "error", "code": "producer_failed"})) == ["task_failed"]
+    timeout = diagnose(task([100.0], end={"type": "error", "code": "run_timeout"}))
+    assert (timeout.codes, timeout.findings[0].remedy) == (["task_failed"], "task_failed:run_timeout")
     assert codes(task([100.0], end={"type": "error", "code": "interrupted"})) == ["restarting"]
 
 

@@ -1,6 +1,7 @@
 /*
  * Whether somebody between the server and here holds events back: sent apart, they arrive together. The same
- * rule as streaming/core/diagnosis.py, with more patience, for a page has other things to do.
+ * rule as `bunched` in streaming/core/diagnosis.py, with more patience, for a page has other things to do; what
+ * holds each event for a moment only (one behind, a timer) is left to the doctor.
  */
 const APART = 15; // ms from which on two events were sent apart
 const TOGETHER = 0.25; // the share of that distance within which they arrived together
