@@ -32,11 +32,11 @@ Part = str | Content
 DONE: Final = "[DONE]"
 REASONING: Final = "reasoning"
 
-LOG_LENGTH: Final = 300
-"""Code points of a foreign text in one line of the log."""
+DETAIL_LENGTH: Final = 300
+"""Code points of a foreign text that are kept."""
 
 MAX_FOREIGN: Final = 2_000
-"""Code points of a foreign text that are looked at for that line."""
+"""Code points of a foreign text that are looked at for that."""
 
 WITHHELD: Final = "[withheld: it repeats the key]"
 """What stands for a foreign text that tells the key in another writing."""
@@ -49,6 +49,9 @@ MAY_PASS: Final = frozenset({408, 409, 425})
 15.5.10; RFC 8470, 5.2)."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/ -]{1,64}")
+_REASON: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}|[0-9]{1,6}")
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64}")
 _MODEL: Final = re.compile(r"[!-~]{1,128}")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -116,8 +119,7 @@ class ChatReader:
 
     def _reported(self, chunk: dict[str, Any]) -> GenerationError:
         error = chunk.get("error") or chunk
-        text = one_line(words_of(error), self._secret)
-        return kind_of_report(error)(f"the service reports an error: {text}")
+        return foreign_error(kind_of_report(error), "the service reports an error", error, self._secret)
 
     def _note(self, chunk: dict[str, Any]) -> None:
         """What the chunk says about the whole answer."""
@@ -134,7 +136,7 @@ class ChatReader:
                 yield from self._message_parts(message)
             reason = choice.get("finish_reason")
             if isinstance(reason, str) and reason:
-                known = _NAME.fullmatch(reason) and not tells(reason, self._secret)
+                known = _REASON.fullmatch(reason) and not tells(reason, self._secret)
                 self._reason = reason if known else "unknown"
 
     def _message_parts(self, message: dict[str, Any]) -> Iterator[Part]:
@@ -208,6 +210,27 @@ def kind_of_report(error: Any) -> type[GenerationError]:
     return UpstreamError
 
 
+def foreign_error(kind: type[GenerationError], what: str, said: Any, secret: str) -> GenerationError:
+    """The error of a service that `said` something (JSON) about its own: text is `what` and the names that
+    are in it, detail are its words. Words may quote the request, so only names go into a log."""
+    names = ", ".join(names_of(said, secret))
+    return kind(f"{what}: {names}" if names else what, detail=one_line(words_of(said), secret))
+
+
+def names_of(error: Any, secret: str) -> list[str]:
+    """The code and the type of an error, as far as they are no sentences and do not tell the secret."""
+    if not isinstance(error, Mapping):
+        return []
+    named = [str(value) for name in ("code", "type") if isinstance(value := error.get(name), int | str)]
+    return [name for name in named if _CODE.fullmatch(name) and not tells(name, secret)]
+
+
+def media_type(header: str, secret: str) -> str:
+    """The media type in a `Content-Type`, without parameters; what is none is not repeated."""
+    found = header.partition(";")[0].strip().lower()
+    return found if _MEDIA_TYPE.fullmatch(found) and not tells(found, secret) else "an unknown type"
+
+
 def words_of(error: Any) -> str:
     """What an error says: its code, type and message, and no other member."""
     if isinstance(error, Mapping):
@@ -217,7 +240,7 @@ def words_of(error: Any) -> str:
 
 
 def one_line(text: str, secret: str) -> str:
-    """A foreign text for the log: without the secret, in one printable line, cut."""
+    """A foreign text without the secret, in one printable line, cut."""
     if len(text) > MAX_FOREIGN:
         # A secret that was cut in two is not recognised, but it lies at the end.
         text = scrubbed(text[:MAX_FOREIGN], secret)
@@ -226,7 +249,7 @@ def one_line(text: str, secret: str) -> str:
     if tells(line, secret):
         return WITHHELD
     line = _UNPRINTABLE.sub(" ", line).strip()
-    return line if len(line) <= LOG_LENGTH else f"{line[:LOG_LENGTH]}…"
+    return line if len(line) <= DETAIL_LENGTH else f"{line[:DETAIL_LENGTH]}…"
 
 
 def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import httpx2
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTruncated
 from streaming.core.sse import Decoder, ServerSentEvent, SSELimitExceeded
 
-from .chat_protocol import ChatReader, Part, decoded, one_line, words_of
+from .chat_protocol import ChatReader, Part, decoded, foreign_error, kind_of_status, media_type, one_line
 
 MAX_EVENT: Final = 1_048_576
 """Bytes of one event of an answer, and of one line."""
@@ -21,7 +21,7 @@ MAX_WHOLE: Final = 16_777_216
 """Bytes of an answer that comes as one JSON document."""
 
 MAX_ERROR: Final = 8_192
-"""Bytes of a refusal that are read: enough to tell an operator why."""
+"""Bytes of a refusal that are read: enough to tell why."""
 
 REFUSAL_PATIENCE: Final = 2.0
 """Seconds for the body of a refusal."""
@@ -78,7 +78,7 @@ class Exchange:
         assert self._response is not None
         kind = self._response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and kind not in _EVENT_TYPES:
-            raise UpstreamError(f"the answer is no event stream but {one_line(kind, self._secret)}")
+            raise UpstreamError(f"the answer is no event stream but {media_type(kind, self._secret)}")
         # There are services that send events and call them JSON.
         is_whole = kind == "application/json" and not await self._begins_like_events()
         self.first = await (self.whole() if is_whole else self.parts())
@@ -109,9 +109,9 @@ class Exchange:
             body += data
         return bytes(body)
 
-    async def refusal(self) -> tuple[str, str]:
-        """The body of a refusal, as far as it comes soon; and what the log may say of it: the words of an
-        error in JSON, of anything else length and type alone."""
+    async def refusal(self, status: int) -> tuple[str, GenerationError]:
+        """The body of a refusal, as far as it comes soon, and the error that it means: with the words of an
+        error in JSON, of anything else with length and type alone."""
         body = b""
         with suppress(TimeoutError, UpstreamError):
             async with asyncio.timeout(REFUSAL_PATIENCE):
@@ -120,9 +120,9 @@ class Exchange:
         try:
             said = decoded(text)
         except (ValueError, RecursionError):
-            return text, self._without_words(body)
+            return text, kind_of_status(status)(f"status {status}: {self._without_words(body)}")
         error = said.get("error") or said if isinstance(said, dict) else said
-        return text, one_line(words_of(error), self._secret)
+        return text, foreign_error(kind_of_status(status), f"status {status}", error, self._secret)
 
     async def drain(self) -> None:
         """Take in the last bytes, if they come soon."""
@@ -138,9 +138,9 @@ class Exchange:
 
     def _without_words(self, body: bytes) -> str:
         assert self._response is not None
-        kind = self._response.headers.get("content-type", "no type")
+        kind = media_type(self._response.headers.get("content-type", ""), self._secret)
         count = f"more than {MAX_ERROR}" if len(body) > MAX_ERROR else str(len(body))
-        return f"{count} bytes, {one_line(kind, self._secret)}"
+        return f"{count} bytes, {kind}"
 
     async def _begins_like_events(self) -> bool:
         """Whether the body begins with a field of an event; what was read for that is not lost."""
@@ -166,9 +166,7 @@ class Exchange:
             self._at_end = True
             return b""
         except (httpx2.RequestError, httpx2.StreamError) as error:
-            raise UpstreamTruncated(
-                f"the connection was cut: {one_line(repr(error), self._secret)}"
-            ) from None
+            raise connection_error(UpstreamTruncated, "the connection was cut", error, self._secret) from None
 
     async def _late_chunk(self) -> bytes:
         """A chunk after the `finish_reason`, which nobody needs any more; empty if it does not come soon."""
@@ -198,3 +196,14 @@ class Exchange:
         except SSELimitExceeded as error:
             self._failure = UpstreamError(str(error))
             return error.events
+
+
+def connection_error(
+    kind: type[GenerationError], what: str, error: Exception, secret: str
+) -> GenerationError:
+    """The error that the HTTP client's `error` is for the task. The log gets the words of the system and of
+    TLS; others may quote what the service sent, and are the detail."""
+    words = one_line(repr(error), secret)
+    if isinstance(error, httpx2.NetworkError):
+        return kind(f"{what}: {words}")
+    return kind(f"{what}: {type(error).__name__}", detail=words)

@@ -22,10 +22,10 @@ from streaming.core.errors import GenerationError, UpstreamError, UpstreamTimeou
 from streaming.core.events import Finish
 
 from . import conf
-from .chat_protocol import MAY_PASS, Part, kind_of_status, one_line
+from .chat_protocol import MAY_PASS, Part
 from .client import ClientFault, make_client
 from .conf import Service
-from .exchange import MAX_EVENT, Exchange
+from .exchange import MAX_EVENT, Exchange, connection_error
 from .metrics import FAILURES
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Upstream:
         try:
             await exchange.begin()
         except UpstreamTruncated as error:
-            raise _Failed(UpstreamError(str(error)), again=True) from None
+            raise _Failed(UpstreamError(str(error), detail=error.detail), again=True) from None
         if not exchange.first and not exchange.reader.is_whole:
             raise UpstreamTruncated("the answer ended before its first token")
 
@@ -196,8 +196,8 @@ class Upstream:
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
             if not exchange.opened and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
                 raise _Stale from None
-            text = one_line(repr(error), self._service.key)
-            raise _Failed(UpstreamError(f"no answer: {text}"), again=True) from None
+            fault = connection_error(UpstreamError, "no answer", error, self._service.key)
+            raise _Failed(fault, again=True) from None
         exchange.answered(response)
         return response
 
@@ -206,10 +206,9 @@ class Upstream:
         status = response.status_code
         if response.is_redirect:
             raise UpstreamError(f"status {status}: a redirect, and none is followed; look at OPENAI_API_BASE")
-        body, words = await exchange.refusal()
+        body, error = await exchange.refusal(status)
         if status in (400, 422) and "stream_options" in request and "stream_options" in body:
             raise _UsageRefused
-        error = kind_of_status(status)(f"status {status}: {words}")
         raise _Failed(error, again=status in RETRIED, after=_retry_after(response.headers))
 
     # --- The rest --------------------------------------------------------------------------------------

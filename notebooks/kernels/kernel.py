@@ -337,8 +337,9 @@ class Kernel:
                 # Whoever runs code can send what is not signed, or not a message at all, very often.
                 self.misunderstood += 1
                 if self.misunderstood == 1 or self.misunderstood % 10_000 == 0:
+                    # Its words may quote the message.
                     word = "%d messages of a kernel are not understood, the last one: %s"
-                    logger.warning(word, self.misunderstood, str(error)[:200])
+                    logger.warning(word, self.misunderstood, type(error).__name__)
                 await asyncio.sleep(0)
 
     def _on_iopub(self, message: Mapping[str, Any]) -> None:

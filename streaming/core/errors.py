@@ -22,9 +22,17 @@ class StreamError(Exception):
 
 
 class GenerationError(StreamError):
-    """The task failed after it was accepted. Producers raise its subclasses."""
+    """The task failed after it was accepted. Producers raise its subclasses.
+
+    `detail`: foreign words, such as those of a service that refused, which may repeat what people asked. They
+    are in no log.
+    """
 
     code = "producer_failed"
+
+    def __init__(self, *args: object, detail: str = "") -> None:
+        super().__init__(*args)
+        self.detail = detail
 
 
 class ProducerFailed(GenerationError):

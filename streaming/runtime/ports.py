@@ -72,7 +72,7 @@ class Observer(Protocol):
     """Sees what becomes of tasks, for logs and spans. Calls return at once and never raise."""
 
     def decided(self, task: Task) -> None:
-        """A task was admitted; its ticket tells why it goes which way."""
+        """A task was admitted for good; its ticket tells why it goes which way."""
         ...
 
     def ended(self, task: Task) -> None:

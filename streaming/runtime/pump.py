@@ -11,15 +11,17 @@ import contextvars
 import inspect
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from streaming.core.coalescer import Chunk, Coalescer
 from streaming.core.errors import GenerationError, Interrupted, ProducerFailed
 from streaming.core.events import Content, Finish, Output, Restart, Result, Truncated
+from streaming.core.redaction import text_without
 
 from .bridge import ThreadBridge
 from .executor import WorkerPool
@@ -29,6 +31,10 @@ from .task import Outcome, Task, current_task_id
 from .wheel import FINE, TimerWheel
 
 logger = logging.getLogger(__name__)
+
+
+_FRAME: Final = '  File "'
+"""How a frame of a traceback begins."""
 
 
 class PumpHost(Protocol):
@@ -131,10 +137,11 @@ class Pump:
         if isinstance(error, _OutputFull):
             return Finish(finish_reason="length", usage=self._finish.usage, model=self._finish.model)
         if isinstance(error, GenerationError):
-            logger.warning("task %s: %s: %s", self._task.id, error.code, error)
+            text = text_without(str(error), self._task.spec.arguments)
+            logger.warning("task %s: %s: %s", self._task.id, error.code, text)
             # Its traceback holds this pump, which holds it.
             return error.with_traceback(None)
-        logger.error("task %s: the producer failed", self._task.id, exc_info=error)
+        _log_fault(self._task, error)
         return ProducerFailed()
 
     async def _iterate_async(self, source: AsyncIterable[Any]) -> None:
@@ -262,6 +269,22 @@ class Pump:
                 limit = self._task.journal.limit
                 self._task.append(Truncated(dropped_chars=self._dropped, limit=limit))
         return outcome
+
+
+def _log_fault(task: Task, error: BaseException) -> None:
+    """Log the traceback of a fault that nobody foresaw, without what the task was asked.
+
+    The exception itself goes with the record for those who report faults; handlers print the text.
+    """
+    fault = (type(error), error, error.__traceback__)
+    text = "task %s: the producer failed"
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (task.id,), fault)
+    lines = traceback.TracebackException.from_exception(error).format()
+    # Where the fault lies, files, lines and code, stays as it is; what the exceptions say does not.
+    kept = [line if line.startswith(_FRAME) else text_without(line, task.spec.arguments) for line in lines]
+    record.exc_text = "".join(kept).rstrip("\n")
+    if logger.isEnabledFor(logging.ERROR):
+        logger.handle(record)
 
 
 def _being_cancelled() -> bool:

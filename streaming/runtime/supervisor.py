@@ -148,9 +148,6 @@ class Supervisor:
         else:
             self._waiting.join(task)
             task.deadline = now + pool.limits.queue_timeout
-        if spec.kept:
-            for observer in self._observers:
-                observer.decided(task)
         return task
 
     async def make_room(self, spec: TaskSpec) -> None:
@@ -160,9 +157,15 @@ class Supervisor:
         await make_room(spec, self.pools[spec.pool].ledger, self.tasks.active, self.cancel)
 
     def record(self, task: Task, *, known: bool = False) -> Commit:
-        """Hand the admitted task, and from now on its events, to the recorder. `known`: its row is there."""
+        """Hand the admitted task to the observers, and it and from now on its events to the recorder: the
+        admission stands (see `retract`). `known`: its row is there."""
         if not task.spec.kept:
             return Nowhere()
+        for observer in self._observers:
+            observer.decided(task)
+        return self._record(task, known=known)
+
+    def _record(self, task: Task, *, known: bool) -> Commit:
         task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task, known=known)
 
@@ -180,7 +183,7 @@ class Supervisor:
             self._waiting.leave(task)
             del self.tasks.active[task.id]
             return False
-        self.record(task, known=True)
+        self._record(task, known=True)
         self.attendance.answered_unread(task)
         return True
 
@@ -276,7 +279,7 @@ class Supervisor:
             task.ended.set_result(None)
 
     def retract(self, task: Task) -> None:
-        """The admission is void: nobody was told of the task, and nothing of it was recorded."""
+        """The admission is void: no reader and no observer was told of the task, and nothing was recorded."""
         self.counters.routes[task.route] -= 1
         self.abandon(task.id)
 

@@ -436,8 +436,14 @@ class DatabaseRecorder:
             except IntegrityError as error:
                 self._tally.forget()
                 # Nothing to look into: the owner was deleted while the task ran.
-                first_line = str(error).partition("\n")[0]
-                logger.warning("task %s: its record refers to what is gone; dropped: %s", task_id, first_line)
+                words = _first_line(error)
+                logger.warning("task %s: its record refers to what is gone; dropped: %s", task_id, words)
+                unwritable.add(task_id)
+            except DataError as error:
+                self._tally.forget()
+                # Without the lines that quote the value.
+                words = _first_line(error)
+                logger.error("task %s: no database takes its record; dropped: %s", task_id, words)
                 unwritable.add(task_id)
             except Exception as error:
                 self._tally.forget()
@@ -465,6 +471,10 @@ def _new_events(task: Task) -> Batch:
     frames = journal.read(first_id - 1, journal.last_id)
     task.recorded_id = journal.last_id
     return Batch(first_id, frames)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _may_pass(error: Exception) -> bool:

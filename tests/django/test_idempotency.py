@@ -27,6 +27,7 @@ from streaming.runtime.ledger import PoolRefused
 from streaming.runtime.task import TaskSpec
 from streaming.service import Service, close_service, service
 from streaming.storage import pruning
+from streaming.telemetry.task_lines import TaskLines
 from tests.support.client import eventually
 from tests.unit.runtime.fakes import in_memory, spec
 
@@ -109,9 +110,14 @@ async def test_key_and_record_are_there_before_the_producer_is_called():
         seen.append(work.calls)
         return write(*args)
 
-    with mock.patch.object(idempotency, "_write", noted):
+    observer = mock.create_autospec(TaskLines, instance=True)
+    with (
+        mock.patch.object(idempotency, "_write", noted),
+        mock.patch.object(here.supervisor, "_observers", [observer]),
+    ):
         task_id, replayed = await _start(here, work)
     assert (seen, replayed) == ([0], False)
+    assert [call.args[0].id for call in observer.decided.mock_calls] == [task_id]
     key = await IdempotencyKey.objects.select_related("task").aget()
     assert (key.task.id, key.task.state) == (task_id, "running")
     work.gate.set()
@@ -155,9 +161,14 @@ async def test_who_loses_to_another_process_leaves_no_record_no_permit_and_has_c
         )
         return write(row, call, known)
 
-    with mock.patch.object(idempotency, "_write", beaten):
+    seen = mock.create_autospec(TaskLines, instance=True)
+    with (
+        mock.patch.object(idempotency, "_write", beaten),
+        mock.patch.object(here.supervisor, "_observers", [seen]),
+    ):
         claim = await here._keyed.claim(_call(), work.spec(), resumed=False, awaited=True)
     assert (claim.task_id, claim.task) == ("f" * 32, None)
+    assert seen.mock_calls == [], "a line that it was routed would have no end"
     assert await here.recorder.flush().wait(PATIENCE)
     assert [row.id async for row in StreamTask.objects.all()] == ["f" * 32]
     assert work.calls == 0

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import OperationalError, connections
+from django.db import DataError, OperationalError, connections
 
 from streaming.cluster.processes import Registry
 from streaming.core.events import Finish
@@ -240,6 +240,21 @@ async def test_a_record_that_cannot_be_written_does_not_block_the_others(house: 
     await house.written()
     assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
     assert house.recorder.dropped == 1
+
+
+async def test_a_value_that_no_database_takes_is_not_quoted(house: House, caplog: pytest.LogCaptureFixture):
+    """PostgreSQL's message has the statement's values on its further lines."""
+    fault = DataError('unsupported escape sequence\nCONTEXT:  JSON data, line 1: ...opic": "GEHEIM')
+    logging.getLogger("streaming").addHandler(caplog.handler)
+    try:
+        with mock.patch.object(rows, "write_tasks", side_effect=fault):
+            await house.run("x")
+            await house.written()
+    finally:
+        logging.getLogger("streaming").removeHandler(caplog.handler)
+    assert house.recorder.dropped == 1
+    assert "no database takes its record; dropped: unsupported escape sequence" in caplog.text
+    assert "GEHEIM" not in caplog.text
 
 
 async def test_a_promise_is_broken_with_its_record_and_no_other(house: House):

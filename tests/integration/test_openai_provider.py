@@ -240,12 +240,18 @@ async def test_a_redirect_is_not_followed(fake: ModelService):
     assert [request.path for request in fake.requests] == ["/v1/chat/completions"]
 
 
-async def test_a_refusal_is_told_by_the_words_of_its_error(fake: ModelService):
+async def test_the_words_of_a_refusal_are_kept_without_the_key(fake: ModelService):
     _, _, error = await read_failing("status-404")
-    assert str(error) == "status 404: no: [key] line two"
+    assert (str(error), error.detail) == ("status 404", "no: [key] line two")
     _, _, error = await read_failing("key-in-page")
     assert str(error).startswith("status 502: ")
-    assert " bytes, " in str(error)
+    assert str(error).endswith(" bytes, text/html")
+    assert error.detail == ""
+
+
+async def test_a_service_that_speaks_no_http_is_not_quoted(fake: ModelService):
+    _, code, error = await read_failing("repeats-the-prompt-as-header")
+    assert (code, str(error)) == ("upstream_failed", "no answer: RemoteProtocolError")
 
 
 @pytest.mark.parametrize("key", [KEY, "sk-proj-Ab/cD" + "0123456789Xy" * 12])
@@ -255,7 +261,9 @@ async def test_a_key_in_another_writing_is_nowhere(
     caplog.set_level(logging.DEBUG)
     with settings_for(fake.base), override_settings(OPENAI_API_KEY=key):
         told = [
-            str((await read_failing(name))[2]) for name in ("key-in-type", "key-in-page", "key-in-base64")
+            f"{error} {error.detail}"
+            for name in ("key-in-type", "key-in-page", "key-in-base64")
+            for error in [(await read_failing(name))[2]]
         ]
         finish = (await read("key-in-names"))[-1]
         await close_upstream()
@@ -276,8 +284,8 @@ async def test_a_key_that_the_service_repeats_is_in_no_log(
         assert key not in repr(service())
         await close_upstream()
     assert code == "upstream_auth"
-    assert "[key]" in str(error) or "more than 8192 bytes" in str(error)
-    for text in (str(error), caplog.text):
+    assert "[key]" in error.detail or "more than 8192 bytes" in str(error)
+    for text in (str(error), error.detail, caplog.text):
         assert key[:10] not in text
 
 

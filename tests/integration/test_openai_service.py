@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.conftest import assert_clean, idle
-from tests.support.client import STREAM, client, read_stream, row
+from tests.support.client import STREAM, client, eventually, read_stream, row
 from tests.support.servers import ROOT, Server, environment, running
 from tests.support.upstream import BEHAVIOURS, KEY, TEXT, ModelService, model_service
 
@@ -64,8 +64,10 @@ def brief(model: str | None = None, **members: Any) -> dict[str, Any]:
     return {"user_id": "u", "topic": "coffee", **({"model": model} if model else {}), **members}
 
 
-async def generate(http: httpx2.AsyncClient, model: str | None = None, **options: Any) -> Any:
-    return await read_stream(http, "POST", STREAM, json=brief(model), **options)
+async def generate(
+    http: httpx2.AsyncClient, model: str | None = None, topic: str = "coffee", **options: Any
+) -> Any:
+    return await read_stream(http, "POST", STREAM, json=brief(model, topic=topic), **options)
 
 
 async def test_with_a_key_the_model_writes_and_the_server_says_which(fake, sluice):
@@ -151,6 +153,29 @@ async def test_a_reader_learns_the_code_and_no_more(sluice, model, text, code, r
         assert KEY not in told
         assert "127.0.0.1" not in told
     assert await _failures(http, code) == failures + 2
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("repeats-the-prompt", "status 400: content_policy_violation, invalid_request_error"),
+        ("repeats-the-prompt-at-once", "upstream_failed: the service reports an error"),
+        ("repeats-the-prompt-as-header", "upstream_failed: no answer: RemoteProtocolError"),
+    ],
+)
+async def test_a_prompt_that_the_model_service_repeats_is_in_no_log(sluice, model, said):
+    server, http = sluice
+    reading = await generate(http, model, topic="GEHEIMTHEMA")
+    assert reading.end.name == "error"
+    task_id = reading.response.headers["x-stream-id"]
+
+    async def logged() -> bool:
+        return f"task {task_id}: " in server.log()
+
+    await eventually(logged)
+    (line,) = [line for line in server.log().splitlines() if f"task {task_id}: " in line]
+    assert said in line
+    assert "GEHEIMTHEMA" not in server.log()
 
 
 async def _failures(http: httpx2.AsyncClient, code: str) -> float:

@@ -495,6 +495,29 @@ async def _key_in_names(answer: Answer) -> None:
     await _events(answer, [*chunks(TOKENS)[:-1], chunk({}, key[:60], model=key[:100]), usage])
 
 
+def _prompt_of(answer: Answer) -> str:
+    return answer.request.body["messages"][-1]["content"]
+
+
+@behaviour("repeats-the-prompt")
+async def _repeats_the_prompt(answer: Answer) -> None:
+    """As the verdict of a moderation does."""
+    message = f"Your request was flagged: {_prompt_of(answer)} is not allowed"
+    error = {"message": message, "type": "invalid_request_error", "code": "content_policy_violation"}
+    await answer.whole(400, {"error": error})
+
+
+@behaviour("repeats-the-prompt-at-once")
+async def _repeats_the_prompt_at_once(answer: Answer) -> None:
+    await _events(answer, [{"error": {"message": _prompt_of(answer), "type": _prompt_of(answer)}}])
+
+
+@behaviour("repeats-the-prompt-as-header")
+async def _repeats_the_prompt_as_header(answer: Answer) -> None:
+    await answer.raw(b"HTTP/1.1 200 X\r\n" + _prompt_of(answer).encode() + b"\r\n\r\n")
+    answer.cut()
+
+
 @behaviour("repeats-the-key-for-ever")
 async def _repeats_the_key_for_ever(answer: Answer) -> None:
     """Whoever stops reading stops somewhere inside a key."""

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contentgen.chat_protocol import LOG_LENGTH, ChatReader, kind_of_status, one_line
+from contentgen.chat_protocol import (
+    DETAIL_LENGTH,
+    ChatReader,
+    foreign_error,
+    kind_of_status,
+    media_type,
+    one_line,
+)
 from contentgen.secrecy import tells
 from streaming import Content, Finish, GenerationError
 from streaming.core.errors import UpstreamError, UpstreamTruncated
@@ -200,7 +207,8 @@ def test_an_error_may_be_named_by_the_event():
 
 def test_an_error_does_not_repeat_the_secret():
     for text in (KEY, json.dumps(KEY).replace("/", "\\/")):
-        assert "0123" not in str(failure(json.dumps({"error": {"message": f"bad key {text}"}})))
+        error = failure(json.dumps({"error": {"message": f"bad key {text}"}}))
+        assert "0123" not in str(error) + error.detail
     assert "0123" not in str(failure(f"not JSON {KEY}"))
 
 
@@ -208,7 +216,9 @@ def test_an_error_does_not_repeat_the_secret():
 def test_no_writing_of_the_secret_is_told(text: str):
     error = {"message": f"bad key: {text} (see the manual)", "code": "invalid_api_key", "key": text}
     for data in ({"error": error}, {"error": f"bad key: {text}"}):
-        assert_nothing_told(str(failure(json.dumps(data), key=SECRET)))
+        made = failure(json.dumps(data), key=SECRET)
+        assert_nothing_told(str(made))
+        assert_nothing_told(made.detail)
     for broken in (f"{text} {{", json.dumps([text]), json.dumps(text)):
         assert_nothing_told(str(failure(broken, key=SECRET)))
     assert_nothing_told(one_line(f"no answer: {text}", SECRET))
@@ -232,11 +242,52 @@ def test_a_word_for_a_service_without_keys_is_no_secret(word: str):
     assert reader.finish() == Finish(finish_reason="stop", usage={"x": 1}, model="ollama/x-none")
 
 
-def test_an_error_keeps_its_words():
-    text = str(
-        failure(json.dumps({"error": {"message": "The model is\nloading", "type": "busy", "param": "p"}}))
-    )
-    assert text == "the service reports an error: busy, The model is loading"
+def test_the_words_of_an_error_are_kept_and_not_logged():
+    error = {"message": "The model is\nloading", "type": "busy", "param": "p", "code": 503}
+    made = failure(json.dumps({"error": error}))
+    assert str(made) == "the service reports an error: 503, busy"
+    assert made.detail == "503, busy, The model is loading"
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        (
+            {"code": "content_policy", "type": "invalid_request_error"},
+            "content_policy, invalid_request_error",
+        ),
+        ({"code": "Your request was flagged", "type": "BadRequestError"}, "BadRequestError"),
+        ({"code": "a sentence: flagged", "type": ["x"]}, ""),
+        ({"code": "x" * 65, "message": "no"}, ""),
+        ({"code": KEY}, ""),
+        ("your request was flagged", ""),
+        (["flagged"], ""),
+        (None, ""),
+    ],
+)
+def test_of_an_error_only_names_are_logged(said: Any, names: str):
+    made = foreign_error(UpstreamError, "status 400", said, KEY)
+    assert str(made) == (f"status 400: {names}" if names else "status 400")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("text/html; charset=utf-8", "text/html"),
+        ("Application/JSON", "application/json"),
+        ("you asked for secrets", "an unknown type"),
+        (f"text/{KEY}", "an unknown type"),
+        ("", "an unknown type"),
+    ],
+)
+def test_of_a_content_type_only_a_type_is_told(header: str, told: str):
+    assert media_type(header, KEY) == told
+
+
+def test_a_sentence_is_no_reason():
+    reader = ChatReader()
+    reader.feed(delta("you asked for secrets"))
+    assert reader.finish().finish_reason == "unknown"
 
 
 def assert_nothing_told(told: str) -> None:
@@ -331,6 +382,6 @@ def test_no_chunk_raises_anything_but_an_error_of_the_tree(chunk: Any):
 @given(st.text())
 def test_a_foreign_text_is_one_printable_line(text: str):
     line = one_line(text + KEY + text, KEY)
-    assert len(line) <= LOG_LENGTH + 1
+    assert len(line) <= DETAIL_LENGTH + 1
     assert KEY not in line
     assert len(line.splitlines()) <= 1

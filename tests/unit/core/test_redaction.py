@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.core.redaction import CUT, redacted, redacted_member
+from streaming.core.redaction import CUT, PIECE, redacted, redacted_member, text_without
 
 KEY = "sluice_" + "Aa0_-" * 8 + "xyz"
 MODEL_KEY = "sk-proj-0123456789abcdefABCDEF"
@@ -102,3 +102,41 @@ def test_an_object_that_is_no_plain_value_is_told_as_text():
             return f"Thing(prompt={SECRET})"
 
     assert redacted_member("thing", Thing()) == f"Thing(prompt={CUT}"
+
+
+# --- What a task was asked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "left"),
+    [
+        ("no such topic: cats", {"topic": "cats"}, "no such topic: [cut]"),
+        ("no such topic: 'cats'", ["x", {"a": ["cats"]}], "no such topic: '[cut]'"),
+        ("concatenate: cats_and_dogs", {"topic": "cat"}, "concatenate: cats_and_dogs"),
+        ("关于猫的文章", {"topic": "猫"}, "关于[cut]的文章"),
+        ("b'\\xe7\\x8c\\xab'", {"topic": "猫"}, "b'[cut]'"),
+        ('{"topic": "\\u732b"}', {"topic": "猫"}, '{"topic": "[cut]"}'),
+        ("line 2: the second one", {"text": "the first\nthe second one\n"}, "line 2: [cut]"),
+        ("'one\\ntwo' is not a number", {"n": "one\ntwo"}, "'[cut]' is not a number"),
+        ("too long: a text of some le…", {"text": "a text of some length"}, "too long: [cut]…"),
+        ("a of b", {"x": "a", "": "b", "y": ""}, "a of b"),
+        ("expected 3", {"count": 3, "on": True, "none": None}, "expected 3"),
+        ("nothing is known", None, "nothing is known"),
+    ],
+)
+def test_what_was_asked_is_cut_out(text, arguments, left):
+    assert text_without(text, arguments) == left
+
+
+@given(st.text(), st.text(min_size=PIECE + 1, max_size=200), st.text())
+def test_no_long_text_is_left(before, asked, after):
+    asked = asked.strip()
+    for quoted in (asked, repr(asked), json.dumps(asked)):
+        left = text_without(f"{before}{quoted}{after}", {"prompt": asked})
+        if len(asked) > PIECE:
+            assert asked not in left
+
+
+def test_a_book_is_looked_for_and_holds_up_nobody():
+    book = "\n".join(f"line {number} of the book, and more" for number in range(100_000))
+    assert text_without(f"cannot read {book[:300]!r}", {"text": book}) == "cannot read '[cut]'"

@@ -280,6 +280,34 @@ async def test_a_producer_that_raises(kind, after, error, code, retryable):
         await eventually(lambda: pool_numbers(supervisor)["running"] == 0)
 
 
+def quotes(prompt: str) -> Exception:
+    """An error as libraries raise them: with what they were given, below another one that says so, too."""
+    try:
+        raise KeyError(prompt)
+    except KeyError as cause:
+        error = ValueError(f"cannot write about {prompt!r} ({prompt[:20]}…)")
+        error.__cause__ = cause
+        return error
+
+
+@pytest.mark.parametrize(
+    "prompt", ["GEHEIM", 'a "longer" text\nover two lines, that stays between us', "秘密"]
+)
+async def test_what_a_task_was_asked_is_not_in_the_log_of_its_fault(prompt, caplog):
+    """Type, place and the words around it are."""
+    asked = {"brief": {"topic": prompt, "keywords": ["x", prompt]}, "count": 3}
+    async with house() as supervisor:
+        await run(supervisor, lambda: raises_async(quotes(prompt), 1), arguments=asked)
+        await run(supervisor, lambda: raises_async(UpstreamRateLimited(f"no {prompt}"), 1), arguments=asked)
+    assert "ValueError: cannot write about" in caplog.text
+    assert "KeyError: " in caplog.text
+    assert "in raises_async" in caplog.text
+    assert "upstream_rate_limited: no [cut]" in caplog.text
+    for piece in (prompt, repr(prompt)[1:-1], prompt[:20], prompt[-20:]):
+        assert piece not in caplog.text
+    assert caplog.records[0].exc_info is not None, "for those who report faults"
+
+
 @pytest.mark.parametrize("kind", [raises_async, raises_sync], ids=["async", "sync"])
 async def test_a_producer_that_raises_what_only_the_interpreter_may(kind):
     """`GeneratorExit` ends the pump itself; the task ends all the same."""

@@ -14,7 +14,7 @@ from streaming.runtime.task import CancelReason
 from streaming.telemetry import task_lines
 from streaming.telemetry.background import Background
 from streaming.telemetry.task_lines import TaskLines, owner_key
-from tests.unit.runtime.fakes import ended, house, occupant, pool_limits, run, spec
+from tests.unit.runtime.fakes import ended, house, occupant, pool_limits, spec
 
 PATIENCE = 20.0
 TRACE = TraceParent("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True)
@@ -45,6 +45,20 @@ def lines(background, monkeypatch):
     return read
 
 
+def admitted(supervisor, source, **changes):
+    """A task as the service begins it."""
+    task = supervisor.open(spec(source, **changes))
+    supervisor.record(task)
+    return task
+
+
+async def run(supervisor, source, **changes):
+    """One from its beginning to its end."""
+    task = admitted(supervisor, source, **changes)
+    await ended(task)
+    return task
+
+
 async def words():
     for word in ("one ", "two ", "a piece of text that is long enough by itself ", "three"):
         yield word
@@ -73,8 +87,8 @@ async def test_a_task_has_two_lines(background, lines):
 async def test_a_task_that_waited_says_why_and_how_long(background, lines):
     first, release = occupant()
     async with house(pool=pool_limits(max_workers=1), observers=[TaskLines(background)]) as supervisor:
-        supervisor.open(spec(first))
-        waiting = supervisor.open(spec(words, share_key="another"))
+        admitted(supervisor, first)
+        waiting = admitted(supervisor, words, share_key="another")
         release.set()
         await ended(waiting)
     mine = [fields for _, _, fields in lines() if fields["task_id"] == waiting.id]
@@ -102,11 +116,25 @@ async def test_an_error_is_a_warning_with_its_code(background, lines):
 async def test_a_cancel_tells_by_whom(background, lines):
     held, _ = occupant()
     async with house(observers=[TaskLines(background)]) as supervisor:
-        task = supervisor.open(spec(held))
+        task = admitted(supervisor, held)
         supervisor.cancel(task, CancelReason.ADMIN)
         await ended(task)
     _, _, end = lines()[-1]
     assert (end["outcome"], end["cancelled_by"]) == ("cancelled", "admin")
+
+
+async def test_an_admission_that_is_taken_back_has_no_line(background, lines):
+    """Nobody was told of it: another call with the same key was first."""
+    held, _ = occupant()
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        task = supervisor.open(spec(held))
+        await asyncio.sleep(0)
+        supervisor.retract(task)
+        stays = await run(supervisor, words)
+    assert [(event, fields["task_id"]) for _, event, fields in lines()] == [
+        ("stream routed", stays.id),
+        ("stream ended", stays.id),
+    ]
 
 
 async def test_flush_pressure_is_told(background, lines):
