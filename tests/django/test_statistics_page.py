@@ -47,6 +47,7 @@ def row(number: int, state: str = "complete", **values: Any) -> StreamTask:
         "route": "direct",
         "reason": "worker_free",
         "created_at": at,
+        "started_at": None if state == "queued" else at,
         "finished_at": at,
         "queued_ms": 1.0,
         "first_content_ms": 400.0,
