@@ -2,9 +2,9 @@
 whatever the number of tasks.
 
 A `Rollup` is about the tasks of one pool and kind in one period. Rollups merge in any order and grouping,
-without loss (but for owners who ask seldom, where there are many); so it does not matter in which processes and
-minutes tasks were counted. A `Summary` lays those of a range out for charts. Everything about a task is counted at its end, in the minute of its end; only that
-it was accepted is counted in the minute when it was.
+without loss (but for owners who ask seldom, where there are many); so it does not matter in which processes
+and minutes tasks were counted. A `Summary` lays those of a range out for charts. Everything about a task is
+counted at its end, in the minute of its end; only that it was accepted is counted in the minute when it was.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """How a task went. Durations in milliseconds since it was accepted, None for what never came about.
 
     `state`: `complete`, `error` or `cancelled`; `code`: of the error; `cancelled_by`: `client`, `admin`,
-    `disconnect`. `started`: whether it got a worker, or needed none. `chunks`: content events; `tokens`: what the model says it made, else the producer's parts.
+    `disconnect`. `started`: whether it got a worker, or needed none. `chunks`: content events; `tokens`: what
+    the model says it made, else the producer's parts.
     """
 
     task_id: str
@@ -66,9 +67,10 @@ class Slow(msgspec.Struct, frozen=True, array_like=True, order=True):
 class Rollup(msgspec.Struct, omit_defaults=True):
     """What happened in a period. Counts of tasks unless said otherwise.
 
-    `accepted`: by route (`direct`, `queued`); `reasons`: the same ones by the reason of the route; `owners`: the
-    same ones by the owner's key (`NOBODY`: anonymous ones). Of owners there may be any number, so a rollup names
-    those with the most, `OWNERS` where it is encoded: exact up to so many, and never too much beyond.
+    `accepted`: by route (`direct`, `queued`); `reasons`: the same ones by the reason of the route; `owners`:
+    the same ones by the owner's key (`NOBODY`: anonymous ones). Of owners there may be any number, so a
+    rollup names those with the most, `OWNERS` where it is encoded: exact up to so many, and never too much
+    beyond.
     `refusals`: by reason, not in `accepted`. `ends`: by state (`complete`, `error`, `cancelled`); `errors`:
     by error code; `cancelled`: by who cancelled. Of those that ended: `status_messages`, `resumes`, content
     events (`chunks`), `tokens`, `code_points`; `writing_us`, microseconds from their first content to their
@@ -251,7 +253,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     `asked`: accepted and refused. `direct_share`, `queued_share`, `rejected_share`: of those asked for.
     `error_share`: of those that ended. `tokens_per_second`, `code_points_per_second`: of the whole service,
-    over the time of the period. `stream_tokens_per_second`: of one stream while it writes, None without text.
+    over `seconds`. `stream_tokens_per_second`: of one stream while it writes, None without text.
     `status_per_task`: status messages sent per ended task.
     """
 
@@ -353,9 +355,17 @@ class Summary:
         return [self.start + number * self.range.step for number in range(len(self.buckets))]
 
     @property
+    def seconds(self) -> float:
+        """What rates of the range are over: from the first bucket in which anything happened up to now. A
+        service that is minutes old shall not look slow because the range is a week."""
+        empty = Rollup()
+        busy = (start for start, each in zip(self.starts, self.buckets, strict=True) if each != empty)
+        return max(self.now - next(busy, self.start), 1.0)
+
+    @property
     def totals(self) -> Figures:
         """Of the whole range, up to now."""
-        return figures(self.whole, max(self.now - self.start, 1.0))
+        return figures(self.whole, self.seconds)
 
     def series(self) -> Iterator[tuple[float, Figures]]:
         """Start and figures of each bucket; the last one's rates are over the part of it that has passed, a

@@ -14,7 +14,18 @@ from typing import Any, Final
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from streaming.core.rollup import NOBODY, SLOWEST, Part, Range, Rollup, Slow, Summary, decode, merged, summarise
+from streaming.core.rollup import (
+    NOBODY,
+    SLOWEST,
+    Part,
+    Range,
+    Rollup,
+    Slow,
+    Summary,
+    decode,
+    merged,
+    summarise,
+)
 from streaming.models import Backfill, Refusal, StreamTask, TaskRollup
 
 from .rollups import HOUR, MINUTE, TEN_MINUTES

@@ -26,6 +26,7 @@ from streaming.admin import export, live, report
 from streaming.admin.report import Choice, report_of
 from streaming.models import Refusal, StreamTask
 from streaming.storage.rollups import backfill_some, rebuild
+from streaming.storage.statistics import OWNERS
 
 from .test_admin import LIST, staff
 
@@ -173,6 +174,36 @@ def test_the_slowest_is_a_link_with_the_reason_why_it_waited(boss: Client, mixed
     assert why in page
 
 
+def test_a_wait_in_vain_is_not_the_longest_wait_and_a_slow_provider_no_wait(boss: Client, mixed: StreamTask):
+    left = row(
+        11,
+        "cancelled",
+        cancel_reason="disconnect",
+        route="queued",
+        reason="workers_busy",
+        snapshot=BUSY,
+        started_at=None,
+        grace=30.0,
+        queued_ms=36_500.0,
+        first_content_ms=None,
+        total_ms=36_500.0,
+    )
+    late = row(12, first_content_ms=12_000.0, total_ms=12_100.0, snapshot=BUSY | {"running": 0})
+    count_all()
+    lists = {each.title: each.tasks for each in report_of(Choice.of(QueryDict())).slow}
+    assert [each.row.pk for each in lists["Longest in the queue"]] == [mixed.pk]
+    assert [each.row.pk for each in lists["In the queue in vain"]] == [left.pk]
+    assert tiles()["Queue wait (p95)"][0] == "8.00 s"
+    assert lists["Latest first content"][0].row.pk == late.pk
+    for task, why in (
+        (left, "its reader left after about 6.50 s"),
+        (late, "It did not wait for a worker. The provider took 12.00 s until its first words."),
+    ):
+        assert why in text_of(boss)
+        assert why in boss.get(f"{LIST}{task.pk}/change/").content.decode()
+    assert "Only 0 of" not in text_of(boss)
+
+
 def test_every_chart_has_its_table_and_the_tables_are_right(boss: Client, mixed: StreamTask):
     text = text_of(boss)
     found = re.search(r'<script id="stats-drawn" type="application/json">(.*?)</script>', text)
@@ -201,6 +232,28 @@ def test_lists_count_what_happened(boss: Client, mixed: StreamTask):
     ):
         assert words in text
     assert "8 (80 %)" in text, "of the owner's tasks"
+    assert "At least so many" not in text
+
+
+def test_who_asks_seldom_is_among_the_others(boss: Client, mixed: StreamTask):
+    for number in range(20, 20 + OWNERS):
+        row(number, owner=get_user_model().objects.create(username=f"user {number}"))
+    count_all()
+    found = {count.name: count.in_words for count in report_of(Choice.of(QueryDict())).owners}
+    assert found["writer"].startswith("8 ")
+    assert list(found)[-1] == "all others"
+    assert len(found) == OWNERS + 1
+
+
+def test_owners_are_those_of_the_filter(mixed: StreamTask):
+    values = QueryDict("pool=kernel_pool")
+    assert [each.number for each in report_of(Choice.of(values)).owners] == [1]
+
+
+def test_a_rate_is_over_the_time_since_something_happened():
+    row(3, usage={"completion_tokens": 400})
+    count_all()
+    assert 400 / 250 < float(tiles()["Tokens per second"][0]) < 400 / 170, "of an hour it would be 0.11"
 
 
 def test_filters_choose_a_pool_and_a_kind(mixed: StreamTask):
