@@ -8,7 +8,7 @@ from typing import Any, Final
 from asgiref.sync import sync_to_async
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError, InterfaceError
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from streaming import conf
 from streaming.models import Statistics
-from streaming.problems import Problem
+from streaming.problems import STORAGE_RETRY, Problem
 from streaming.requests import endpoint
 from streaming.shortcuts import stream
 
@@ -69,8 +69,8 @@ class StatisticsAdmin(ReadOnlyAdmin):
         try:
             numbers = live.pools_and_totals(process.numbers(request))
             report = report_of(choice)
-        except (DatabaseError, InterfaceError):
-            logger.warning("the statistics page could not be computed", exc_info=True)
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("the statistics page could not be computed (%s: %s)", type(error).__name__, error)
         if report is not None:
             for each in report.slow:
                 for slow in each.tasks:
@@ -90,9 +90,12 @@ class StatisticsAdmin(ReadOnlyAdmin):
             "live_place": reverse(f"admin:{_PLACE.format('live')}", current_app=self.admin_site.name),
             **(extra_context or {}),
         }
-        return TemplateResponse(
+        page = TemplateResponse(
             request, "streaming/admin/statistics.html", context, status=200 if report else 503
         )
+        if report is None:
+            page["Retry-After"] = str(round(STORAGE_RETRY))
+        return page
 
     async def live_view(self, request: HttpRequest) -> HttpResponseBase:
         """`GET …/statistics/live/`: the numbers of this moment as an event stream, for a minute."""

@@ -234,7 +234,7 @@ def test_rates_of_the_bucket_that_is_not_over_are_over_what_has_passed_of_it():
 
 def test_rates_of_the_range_are_over_the_time_since_something_happened():
     made = Rollup(tokens=350)
-    found = summarise([Part(NOW - 180, "a", "k", made), Part(NOW, "a", "k", made)], WEEK, NOW)
-    assert found.seconds == NOW % WEEK.step
+    found = summarise([Part(NOW, "a", "k", made), Part(NOW - 180, "a", "k", made)], WEEK, NOW)
+    assert found.seconds == NOW % WEEK.step + WEEK.step
     assert summarise([Part(NOW - 180, "a", "k", made)], HOUR, NOW).totals.tokens_per_second == 350 / 197.5
     assert summarise([], HOUR, NOW).seconds == NOW - HOUR.start(NOW), "nothing happened in all this time"
