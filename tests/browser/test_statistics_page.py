@@ -139,6 +139,41 @@ async def test_pause_cut_and_ranges_by_keyboard(browser: Browser, busy: Server, 
         await expect(page.get_by_role("link", name="Week")).to_have_attribute("aria-current", "page")
 
 
+async def test_charts_that_cannot_be_read_and_a_session_that_ends_are_told(
+    browser: Browser, busy: Server, boss: str
+) -> None:
+    async with calling(busy), operating(browser, busy, boss, "light") as seen:
+        page, seen.allowed = seen.page, ("503",)
+        await page.clock.install()
+        await page.goto(f"{busy.url}{PAGE}?range=day")
+        await expect(live(page)).to_have_text("live")
+        stale = page.get_by_text("The charts cannot be read now")
+        await expect(stale).to_be_hidden()
+        await page.route("**/statistics/?*", lambda route: route.fulfill(status=503))
+        await page.clock.fast_forward(61_000)
+        await expect(stale).to_be_visible()
+        await page.unroute("**/statistics/?*")
+        await page.clock.fast_forward(6_000)
+        await expect(stale).to_be_hidden()
+        await seen.context.clear_cookies()
+        await page.clock.fast_forward(61_000)
+        await expect(live(page)).to_have_text("You are signed out, or may no longer watch.")
+        await expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+        await page.get_by_role("link", name="Sign in").click()
+        await page.wait_for_url("**/admin/login/?next=%2Fadmin%2Fstreaming%2Fstatistics%2F%3Frange%3Dday")
+
+
+async def test_tiles_leave_no_hole(browser: Browser, busy: Server, boss: str) -> None:
+    async with calling(busy) as http, operating(browser, busy, boss, "light") as seen:
+        await start(http, SHORT)
+        await eventually(lambda: idle(http), 20)
+        await seen.page.goto(f"{busy.url}{PAGE}")
+        for width in (360, 900, 1280, 1920):
+            await seen.page.set_viewport_size({"width": width, "height": 800})
+            tops = await seen.page.locator(".stats-tile").evaluate_all("all => all.map(one => one.offsetTop)")
+            assert len({tops.count(top) for top in tops}) == 1, (width, tops)
+
+
 @pytest.mark.parametrize(("scheme", "language"), [("light", "en"), ("dark", "zh-hans")])
 async def test_it_is_fit_for_all(
     browser: Browser, busy: Server, boss: str, scheme: str, language: str

@@ -21,10 +21,11 @@ from django.http import QueryDict
 from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.html import escape
 
 from streaming.admin import export, live, report
 from streaming.admin.report import Choice, report_of
-from streaming.models import Refusal, StreamTask
+from streaming.models import Alert, Refusal, StreamTask
 from streaming.storage.rollups import backfill_some, rebuild
 from streaming.storage.statistics import OWNERS
 
@@ -202,6 +203,34 @@ def test_a_wait_in_vain_is_not_the_longest_wait_and_a_slow_provider_no_wait(boss
         assert why in text_of(boss)
         assert why in boss.get(f"{LIST}{task.pk}/change/").content.decode()
     assert "Only 0 of" not in text_of(boss)
+
+
+def test_open_alerts_stand_above_for_who_may_see_them(boss: Client, mixed: StreamTask):
+    values = {
+        "kind": "error_share",
+        "value": 0.2,
+        "worst": 0.3,
+        "threshold": 0.1,
+        "raised_at": timezone.now(),
+    }
+    said = "20 % of the tasks <end> with an error."
+    Alert.objects.create(rule="mild", severity="warning", sentence="Somebody waits.", **values)
+    bad = Alert.objects.create(rule="bad", severity="critical", sentence=said, **values)
+    Alert.objects.create(rule="old", resolved_at=timezone.now(), sentence="It is over.", **values)
+    text = text_of(boss)
+    assert f'<a href="/admin/streaming/alert/{bad.pk}/change/">{escape(said)}</a>' in text
+    assert re.findall(r"<strong>(\w+)</strong> <a", text) == ["critical", "warning"], (
+        "in words, the worst first"
+    )
+    assert text.index("Open alerts") < text.index("stats-tiles")
+    assert "It is over." not in text
+    clerk = text_of(staff("view_streamtask"))
+    assert "Open alerts" not in clerk
+    assert "Somebody waits." not in clerk
+    Alert.objects.all().delete()
+    text = text_of(boss)
+    assert "Open alerts" not in text
+    assert '<div data-swap="alerts"> </div>' in text, "where the next one will be put"
 
 
 def test_every_chart_has_its_table_and_the_tables_are_right(boss: Client, mixed: StreamTask):
