@@ -418,6 +418,14 @@ def test_prompts_and_texts_need_their_permission(boss: Client):
     assert not any('"text"' in each["sql"] for each in seen), "not read at all"
 
 
+def test_the_load_at_the_decision_is_in_the_file(boss: Client, mixed: StreamTask):
+    """Why a task was queued can be told from the file alone."""
+    (found,) = json.loads(exported(boss, "json", "?route=queued"))
+    assert found["snapshot"] == BUSY
+    (found,) = rows_of(exported(boss, "csv", "?route=queued"))
+    assert json.loads(found["snapshot"]) == BUSY
+
+
 def test_who_may_not_see_tasks_gets_no_file():
     assert staff("view_refusal").get(f"{LIST}export.csv").status_code == 403
 
