@@ -164,11 +164,11 @@ def course(of: Course) -> list[Clause]:
     if of.first_content is None:
         # When the first words came is written with the end, which a process that is killed does not write.
         silence = Fact.INTERRUPTED if of.code == Interrupted.code else Fact.NO_WORDS
-    parts = ((waited, wait), (first - waited, silence), (of.total - first, Fact.WRITING))
-    milliseconds, longest = max(parts, key=lambda part: part[0])
-    if isinstance(longest, Clause):
-        return [longest]
-    rest = Clause(longest, {"milliseconds": milliseconds})
+    parts = {Fact.WAITED: waited, silence: first - waited, Fact.WRITING: of.total - first}
+    longest = max(parts, key=parts.__getitem__)
+    if longest is Fact.WAITED:
+        return [wait]
+    rest = Clause(longest, {"milliseconds": parts[longest]})
     return [wait, rest] if wait.fact is Fact.NO_WAIT else [rest, wait]
 
 
