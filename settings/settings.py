@@ -438,6 +438,7 @@ LOGGING = {
             "class": "streaming.telemetry.lines.LinesHandler",
             "path": LOG_FILE,
             "formatter": "line",
+            "filters": ["without_traceback"],
         }
     },
     # What libraries say, and asyncio.
@@ -450,7 +451,6 @@ LOGGING = {
         "accounts": _OURS,
         "django": {"handlers": ["lines"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},
-        "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         "uvicorn": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
         "uvicorn.error": {"filters": ["without_peers_faults"]},
     },

@@ -9,11 +9,13 @@ _REFUSALS: Final = frozenset({429, 503})
 
 
 class WithoutTraceback(logging.Filter):
-    """Leaves the line and drops the stack: for faults of clients, who must not be able to fill the log."""
+    """Leaves the line and drops the stack of what was answered with a 4xx: faults of clients, who must not be
+    able to fill the log. Of `django.request` and `django.security`, which say what was answered."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record shall be logged."""
-        record.exc_info = record.exc_text = None
+        if 400 <= getattr(record, "status_code", 0) < 500:
+            record.exc_info = record.exc_text = None
         return True
 
 

@@ -79,7 +79,10 @@ def problem_of(error: Exception) -> Problem:
         case StreamError():
             return of_error(error)
         case OperationalError() | InterfaceError():
-            logger.error("the database is away", exc_info=error)
+            # No stack: each call meanwhile would leave one.
+            logger.error(
+                "the database does not answer (%s: %s)", type(error).__name__, str(error).partition("\n")[0]
+            )
             return of_error(StorageUnavailable())
     logger.error("a view failed", exc_info=error)
     return Problem(500, "server_error")

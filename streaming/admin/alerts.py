@@ -56,16 +56,25 @@ class AlertAdmin(ReadOnlyAdmin):
         "severity",
         "since",
         "until",
-        "value_with_unit",
         "worst_with_unit",
-        "threshold_with_unit",
         "sentence",
         "told",
     )
     list_filter = (OpenFilter, "severity")
     list_display_links = ("rule",)
     search_fields = ("rule", "sentence")
-    fields = list_display
+    fields = (
+        "state",
+        "rule",
+        "severity",
+        "since",
+        "until",
+        "value_with_unit",
+        "worst_with_unit",
+        "threshold_with_unit",
+        "sentence",
+        "notices",
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
         """With who was told."""
@@ -106,9 +115,23 @@ class AlertAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("told"))
     def told(self, row: Alert) -> str:
-        """What became of mails and calls."""
-        notices = sorted(row.notices.all(), key=lambda notice: notice.pk)
-        return "; ".join(_notice(notice) for notice in notices) or words.NOTHING
+        """What became of the last mail and the last call."""
+        newest = {notice.channel: notice for notice in _in_order(row)}
+        return "; ".join(map(_briefly, newest.values())) or words.NOTHING
+
+    @admin.display(description=gettext_lazy("told"))
+    def notices(self, row: Alert) -> str:
+        """What became of all mails and calls."""
+        return "; ".join(map(_notice, _in_order(row))) or words.NOTHING
+
+
+def _in_order(row: Alert) -> list[AlertNotice]:
+    return sorted(row.notices.all(), key=lambda notice: notice.pk)
+
+
+def _briefly(notice: AlertNotice) -> str:
+    told = f"{words.word(notice.channel, CHANNELS)}: {notice.get_state_display()}"
+    return f"{told} ({notice.error})" if notice.error else told
 
 
 def _notice(notice: AlertNotice) -> str:

@@ -15,7 +15,7 @@ from streaming.storage.stored import newest_events
 from streaming.storage.transcript import main_text
 
 from . import words
-from .decisions import explanation
+from .decisions import course_of, explanation
 from .process import Memory
 
 EVENTS: Final = 200
@@ -82,6 +82,7 @@ class Detail:
     decision: str
     why: list[str]
     snapshot: str
+    course: list[str]
     receipt: Facts
     spans: list[Span]
     content: Content | None
@@ -100,6 +101,7 @@ def detail_of(row: StreamTask, memory: Memory | None, may_read: bool) -> Detail:
         decision=words.decision(row),
         why=explanation(row.snapshot, row.reason),
         snapshot=words.pretty(row.snapshot),
+        course=course_of(row),
         receipt=_receipt(row),
         spans=list(_spans(row)),
         content=_content(row, memory) if may_read else None,

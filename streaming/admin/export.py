@@ -28,6 +28,7 @@ NUMBERS: Final = (
     "state",
     "route",
     "reason",
+    "snapshot",
     "language",
     "created_at",
     "started_at",

@@ -32,10 +32,10 @@ from streaming.core.rollup import (
 )
 from streaming.core.routing import Reason, Route
 from streaming.models import StreamTask
-from streaming.storage.statistics import OwnerCount, SlowTask, incomplete, parts_between, slowest, top_owners
+from streaming.storage.statistics import SlowTask, incomplete, parts_between, slowest, top_owners
 
 from . import words
-from .decisions import explanation
+from .decisions import account_of
 
 NAMES: Final = {
     HOUR.name: gettext_lazy("Hour"),
@@ -130,7 +130,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """One of the slowest. `why`: sentences about its route."""
+    """One of the slowest. `why`: sentences about where its time went."""
 
     milliseconds: float
     row: StreamTask
@@ -184,7 +184,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """See the module."""
+    """See the module. `owners_at_least`: the owners may have asked more often than it says."""
 
     empty: bool
     incomplete: bool
@@ -194,6 +194,7 @@ class Report:
     slow: list[SlowList]
     counts: list[Counts]
     owners: list[Count]
+    owners_at_least: bool
     pools: list[Place]
     of_kinds: list[Place]
     starts: list[float]
@@ -221,9 +222,11 @@ def report_of(choice: Choice, now: datetime | None = None) -> Report:
             SlowList(_("Longest in the queue"), _slow(slow.queue_wait)),
             SlowList(_("Latest first content"), _slow(slow.first_content)),
             SlowList(_("Longest in all"), _slow(slow.total)),
+            SlowList(_("In the queue in vain"), _slow(slow.in_vain)),
         ],
         counts=_counts(summary.whole),
-        owners=_owners(top_owners(choice.range, moment)),
+        owners=_owners(summary.whole),
+        owners_at_least=sum(summary.whole.owners.values()) < sum(summary.whole.accepted.values()),
         pools=_places(summary.pools, summary, lambda name: choice.query(pool=name)),
         of_kinds=_places(summary.kinds, summary, lambda name: choice.query(kind=name)),
         starts=summary.starts,
@@ -340,7 +343,7 @@ def _charts(summary: Summary) -> list[Chart]:
         chart(
             "queue-wait",
             _("Wait in the queue"),
-            _("Of tasks that came through the queue."),
+            _("Of tasks that came through the queue and got a worker."),
             "lines",
             "duration",
             *percentiles(lambda bucket: bucket.queue_wait),
@@ -406,9 +409,7 @@ def _rows(
 
 
 def _slow(tasks: list[SlowTask]) -> list[Slow]:
-    return [
-        Slow(each.milliseconds, each.row, explanation(each.row.snapshot, each.row.reason)) for each in tasks
-    ]
+    return [Slow(each.milliseconds, each.row, account_of(each.row)) for each in tasks]
 
 
 def _counts(whole: Rollup) -> list[Counts]:
@@ -432,15 +433,17 @@ def _shares(counts: Mapping[str, int], names: Any) -> list[Count]:
     return [Count(words.word(name, names), number, number / whole) for name, number in ordered]
 
 
-def _owners(owners: list[OwnerCount]) -> list[Count]:
-    whole = sum(owner.tasks for owner in owners)
+def _owners(whole: Rollup) -> list[Count]:
+    accepted = sum(whole.accepted.values())
     # Nobody's name is none: all anonymous callers together.
-    return [Count(owner.name, owner.tasks, owner.tasks / whole) for owner in owners]
+    named = [Count(owner.name, owner.tasks, owner.tasks / accepted) for owner in top_owners(whole)]
+    others = accepted - sum(count.number for count in named)
+    return [*named, Count(_("all others"), others, others / accepted)] if others else named
 
 
 def _places(rollups: Mapping[str, Rollup], summary: Summary, place: Callable[[str], str]) -> list[Place]:
-    passed = max(summary.now - summary.start, 1.0)
-    rows = [(name, figures(rollup, passed)) for name, rollup in rollups.items()]
+    seconds = summary.seconds
+    rows = [(name, figures(rollup, seconds)) for name, rollup in rollups.items()]
     rows.sort(key=lambda row: (-row[1].asked, row[0]))
     return [
         Place(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from asgiref.sync import sync_to_async
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError, InterfaceError
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -16,8 +17,9 @@ from django.urls import path, reverse
 from django.utils.translation import gettext as _
 
 from streaming import conf
-from streaming.models import Statistics
-from streaming.problems import Problem
+from streaming.alerts import open_alerts
+from streaming.models import Alert, Statistics
+from streaming.problems import STORAGE_RETRY, Problem
 from streaming.requests import endpoint
 from streaming.shortcuts import stream
 
@@ -27,6 +29,11 @@ from .tasks import VIEW_TASKS, hides_id
 from .theme import THEMED, ReadOnlyAdmin
 
 logger = logging.getLogger("streaming")
+
+VIEW_ALERTS: Final = "streaming.view_alert"
+
+SEVERITIES: Final = Alert.Severity.values
+"""From the least to the worst."""
 
 _PLACE: Final = "streaming_statistics_{}"
 
@@ -66,11 +73,14 @@ class StatisticsAdmin(ReadOnlyAdmin):
         choice = Choice.of(request.GET)
         report: Report | None = None
         numbers: dict[str, Any] = {}
+        alerts: list[Alert] = []
         try:
             numbers = live.pools_and_totals(process.numbers(request))
+            if request.user.has_perm(VIEW_ALERTS):
+                alerts = sorted(open_alerts(), key=lambda alert: -SEVERITIES.index(alert.severity))
             report = report_of(choice)
-        except (DatabaseError, InterfaceError):
-            logger.warning("the statistics page could not be computed", exc_info=True)
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("the statistics page could not be computed (%s: %s)", type(error).__name__, error)
         if report is not None:
             for each in report.slow:
                 for slow in each.tasks:
@@ -86,13 +96,21 @@ class StatisticsAdmin(ReadOnlyAdmin):
             "choices": choices(choice, report.kinds if report else ()),
             "report": report,
             "numbers": numbers,
+            "alerts": alerts,
+            "sign_in_place": f"{self._place('login')}?{urlencode({'next': request.get_full_path()})}",
             "classes": [*conf.priorities()],
-            "live_place": reverse(f"admin:{_PLACE.format('live')}", current_app=self.admin_site.name),
+            "live_place": self._place(_PLACE.format("live")),
             **(extra_context or {}),
         }
-        return TemplateResponse(
+        page = TemplateResponse(
             request, "streaming/admin/statistics.html", context, status=200 if report else 503
         )
+        if report is None:
+            page["Retry-After"] = str(round(STORAGE_RETRY))
+        return page
+
+    def _place(self, name: str) -> str:
+        return reverse(f"admin:{name}", current_app=self.admin_site.name)
 
     async def live_view(self, request: HttpRequest) -> HttpResponseBase:
         """`GET …/statistics/live/`: the numbers of this moment as an event stream, for a minute."""

@@ -48,6 +48,10 @@ CONTENT: Final = ("text", "arguments", "error_message")
 HEAVY: Final = (*CONTENT, "snapshot", "timing", "usage")
 """Columns that the list does not need."""
 
+UNSEARCHED: Final = frozenset({*HEAVY, "fingerprint"})
+"""Columns that no hand-written URL searches in: not to be read, or told by no index. Who guesses a prompt
+must not find out by its digest whether it was asked."""
+
 AT_ONCE: Final = 100
 """Tasks that one action takes: more would hold up the request for too long."""
 
@@ -114,7 +118,7 @@ class StreamTaskAdmin(ReadOnlyAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """A hand-written URL does not search in what its author may not read, nor in what no index helps."""
         column = lookup.split("__")[0]
-        if column in HEAVY or (column in ("id", "pk") and not (request and may_read(request))):
+        if column in UNSEARCHED or (column in ("id", "pk") and not (request and may_read(request))):
             return False
         return super().lookup_allowed(lookup, value, request)  # type: ignore[arg-type]
 
@@ -154,7 +158,7 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         """None where the id is hidden: it is the value of the box."""
         return SafeString() if obj.id_is_hidden else super().action_checkbox(obj)
 
-    @admin.display(description=gettext_lazy("task"), ordering="id")
+    @admin.display(description=gettext_lazy("task"))
     def short_id(self, row: StreamTask) -> str:
         """The first eight digits, enough to tell tasks apart."""
         return row.id[:8]

@@ -2,13 +2,14 @@
 whatever the number of tasks.
 
 A `Rollup` is about the tasks of one pool and kind in one period. Rollups merge in any order and grouping,
-without loss; so it does not matter in which processes and minutes tasks were counted. A `Summary` lays those
-of a range out for charts. Everything about a task is counted at its end, in the minute of its end; only that
-it was accepted is counted in the minute when it was.
+without loss (but for owners who ask seldom, where there are many); so it does not matter in which processes
+and minutes tasks were counted. A `Summary` lays those of a range out for charts. Everything about a task is
+counted at its end, in the minute of its end; only that it was accepted is counted in the minute when it was.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,15 @@ from .histogram import Histogram
 SLOWEST: Final = 10
 """Tasks that are kept by name in each of a rollup's lists."""
 
+OWNERS: Final = 100
+"""Owners whose tasks an encoded rollup counts by name: those with the most."""
+
+OWNERS_IN_MEMORY: Final = 2000
+"""The same while it is being counted, so that who asks often is not lost among those who ask once."""
+
+NOBODY: Final = ""
+"""All anonymous callers together, among the owners."""
+
 Counts = dict[str, int]
 
 
@@ -27,7 +37,8 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """How a task went. Durations in milliseconds since it was accepted, None for what never came about.
 
     `state`: `complete`, `error` or `cancelled`; `code`: of the error; `cancelled_by`: `client`, `admin`,
-    `disconnect`. `chunks`: content events; `tokens`: what the model says it made, else the producer's parts.
+    `disconnect`. `started`: whether it got a worker, or needed none. `chunks`: content events; `tokens`: what
+    the model says it made, else the producer's parts.
     """
 
     task_id: str
@@ -35,6 +46,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     code: str = ""
     cancelled_by: str = ""
+    started: bool = True
     queued_ms: float | None = None
     first_content_ms: float | None = None
     total_ms: float | None = None
@@ -55,16 +67,21 @@ class Slow(msgspec.Struct, frozen=True, array_like=True, order=True):
 class Rollup(msgspec.Struct, omit_defaults=True):
     """What happened in a period. Counts of tasks unless said otherwise.
 
-    `accepted`: by route (`direct`, `queued`); `reasons`: the same ones by the reason of the route;
+    `accepted`: by route (`direct`, `queued`); `reasons`: the same ones by the reason of the route; `owners`:
+    the same ones by the owner's key (`NOBODY`: anonymous ones). Of owners there may be any number, so a
+    rollup names those with the most, `OWNERS` where it is encoded: exact up to so many, and never too much
+    beyond.
     `refusals`: by reason, not in `accepted`. `ends`: by state (`complete`, `error`, `cancelled`); `errors`:
     by error code; `cancelled`: by who cancelled. Of those that ended: `status_messages`, `resumes`, content
     events (`chunks`), `tokens`, `code_points`; `writing_us`, microseconds from their first content to their
-    end. Histograms: `queue_wait` of those that came through the queue, also of those that ended in it;
-    `first_content` of those that had any; `total` of all that ended. The slowest of each, longest first.
+    end. Histograms: `queue_wait` of those that came through the queue and got a worker; `first_content` of
+    those that had any; `total` of all that ended. The slowest of each, longest first; `in_vain`: those that
+    ended in the queue, by their `total`.
     """
 
     accepted: Counts = {}
     reasons: Counts = {}
+    owners: Counts = {}
     refusals: Counts = {}
     ends: Counts = {}
     errors: Counts = {}
@@ -81,11 +98,14 @@ class Rollup(msgspec.Struct, omit_defaults=True):
     longest_wait: list[Slow] = []
     latest_content: list[Slow] = []
     longest: list[Slow] = []
+    in_vain: list[Slow] = []
 
-    def accept(self, route: str, reason: str) -> None:
+    def accept(self, route: str, reason: str, owner: str = NOBODY) -> None:
         """Count a task that was admitted."""
         _add(self.accepted, route, 1)
         _add(self.reasons, reason, 1)
+        _add(self.owners, owner, 1)
+        self._bound_owners()
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count tasks that were not admitted."""
@@ -103,7 +123,7 @@ class Rollup(msgspec.Struct, omit_defaults=True):
         self.chunks += end.chunks
         self.tokens += end.tokens
         self.code_points += end.code_points
-        if end.queued_ms is not None and end.route == QUEUED:
+        if end.queued_ms is not None and end.route == QUEUED and end.started:
             self.queue_wait.add(end.queued_ms)
             _keep(self.longest_wait, end.queued_ms, end.task_id)
         if end.first_content_ms is not None:
@@ -112,6 +132,8 @@ class Rollup(msgspec.Struct, omit_defaults=True):
         if end.total_ms is not None:
             self.total.add(end.total_ms)
             _keep(self.longest, end.total_ms, end.task_id)
+            if not end.started and end.route == QUEUED:
+                _keep(self.in_vain, end.total_ms, end.task_id)
             if end.first_content_ms is not None:
                 self.writing_us += max(round((end.total_ms - end.first_content_ms) * 1000), 0)
 
@@ -121,6 +143,7 @@ class Rollup(msgspec.Struct, omit_defaults=True):
             mine = getattr(self, name)
             for key, count in getattr(other, name).items():
                 _add(mine, key, count)
+        self._bound_owners()
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _HISTOGRAMS:
@@ -131,17 +154,29 @@ class Rollup(msgspec.Struct, omit_defaults=True):
                 setattr(self, name, sorted([*getattr(self, name), *theirs], reverse=True)[:SLOWEST])
 
     def encode(self) -> bytes:
-        """Compact JSON."""
-        return msgspec.json.encode(self)
+        """Compact JSON, of bounded size."""
+        whole = self
+        if len(self.owners) > OWNERS:
+            whole = msgspec.structs.replace(self, owners=_most(self.owners, OWNERS))
+        return msgspec.json.encode(whole)
+
+    def top_owners(self, limit: int) -> Counts:
+        """Who asked most, most first."""
+        return _most(self.owners, limit)
+
+    def _bound_owners(self) -> None:
+        if len(self.owners) > OWNERS_IN_MEMORY:
+            # Half of them, so that the next ones have room and this is seldom.
+            self.owners = _most(self.owners, OWNERS_IN_MEMORY // 2)
 
 
 DIRECT: Final = "direct"
 QUEUED: Final = "queued"
 
-_COUNTS: Final = ("accepted", "reasons", "refusals", "ends", "errors", "cancelled")
+_COUNTS: Final = ("accepted", "reasons", "owners", "refusals", "ends", "errors", "cancelled")
 _SUMS: Final = ("status_messages", "resumes", "chunks", "tokens", "code_points", "writing_us")
 _HISTOGRAMS: Final = ("queue_wait", "first_content", "total")
-_LISTS: Final = ("longest_wait", "latest_content", "longest")
+_LISTS: Final = ("longest_wait", "latest_content", "longest", "in_vain")
 
 _decoder: Final = msgspec.json.Decoder(Rollup)
 
@@ -162,6 +197,11 @@ def merged(rollups: Iterable[Rollup]) -> Rollup:
 
 def _add(counts: Counts, key: str, count: int) -> None:
     counts[key] = counts.get(key, 0) + count
+
+
+def _most(counts: Counts, limit: int) -> Counts:
+    """Those counted most, most first; of equals those who came first."""
+    return dict(heapq.nlargest(limit, counts.items(), key=lambda item: item[1]))
 
 
 def _keep(slowest: list[Slow], milliseconds: float, task_id: str) -> None:
@@ -213,7 +253,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     `asked`: accepted and refused. `direct_share`, `queued_share`, `rejected_share`: of those asked for.
     `error_share`: of those that ended. `tokens_per_second`, `code_points_per_second`: of the whole service,
-    over the time of the period. `stream_tokens_per_second`: of one stream while it writes, None without text.
+    over `seconds`. `stream_tokens_per_second`: of one stream while it writes, None without text.
     `status_per_task`: status messages sent per ended task.
     """
 
@@ -315,9 +355,17 @@ class Summary:
         return [self.start + number * self.range.step for number in range(len(self.buckets))]
 
     @property
+    def seconds(self) -> float:
+        """What rates of the range are over: from the first bucket in which anything happened up to now. A
+        service that is minutes old shall not look slow because the range is a week."""
+        empty = Rollup()
+        busy = (start for start, each in zip(self.starts, self.buckets, strict=True) if each != empty)
+        return max(self.now - next(busy, self.start), 1.0)
+
+    @property
     def totals(self) -> Figures:
         """Of the whole range, up to now."""
-        return figures(self.whole, max(self.now - self.start, 1.0))
+        return figures(self.whole, self.seconds)
 
     def series(self) -> Iterator[tuple[float, Figures]]:
         """Start and figures of each bucket; the last one's rates are over the part of it that has passed, a

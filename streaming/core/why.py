@@ -1,7 +1,8 @@
-"""Why a task went its way, in parts that can be put into words of any language.
+"""Why a task went its way and where its time went, in parts that can be put into words of any language.
 
 `routing.decide` answers with a route and a reason; here they and the snapshot they came from become the
 sentence that an operator asks for: how many workers were busy, who stood before it, which limit was reached.
+That explains a wait and nothing else; what took a task longest is told from its own receipt (`course`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from .routing import Reason
+from .errors import Interrupted, QueueTimeout
+from .routing import Reason, Route
 
 
 class Fact(StrEnum):
@@ -22,6 +24,8 @@ class Fact(StrEnum):
     """All workers were busy: `running`, `max_workers`."""
     SOME_FREE = "some_free"
     """Not all workers were busy: `running`, `max_workers`."""
+    ALL_FREE = "all_free"
+    """No worker was busy."""
     NOBODY_BEFORE = "nobody_before"
     """Nobody waited whom a worker could have served."""
     AHEAD = "ahead"
@@ -44,6 +48,27 @@ class Fact(StrEnum):
     """The caller had as many tasks as one may have: `owner_active`, `per_owner`."""
     GOING_DOWN = "going_down"
     """The server took no more tasks before its shutdown."""
+
+    NO_WAIT = "no_wait"
+    """It did not wait for a worker."""
+    WAITED = "waited"
+    """It waited so long for a worker: `milliseconds`."""
+    FIRST_WORDS = "first_words"
+    """So long after it had a worker came the first words: `milliseconds`."""
+    NO_WORDS = "no_words"
+    """So long it had a worker, and no words came: `milliseconds`."""
+    INTERRUPTED = "interrupted"
+    """Its process ended `milliseconds` after it had begun."""
+    WRITING = "writing"
+    """So long it wrote, from its first words on: `milliseconds`."""
+    READER_LEFT = "reader_left"
+    """It never got a worker: its reader left after about `left`, and it ended `grace` later; milliseconds."""
+    CANCELLED = "cancelled"
+    """It never got a worker: it was cancelled after `milliseconds`."""
+    TIMED_OUT = "timed_out"
+    """It never got a worker within the time that one may wait: `milliseconds`."""
+    NEVER_STARTED = "never_started"
+    """It never got a worker, and ended after `milliseconds`."""
 
 
 class Clause(msgspec.Struct, frozen=True):
@@ -80,7 +105,7 @@ def why(snapshot: Mapping[str, Any], reason: str) -> list[Clause]:
 def _facts(load: Mapping[str, Any], reason: str) -> list[Fact]:
     match reason:
         case Reason.WORKER_FREE:
-            return [Fact.SOME_FREE, Fact.ALL_AWAY if load.get("waiting") else Fact.NOBODY_BEFORE]
+            return [_free(load), Fact.ALL_AWAY if load.get("waiting") else Fact.NOBODY_BEFORE]
         case Reason.CACHED:
             return [Fact.COPIED]
         case Reason.NO_WORKER_NEEDED:
@@ -90,15 +115,19 @@ def _facts(load: Mapping[str, Any], reason: str) -> list[Fact]:
         case Reason.WORKERS_BUSY:
             return [Fact.ALL_BUSY, *_line(load)]
         case Reason.OTHERS_WAITING:
-            return [*_line(load), Fact.SOME_FREE]
+            return [*_line(load), _free(load)]
         case Reason.QUEUE_FULL:
             busy = load.get("running", 0) >= load.get("max_workers", 0)
-            return [Fact.LINE_FULL, Fact.ALL_BUSY if busy else Fact.SOME_FREE]
+            return [Fact.LINE_FULL, Fact.ALL_BUSY if busy else _free(load)]
         case Reason.OWNER_LIMIT:
             return [Fact.OWNER_FULL]
         case Reason.DRAINING:
             return [Fact.GOING_DOWN]
     return []
+
+
+def _free(load: Mapping[str, Any]) -> Fact:
+    return Fact.ALL_FREE if load.get("running") == 0 else Fact.SOME_FREE
 
 
 def _line(load: Mapping[str, Any]) -> list[Fact]:
@@ -107,3 +136,46 @@ def _line(load: Mapping[str, Any]) -> list[Fact]:
         return [Fact.ALL_AWAY if load.get("waiting") else Fact.NOBODY_BEFORE]
     before = Fact.OTHERS_BEFORE if load.get("ahead") is None else Fact.AHEAD
     return [before, Fact.LONGEST_WAIT]
+
+
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task went that has ended, as its row says. Milliseconds since it was accepted, but for `grace`:
+    how long it outlived its last reader, None for ever. `started`: whether it got a worker, or needed none.
+    `cancelled_by`, `code`: as in `rollup.End`."""
+
+    route: str
+    started: bool
+    queued: float
+    first_content: float | None
+    total: float
+    cancelled_by: str = ""
+    code: str = ""
+    grace: float | None = None
+
+
+def course(of: Course) -> list[Clause]:
+    """Where the time went: the largest part first, and whether it waited at all."""
+    if not of.started and of.route == Route.QUEUED:
+        return [_in_vain(of)]
+    waited = min(of.queued, of.total) if of.route == Route.QUEUED else 0.0
+    first = of.total if of.first_content is None else min(max(of.first_content, waited), of.total)
+    wait = Clause(Fact.WAITED, {"milliseconds": waited}) if of.route == Route.QUEUED else Clause(Fact.NO_WAIT)
+    silence = Fact.FIRST_WORDS
+    if of.first_content is None:
+        # When the first words came is written with the end, which a process that is killed does not write.
+        silence = Fact.INTERRUPTED if of.code == Interrupted.code else Fact.NO_WORDS
+    parts = {Fact.WAITED: waited, silence: first - waited, Fact.WRITING: of.total - first}
+    longest = max(parts, key=parts.__getitem__)
+    if longest is Fact.WAITED:
+        return [wait]
+    rest = Clause(longest, {"milliseconds": parts[longest]})
+    return [wait, rest] if wait.fact is Fact.NO_WAIT else [rest, wait]
+
+
+def _in_vain(of: Course) -> Clause:
+    if of.cancelled_by == "disconnect" and of.grace is not None:
+        return Clause(Fact.READER_LEFT, {"left": max(of.total - of.grace, 0.0), "grace": of.grace})
+    if of.cancelled_by:
+        return Clause(Fact.CANCELLED, {"milliseconds": of.total})
+    timed_out = of.code == QueueTimeout.code
+    return Clause(Fact.TIMED_OUT if timed_out else Fact.NEVER_STARTED, {"milliseconds": of.total})

@@ -24,7 +24,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from streaming.core.rollup import End, Rollup, decode, merged
+from streaming.core.rollup import NOBODY, End, Rollup, decode, merged
 from streaming.core.states import State
 from streaming.models import Backfill, StreamTask, TaskRollup
 
@@ -50,12 +50,14 @@ _TERMINAL: Final = frozenset(state.value for state in State if state.terminal)
 
 _COLUMNS: Final = (
     "id",
+    "owner_id",
     "pool",
     "kind",
     "route",
     "reason",
     "state",
     "created_at",
+    "started_at",
     "finished_at",
     "error_code",
     "cancel_reason",
@@ -111,7 +113,8 @@ class Deltas(dict[Key, list[Change]]):
 def _count(rollup: Rollup, changes: Iterable[Change]) -> Rollup:
     for task_id, row in changes:
         if task_id is None:
-            rollup.accept(row["route"], row["reason"])
+            owner = row.get("owner_id")
+            rollup.accept(row["route"], row["reason"], NOBODY if owner is None else str(owner))
         else:
             rollup.end(end_of(task_id, row))
     return rollup
@@ -201,6 +204,7 @@ def end_of(task_id: str, row: Mapping[str, Any]) -> End:
         state=row["state"],
         code=row.get("error_code", ""),
         cancelled_by=row.get("cancel_reason", ""),
+        started=row["started_at"] is not None,
         queued_ms=row["queued_ms"],
         first_content_ms=row["first_content_ms"],
         total_ms=row["total_ms"],

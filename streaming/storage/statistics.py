@@ -1,8 +1,7 @@
 """What the statistics page asks of the database. Synchronous.
 
 Nothing here looks at all tasks: charts, totals and percentiles come from rollups, which number some hundreds
-whatever the number of tasks, the slowest streams are kept by name in them, and owners are counted from an
-index.
+whatever the number of tasks, and the slowest streams and the owners who ask most are kept by name in them.
 """
 
 from __future__ import annotations
@@ -13,10 +12,20 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.contrib.auth import get_user_model
-from django.db import connection
 from django.utils import timezone
 
-from streaming.core.rollup import SLOWEST, Part, Range, Rollup, Slow, Summary, decode, merged, summarise
+from streaming.core.rollup import (
+    NOBODY,
+    SLOWEST,
+    Part,
+    Range,
+    Rollup,
+    Slow,
+    Summary,
+    decode,
+    merged,
+    summarise,
+)
 from streaming.models import Backfill, Refusal, StreamTask, TaskRollup
 
 from .rollups import HOUR, MINUTE, TEN_MINUTES
@@ -56,25 +65,23 @@ def incomplete() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OwnerCount:
-    """How many tasks an account had accepted. `owner` and `name` are None for all anonymous callers."""
+    """How many tasks an account had accepted. `owner` and `name` are None for all anonymous callers; the name
+    of an account that is gone is its key."""
 
     owner: Any
     name: str | None
     tasks: int
 
 
-def top_owners(of: Range, now: datetime | None = None, limit: int = OWNERS) -> list[OwnerCount]:
-    """Who asked most in the range, most first."""
-    moment = (now or timezone.now()).timestamp()
-    since = datetime.fromtimestamp(of.start(moment), UTC)
-    with connection.cursor() as cursor:
-        cursor.execute(_owners_statement(), [connection.ops.adapt_datetimefield_value(since)] * 2 + [limit])
-        # As the database has it, which for a UUID on SQLite is not as Python has it.
-        field = StreamTask._meta.get_field("owner").target_field
-        counts = {field.to_python(owner): count for owner, count in cursor.fetchall() if count}
-    users = get_user_model()._default_manager.in_bulk([pk for pk in counts if pk is not None])
+def top_owners(rollup: Rollup, limit: int = OWNERS) -> list[OwnerCount]:
+    """Who asked most, most first."""
+    counts = rollup.top_owners(limit)
+    field = StreamTask._meta.get_field("owner").target_field
+    keys = {name: None if name == NOBODY else field.to_python(name) for name in counts}
+    users = get_user_model()._default_manager.in_bulk([key for key in keys.values() if key is not None])
     return [
-        OwnerCount(pk, None if pk is None else str(users.get(pk, pk)), count) for pk, count in counts.items()
+        OwnerCount(key, None if key is None else str(users.get(key, key)), counts[name])
+        for name, key in keys.items()
     ]
 
 
@@ -88,16 +95,19 @@ class SlowTask:
 
 @dataclass(frozen=True, slots=True)
 class Slowest:
-    """The slowest of a range: by the wait in the queue, by the first content, by the whole; longest first."""
+    """The slowest of a range: by the wait in the queue, by the first content, by the whole; and those that
+    ended in the queue, by the whole. Longest first."""
 
     queue_wait: list[SlowTask]
     first_content: list[SlowTask]
     total: list[SlowTask]
+    in_vain: list[SlowTask]
 
 
 def slowest(rollup: Rollup, limit: int = SLOWEST) -> Slowest:
     """The tasks that the rollup names (at most `SLOWEST` of each) and that still have a row."""
-    lists = [each[:limit] for each in (rollup.longest_wait, rollup.latest_content, rollup.longest)]
+    named = (rollup.longest_wait, rollup.latest_content, rollup.longest, rollup.in_vain)
+    lists = [each[:limit] for each in named]
     ids = {slow.task_id for each in lists for slow in each}
     rows = StreamTask.objects.filter(pk__in=ids).defer("text", "arguments", "usage", "error_message")
     known = {row.pk: row for row in rows.select_related("owner")}
@@ -106,29 +116,3 @@ def slowest(rollup: Rollup, limit: int = SLOWEST) -> Slowest:
 
 def _slow_tasks(slow: list[Slow], known: dict[str, StreamTask]) -> list[SlowTask]:
     return [SlowTask(each.milliseconds, known[each.task_id]) for each in slow if each.task_id in known]
-
-
-def _owners_statement() -> str:
-    """Counts by owner, most first: (since, since, limit) -> (owner, count).
-
-    The index by owner, newest first, is entered once for each owner and read as far as the range goes, and
-    the owners are found by jumping from each to the next. Grouping, as one would write it, reads a row of the
-    table for each task of the range, or the index for all tasks there are.
-    """
-    quote = connection.ops.quote_name
-    tasks, owner, created = map(quote, (StreamTask._meta.db_table, "owner_id", "created_at"))
-    first = f"(SELECT {owner} FROM {tasks} WHERE {owner} {{}} ORDER BY {owner} LIMIT 1)"  # noqa: S608
-    return f"""
-        WITH RECURSIVE owners(owner) AS (
-            SELECT {first.format("IS NOT NULL")}
-            UNION ALL
-            SELECT {first.format("> owners.owner")} FROM owners WHERE owners.owner IS NOT NULL
-        ), counts(owner, tasks) AS (
-            SELECT owner, (
-                SELECT COUNT(*) FROM {tasks} WHERE {owner} = owners.owner AND {created} >= %s
-            ) FROM owners WHERE owner IS NOT NULL
-            UNION ALL
-            SELECT NULL, COUNT(*) FROM {tasks} WHERE {owner} IS NULL AND {created} >= %s
-        )
-        SELECT owner, tasks FROM counts ORDER BY tasks DESC LIMIT %s
-        """  # noqa: S608 (our names)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, Final
 
 import httpx2
@@ -137,6 +138,81 @@ async def test_pause_cut_and_ranges_by_keyboard(browser: Browser, busy: Server, 
         await page.get_by_role("link", name="Week").press("Enter")
         await page.wait_for_url("**/?range=week")
         await expect(page.get_by_role("link", name="Week")).to_have_attribute("aria-current", "page")
+
+
+async def test_charts_that_cannot_be_read_and_a_session_that_ends_are_told(
+    browser: Browser, busy: Server, boss: str
+) -> None:
+    async with calling(busy), operating(browser, busy, boss, "light") as seen:
+        page, seen.allowed = seen.page, ("503",)
+        await page.clock.install()
+        await page.goto(f"{busy.url}{PAGE}?range=day")
+        await expect(live(page)).to_have_text("live")
+        stale = page.get_by_text("The charts cannot be read now")
+        await expect(stale).to_be_hidden()
+        await page.route("**/statistics/?*", lambda route: route.fulfill(status=503))
+        await page.clock.fast_forward(61_000)
+        await expect(stale).to_be_visible()
+        await page.unroute("**/statistics/?*")
+        await page.clock.fast_forward(6_000)
+        await expect(stale).to_be_hidden()
+        await seen.context.clear_cookies()
+        await page.clock.fast_forward(61_000)
+        await expect(live(page)).to_have_text("You are signed out, or may no longer watch.")
+        await expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+        await page.get_by_role("link", name="Sign in").click()
+        await page.wait_for_url("**/admin/login/?next=%2Fadmin%2Fstreaming%2Fstatistics%2F%3Frange%3Dday")
+
+
+async def test_tiles_leave_no_hole(browser: Browser, busy: Server, boss: str) -> None:
+    async with calling(busy) as http, operating(browser, busy, boss, "light") as seen:
+        await start(http, SHORT)
+        await eventually(lambda: idle(http), 20)
+        await seen.page.goto(f"{busy.url}{PAGE}")
+        for width in (360, 900, 1280, 1920):
+            await seen.page.set_viewport_size({"width": width, "height": 800})
+            tops = await seen.page.locator(".stats-tile").evaluate_all("all => all.map(one => one.offsetTop)")
+            assert len({tops.count(top) for top in tops}) == 1, (width, tops)
+
+
+async def test_the_lists_fit_a_window_of_1280_pixels(browser: Browser, busy: Server, boss: str) -> None:
+    add_alert(busy)
+    async with calling(busy) as http, operating(browser, busy, boss, "light") as seen:
+        await start(http, SHORT, user_id="a reader with a rather long name")
+        await eventually(lambda: idle(http), 20)
+        await seen.page.set_viewport_size({"width": 1280, "height": 900})
+        for place in (LIST, "/admin/streaming/alert/"):
+            await seen.page.goto(f"{busy.url}{place}")
+            table = seen.page.locator("#result_list")
+            width, room = await table.evaluate(
+                "table => [table.scrollWidth, table.parentElement.clientWidth]"
+            )
+            assert width <= room, place
+            assert await table.locator("tbody tr").count() >= 1
+        sentence = seen.page.locator(".field-sentence").first
+        assert await sentence.evaluate("cell => cell.clientWidth") >= 16 * 16
+
+
+def add_alert(server: Server) -> None:
+    """One that was told by mail and could not be told by webhook."""
+    with closing(sqlite3.connect(server.database)) as database, database:
+        columns = "rule, kind, severity, sentence, value, worst, threshold, raised_at, resolved_at"
+        sentence = "12.0% of the tasks end with an error (limit: 5.0%; 220 tasks of the last 5 minutes)."
+        moment = "2026-11-21 12:00:00"
+        values = ("error_share", "error_share", "critical", sentence, 0.12, 0.2, 0.05, moment, moment)
+        added = database.execute(
+            f"INSERT INTO streaming_alert ({columns}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608
+            values,
+        )
+        database.executemany(
+            "INSERT INTO streaming_alertnotice (alert_id, change, channel, state, attempts, due_at, error) "
+            "VALUES (?, ?, ?, ?, 5, ?, 'ConnectError: all connection attempts failed')",
+            [
+                (added.lastrowid, change, channel, state, moment)
+                for change in ("raised", "resolved")
+                for channel, state in (("email", "sent"), ("webhook", "failed"))
+            ],
+        )
 
 
 @pytest.mark.parametrize(("scheme", "language"), [("light", "en"), ("dark", "zh-hans")])

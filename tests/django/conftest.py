@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.test import override_settings
+from django.utils import translation
 
 from streaming import service as service_module
 from streaming.identities import IDENTITIES
@@ -39,3 +40,10 @@ def _no_service_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[No
         service.recorder.close(20.0)
     service_module._services.clear()
     IDENTITIES.unwatch()
+
+
+@pytest.fixture(autouse=True)
+def _own_language() -> Iterator[None]:
+    """A page in Chinese leaves its language to whoever comes next in this thread."""
+    yield
+    translation.deactivate()

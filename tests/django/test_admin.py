@@ -241,7 +241,12 @@ def test_contents_are_not_even_read_from_the_database_without_it():
 
 @pytest.mark.parametrize(
     "lookup",
-    ["text__contains=secret", "arguments__topic__contains=secret", "error_message__startswith=secret"],
+    [
+        "text__contains=secret",
+        "arguments__topic__contains=secret",
+        "error_message__startswith=secret",
+        "fingerprint__startswith=a",
+    ],
 )
 def test_contents_cannot_be_guessed_by_searching(lookup: str):
     _secret_row()

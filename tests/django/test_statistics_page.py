@@ -21,11 +21,13 @@ from django.http import QueryDict
 from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.html import escape
 
 from streaming.admin import export, live, report
 from streaming.admin.report import Choice, report_of
-from streaming.models import Refusal, StreamTask
+from streaming.models import Alert, Refusal, StreamTask
 from streaming.storage.rollups import backfill_some, rebuild
+from streaming.storage.statistics import OWNERS
 
 from .test_admin import LIST, staff
 
@@ -47,6 +49,7 @@ def row(number: int, state: str = "complete", **values: Any) -> StreamTask:
         "route": "direct",
         "reason": "worker_free",
         "created_at": at,
+        "started_at": None if state == "queued" else at,
         "finished_at": at,
         "queued_ms": 1.0,
         "first_content_ms": 400.0,
@@ -172,6 +175,64 @@ def test_the_slowest_is_a_link_with_the_reason_why_it_waited(boss: Client, mixed
     assert why in page
 
 
+def test_a_wait_in_vain_is_not_the_longest_wait_and_a_slow_provider_no_wait(boss: Client, mixed: StreamTask):
+    left = row(
+        11,
+        "cancelled",
+        cancel_reason="disconnect",
+        route="queued",
+        reason="workers_busy",
+        snapshot=BUSY,
+        started_at=None,
+        grace=30.0,
+        queued_ms=36_500.0,
+        first_content_ms=None,
+        total_ms=36_500.0,
+    )
+    late = row(12, first_content_ms=12_000.0, total_ms=12_100.0, snapshot=BUSY | {"running": 0})
+    count_all()
+    lists = {each.title: each.tasks for each in report_of(Choice.of(QueryDict())).slow}
+    assert [each.row.pk for each in lists["Longest in the queue"]] == [mixed.pk]
+    assert [each.row.pk for each in lists["In the queue in vain"]] == [left.pk]
+    assert tiles()["Queue wait (p95)"][0] == "8.00 s"
+    assert lists["Latest first content"][0].row.pk == late.pk
+    for task, why in (
+        (left, "its reader left after about 6.50 s"),
+        (late, "It did not wait for a worker. The provider took 12.00 s until its first words."),
+    ):
+        assert why in text_of(boss)
+        assert why in boss.get(f"{LIST}{task.pk}/change/").content.decode()
+    assert "Only 0 of" not in text_of(boss)
+
+
+def test_open_alerts_stand_above_for_who_may_see_them(boss: Client, mixed: StreamTask):
+    values = {
+        "kind": "error_share",
+        "value": 0.2,
+        "worst": 0.3,
+        "threshold": 0.1,
+        "raised_at": timezone.now(),
+    }
+    said = "20 % of the tasks <end> with an error."
+    Alert.objects.create(rule="mild", severity="warning", sentence="Somebody waits.", **values)
+    bad = Alert.objects.create(rule="bad", severity="critical", sentence=said, **values)
+    Alert.objects.create(rule="old", resolved_at=timezone.now(), sentence="It is over.", **values)
+    text = text_of(boss)
+    assert f'<a href="/admin/streaming/alert/{bad.pk}/change/">{escape(said)}</a>' in text
+    assert re.findall(r"<strong>(\w+)</strong> <a", text) == ["critical", "warning"], (
+        "in words, the worst first"
+    )
+    assert text.index("Open alerts") < text.index("stats-tiles")
+    assert "It is over." not in text
+    clerk = text_of(staff("view_streamtask"))
+    assert "Open alerts" not in clerk
+    assert "Somebody waits." not in clerk
+    Alert.objects.all().delete()
+    text = text_of(boss)
+    assert "Open alerts" not in text
+    assert '<div data-swap="alerts"> </div>' in text, "where the next one will be put"
+
+
 def test_every_chart_has_its_table_and_the_tables_are_right(boss: Client, mixed: StreamTask):
     text = text_of(boss)
     found = re.search(r'<script id="stats-drawn" type="application/json">(.*?)</script>', text)
@@ -200,6 +261,28 @@ def test_lists_count_what_happened(boss: Client, mixed: StreamTask):
     ):
         assert words in text
     assert "8 (80 %)" in text, "of the owner's tasks"
+    assert "At least so many" not in text
+
+
+def test_who_asks_seldom_is_among_the_others(boss: Client, mixed: StreamTask):
+    for number in range(20, 20 + OWNERS):
+        row(number, owner=get_user_model().objects.create(username=f"user {number}"))
+    count_all()
+    found = {count.name: count.in_words for count in report_of(Choice.of(QueryDict())).owners}
+    assert found["writer"].startswith("8 ")
+    assert list(found)[-1] == "all others"
+    assert len(found) == OWNERS + 1
+
+
+def test_owners_are_those_of_the_filter(mixed: StreamTask):
+    values = QueryDict("pool=kernel_pool")
+    assert [each.number for each in report_of(Choice.of(values)).owners] == [1]
+
+
+def test_a_rate_is_over_the_time_since_something_happened():
+    row(3, usage={"completion_tokens": 400})
+    count_all()
+    assert 400 / 250 < float(tiles()["Tokens per second"][0]) < 400 / 170, "of an hour it would be 0.11"
 
 
 def test_filters_choose_a_pool_and_a_kind(mixed: StreamTask):
@@ -333,6 +416,14 @@ def test_prompts_and_texts_need_their_permission(boss: Client):
     with CaptureQueriesContext(connection) as seen:
         exported(clerk, "csv")
     assert not any('"text"' in each["sql"] for each in seen), "not read at all"
+
+
+def test_the_load_at_the_decision_is_in_the_file(boss: Client, mixed: StreamTask):
+    """Why a task was queued can be told from the file alone."""
+    (found,) = json.loads(exported(boss, "json", "?route=queued"))
+    assert found["snapshot"] == BUSY
+    (found,) = rows_of(exported(boss, "csv", "?route=queued"))
+    assert json.loads(found["snapshot"]) == BUSY
 
 
 def test_who_may_not_see_tasks_gets_no_file():

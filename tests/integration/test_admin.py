@@ -276,6 +276,21 @@ async def test_both_languages_have_their_pages(boss: Operator, language: str):
     assert ("任务" in listed.text) == (language == "zh-hans")
 
 
+async def test_what_is_refused_leaves_a_line_and_no_stack(server: Server, clerk: Operator):
+    """`clean_log` looks for the stack."""
+    before = len(server.log())
+    assert (await clerk.http.get("/admin/streaming/refusal/")).status_code == 403
+    for column in ("text", "fingerprint"):
+        assert (await clerk.http.get(f"{LIST}?{column}__startswith=a")).status_code == 400
+
+    async def told() -> bool:
+        log = server.log()[before:]
+        denied = "Forbidden (Permission denied): /admin/streaming/refusal/" in log
+        return denied and log.count("django.security.DisallowedModelAdminLookup") == 2
+
+    assert await eventually(told, 10)
+
+
 async def test_two_clicks_at_once_make_one_key(boss: Operator):
     place = "/admin/streaming/apikey/add/"
     form = (await boss.http.get(place)).text

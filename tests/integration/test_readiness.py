@@ -149,6 +149,10 @@ async def test_a_database_that_hangs_or_is_gone_is_told_in_time(tmp_path: Path, 
         try:
             checks = await until(http, 503, database="failed")
             assert (await http.get("/healthz")).status_code == 200
+            somebody = {"Cookie": f"sessionid={'x' * 32}", "Accept": "text/html"}
+            page = await http.get("/admin/", headers=somebody)
+            assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
+            assert "The database does not answer" in page.text
         finally:
             await asyncio.to_thread(postgresql.start)
         await until(http, 200, database="ok", records="ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from streaming.core.rollup import (
     DAY,
     HOUR,
+    NOBODY,
+    OWNERS,
+    OWNERS_IN_MEMORY,
     RANGES,
     SLOWEST,
     WEEK,
@@ -40,6 +44,7 @@ ends = st.builds(
     state=st.sampled_from(["complete", "error", "cancelled"]),
     code=st.sampled_from(["", "interrupted", "run_timeout"]),
     cancelled_by=st.sampled_from(["", "client", "disconnect"]),
+    started=st.booleans(),
     queued_ms=durations,
     first_content_ms=durations,
     total_ms=durations,
@@ -51,7 +56,11 @@ ends = st.builds(
 )
 happenings = st.one_of(
     ends,
-    st.tuples(st.sampled_from(["direct", "queued"]), st.sampled_from(["worker_free", "workers_busy"])),
+    st.tuples(
+        st.sampled_from(["direct", "queued"]),
+        st.sampled_from(["worker_free", "workers_busy"]),
+        st.sampled_from([NOBODY, "1", "2"]),
+    ),
     st.sampled_from(["queue_full", "owner_limit"]),
 )
 
@@ -64,8 +73,8 @@ def rollup_of(happened: Iterable[Any]) -> Rollup:
                 made.end(each)
             case str():
                 made.refuse(each)
-            case route, reason:
-                made.accept(route, reason)
+            case route, reason, *owner:
+                made.accept(route, reason, *owner)
     return made
 
 
@@ -117,13 +126,42 @@ def test_the_slowest_are_kept_by_name_longest_first():
     assert made.latest_content == []
 
 
-def test_only_who_came_through_the_queue_counts_as_having_waited():
+def test_only_who_got_a_worker_through_the_queue_counts_as_having_waited():
+    """As `sluice_queue_wait_seconds`: from admission to permit, of tasks that were queued and got one."""
     direct = End(task_id="a", route="direct", state="complete", queued_ms=0.1, total_ms=5)
-    gave_up = End(task_id="b", route="queued", state="cancelled", queued_ms=900, total_ms=900)
-    made = rollup_of([direct, gave_up])
+    served = End(task_id="b", route="queued", state="cancelled", queued_ms=900, total_ms=2000)
+    gave_up = End(task_id="c", route="queued", state="cancelled", started=False, queued_ms=9e4, total_ms=9e4)
+    made = rollup_of([direct, served, gave_up])
     assert (made.queue_wait.count, made.queue_wait.max) == (1, 900)
-    assert made.total.count == 2
+    assert [each.task_id for each in made.longest_wait] == ["b"]
+    assert [(each.task_id, each.milliseconds) for each in made.in_vain] == [("c", 9e4)]
+    assert made.total.count == 3
     assert made.first_content.count == 0
+
+
+def test_owners_are_counted_by_name_up_to_so_many():
+    made = rollup_of([("direct", "x", str(number % OWNERS)) for number in range(3 * OWNERS)])
+    assert decode(made.encode()).owners == {str(number): 3 for number in range(OWNERS)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_any_number_of_owners_those_who_ask_most_are_kept_and_nobody_is_counted_too_often(seed: int):
+    """Some ask again and again, thousands once each; over several periods that were written down."""
+    chance = random.Random(seed)
+    asked = {f"often {number}": chance.randint(40, 200) for number in range(10)}
+    parts = []
+    for period in range(3):
+        calls = [name for name, times in asked.items() for _ in range(times)]
+        calls += [f"once {period} {number}" for number in range(OWNERS_IN_MEMORY)]
+        chance.shuffle(calls)
+        parts.append(decode(rollup_of(("direct", "x", name) for name in calls).encode()))
+    assert max(len(part.owners) for part in parts) <= OWNERS
+    whole = merged(parts)
+    for name, count in whole.owners.items():
+        assert count <= 3 * asked.get(name, 1)
+    assert set(whole.top_owners(len(asked))) == set(asked)
+    assert all(whole.owners[name] >= 3 * times * 0.9 for name, times in asked.items())
+    assert sum(whole.owners.values()) <= sum(whole.accepted.values())
 
 
 def test_figures_are_shares_and_rates():
@@ -192,3 +230,11 @@ def test_rates_of_the_bucket_that_is_not_over_are_over_what_has_passed_of_it():
     made = Rollup(tokens=350)
     last = list(summarise([Part(NOW - 1, "a", "k", made)], HOUR, NOW).series())[-1]
     assert last[1].tokens_per_second == pytest.approx(350 / 17.5)
+
+
+def test_rates_of_the_range_are_over_the_time_since_something_happened():
+    made = Rollup(tokens=350)
+    found = summarise([Part(NOW, "a", "k", made), Part(NOW - 180, "a", "k", made)], WEEK, NOW)
+    assert found.seconds == NOW % WEEK.step + WEEK.step
+    assert summarise([Part(NOW - 180, "a", "k", made)], HOUR, NOW).totals.tokens_per_second == 350 / 197.5
+    assert summarise([], HOUR, NOW).seconds == NOW - HOUR.start(NOW), "nothing happened in all this time"

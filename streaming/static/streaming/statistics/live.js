@@ -8,8 +8,8 @@ const LONGEST_PAUSE = 30_000;
 /**
  * Dispatches, as CustomEvents with `detail`:
  * `numbers` {…}: what the server told;
- * `state` {state}: `connecting`, `live`, `paused`, `waiting` (for the next try);
- * `refused` {}: the reader may not watch (any more); it has stopped.
+ * `state` {state}: `connecting`, `live`, `paused`, `waiting` (for the next try), `refused` (the reader is signed
+ * out, or may not watch any more; it has stopped).
  */
 export class Live extends EventTarget {
   #place;
@@ -32,9 +32,17 @@ export class Live extends EventTarget {
   }
 
   stop() {
+    this.#end("paused");
+  }
+
+  refuse() {
+    this.#end("refused");
+  }
+
+  #end(state) {
     this.#running = false;
     this.#abort?.abort();
-    this.#tell("state", { state: "paused" });
+    this.#tell("state", { state });
   }
 
   async #run() {
@@ -60,8 +68,7 @@ export class Live extends EventTarget {
       signal: abort.signal,
     });
     if (response.status === 401 || response.status === 403) {
-      this.stop();
-      this.#tell("refused", {});
+      this.refuse();
       return false;
     }
     if (!response.ok) return false;

@@ -28,11 +28,15 @@ function show(root = document) {
 let refreshed = performance.now();
 let counted = null;
 let refreshing = false;
+const stale = page?.querySelector("[data-stale]");
 
-async function refresh() {
+async function refresh(live) {
   refreshing = true;
   try {
-    const response = await fetch(location.href, { redirect: "error", cache: "no-store" });
+    const response = await fetch(location.href, { redirect: "manual", cache: "no-store" });
+    // To the sign-in page.
+    if (response.type === "opaqueredirect" || response.status === 403) return live.refuse();
+    stale.hidden = response.status < 500;
     if (!response.ok) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     if (outline(fresh) !== outline(page)) return location.reload();
@@ -108,6 +112,7 @@ function sparkline(place, series) {
 function watch() {
   const live = new Live(page.dataset.live);
   const state = page.querySelector("[data-connection]");
+  const signIn = page.querySelector("[data-sign-in]");
   const button = page.querySelector("[data-pause]");
   let newest = read(document, "stats-now");
   let wanted = true;
@@ -121,10 +126,10 @@ function watch() {
     if (state.dataset.state === detail.state) return;
     state.dataset.state = detail.state;
     state.textContent = state.dataset[`words${detail.state[0].toUpperCase()}${detail.state.slice(1)}`];
+    button.hidden = detail.state === "refused";
+    signIn.hidden = !button.hidden;
   });
-  live.addEventListener("refused", () => (button.hidden = true));
 
-  button.hidden = false;
   button.addEventListener("click", () => {
     wanted = !wanted;
     button.textContent = wanted ? button.dataset.wordsStop : button.dataset.wordsGo;
@@ -133,19 +138,19 @@ function watch() {
   });
   // Nobody looks at a page that is hidden.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) live.stop();
-    else if (wanted) live.go();
+    if (!document.hidden && wanted) live.go();
+    else if (live.running) live.stop();
   });
-  addEventListener("pagehide", () => live.stop());
+  addEventListener("pagehide", () => live.running && live.stop());
 
   setInterval(() => {
     if (!live.running || newest === null || state.dataset.state !== "live") return;
     trace(newest);
     const passed = performance.now() - refreshed;
-    const news = counted !== newest.counted && passed > REFRESH;
+    const news = (counted !== newest.counted || !stale.hidden) && passed > REFRESH;
     if (!refreshing && (news || passed > MINUTE)) {
       counted = newest.counted;
-      refresh();
+      refresh(live);
     }
   }, 1000);
 
