@@ -90,17 +90,12 @@ async def pools_of(target: Target) -> dict[str, Pool]:
         return {}
 
 
-def speaks_http2() -> bool:
-    """Whether HTTP/2 can be measured here."""
-    return importlib.util.find_spec("h2") is not None
-
-
 def _client(target: Target, patience: float) -> httpx2.AsyncClient:
     # Reading the certificates takes a tenth of a second, so only where they are needed.
     checks = target.base.startswith("https:") and not target.insecure
     return httpx2.AsyncClient(
         verify=httpx2.create_ssl_context(verify=checks),
-        http2=speaks_http2(),
+        http2=True,
         trust_env=False,
         follow_redirects=False,
         timeout=httpx2.Timeout(patience, connect=CONNECT_PATIENCE),

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from streaming.core.diagnosis import Diagnosis, Observation, Severity
 from streaming.core.histogram import Histogram
 
-from .client import Target, speaks_http2
+from .client import Target
 from .words import remedy, sentence
 
 STEPS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
@@ -168,8 +168,6 @@ def _lines(target: Target, seen: Observation, diagnosis: Diagnosis) -> Iterator[
             yield _row(name, milliseconds(value))
     if seen.status is not None:
         yield _row(_("answer"), f"{seen.status} {seen.problem} {seen.http_version}".replace("  ", " "))
-        if target.base.startswith("https:") and not speaks_http2():
-            yield _row("  HTTP/2", _("not measured: the package h2 is not installed here"))
         for name in HEADERS:
             if name in seen.headers:
                 yield _row(f"  {name}", seen.headers[name])

@@ -10,7 +10,6 @@ import pytest
 
 from streaming.core import diagnosis
 from streaming.core.diagnosis import Arrival, Failure, Finding, Hold, Observation, Severity, diagnose
-from streaming.doctor import report
 from streaming.doctor.client import Target
 from streaming.doctor.rounds import Round, metrics_of
 from streaming.doctor.words import REMEDIES, SENTENCES, remedy, sentence
@@ -83,15 +82,6 @@ def test_how_events_are_held_is_told(how):
     assert (told == sentence(Finding(code="buffered_by_proxy", severity=Severity.SUSPICIOUS))) == (
         how == "bunches"
     )
-
-
-@pytest.mark.parametrize("installed", [True, False])
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_report_says_where_http_2_was_not_measured(monkeypatch, scheme, installed):
-    monkeypatch.setattr(report, "speaks_http2", lambda: installed)
-    seen = Observation(target="probe", status=200, http_version="HTTP/1.1")
-    text = report.as_text(Target(base=f"{scheme}://x"), seen, diagnose(seen))
-    assert ("h2 is not installed" in text) == (scheme == "https" and not installed)
 
 
 def test_percentiles_are_gauges_that_promtool_takes():

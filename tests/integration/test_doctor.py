@@ -86,6 +86,8 @@ async def test_a_direct_server_is_fine(server: Server) -> None:
 async def test_nginx_as_it_is_shipped_is_fine(nginx: Nginx) -> None:
     made = await verdict(probe(nginx.url), "fine")
     assert made.diagnosis.proxy == "nginx"
+    made = await verdict(probe(f"https://127.0.0.1:{nginx.tls_port}", insecure=True), "fine")
+    assert made.seen.http_version == "HTTP/2"
 
 
 @needs_nginx
