@@ -71,12 +71,20 @@ def part(rollup: Rollup, minutes_ago: int = 0, pool: str = "agent_pool") -> None
     TaskRollup.objects.create(start=start, seconds=60, pool=pool, kind="x", numbers=rollup.encode().decode())
 
 
-def ended(count: int, first_content_ms: float | None = 100.0, failed: int = 0) -> Rollup:
+def ended(
+    count: int, first_content_ms: float | None = 100.0, failed: int = 0, code: str = "producer_failed"
+) -> Rollup:
     made = Rollup()
     for number in range(count):
         made.accept("direct", "worker_free")
         state = "error" if number < failed else "complete"
-        end = End(task_id=f"{number:032x}", route="direct", state=state, first_content_ms=first_content_ms)
+        end = End(
+            task_id=f"{number:032x}",
+            route="direct",
+            state=state,
+            code=code if state == "error" else "",
+            first_content_ms=first_content_ms,
+        )
         made.end(end)
     return made
 
@@ -124,6 +132,18 @@ def test_only_the_window_and_the_pool_count():
     assert seen("error_share", pool="agent_pool", window=60).value == 0
     assert seen("error_share", window=60).count == 17
     assert seen("error_share", window=7200).value == pytest.approx(27 / 37)
+
+
+def test_what_a_restart_cuts_is_no_error():
+    part(ended(30, failed=20, code="interrupted"))
+    assert (seen("error_share").value, seen("error_share").count) == (0, 10)
+    part(ended(10, failed=10))
+    assert (seen("error_share").value, seen("error_share").count) == (0.5, 20)
+
+
+def test_where_a_restart_cut_all_nobody_can_tell():
+    part(ended(30, failed=30, code="interrupted"))
+    assert (seen("error_share").value, seen("error_share").count) == (None, 0)
 
 
 def test_nothing_is_no_share():
