@@ -76,7 +76,9 @@ class Elsewhere:
         """Have the tasks cancelled by those who run them; returns when they have ended, or `CANCEL_WAIT`
         seconds have passed."""
         await sync_to_async(ask_to_cancel)(task_ids, reason.value)
-        await sync_to_async(cancel_unclaimed)(task_ids, self._recorder.process_id, reason.value)
+        await sync_to_async(cancel_unclaimed)(
+            task_ids, self._recorder.process_id, reason.value, self._registry.tell_end
+        )
         active = StreamTask.objects.filter(pk__in=task_ids, finished_at=None)
         began = time.monotonic()
         waited = 0.0

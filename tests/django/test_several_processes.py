@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
 from django.db import OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -28,8 +29,9 @@ from streaming.cluster.processes import Registry
 from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
+from streaming.core import sse
 from streaming.core.errors import Draining, EventsPruned
-from streaming.core.events import Content
+from streaming.core.events import Content, encode
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
 from streaming.models import Process, Segment, StreamTask
@@ -99,10 +101,19 @@ class House:
             self.recorder,
             FakeMessages(),
             connections.close_all,
+            observers=[self],
         )
+        self.told: list[Task] = []
         self.replicas = Replicas(self.supervisor, QUICK)
         self.elsewhere = Elsewhere(self.supervisor, self.recorder, self.registry, self.replicas, QUICK)
         self.registry.speak_for(LoopSide(self.supervisor, self.replicas, self.supervisor.statistics))
+
+    def decided(self, task: Task) -> None:
+        """As an observer of its own supervisor."""
+
+    def ended(self, task: Task) -> None:
+        """As an observer of its own supervisor."""
+        self.told.append(task)
 
     def open(self, open_source: Callable[[], Any], **changes: Any) -> Task:
         task = self.supervisor.open(spec(open_source, **changes))
@@ -243,6 +254,56 @@ def test_what_waited_waits_again_all_else_ends():
     assert ends == dict.fromkeys((iterator.id, running.id, unwanted.id, unwanted_running.id), LOST_IDS), (
         "one end each, and none for what goes on"
     )
+
+
+async def test_each_end_that_is_told_for_a_dead_process_is_counted_and_told_once(house: Make):
+    """By who took over; and what waits again has no end."""
+    ago = timezone.now() - timedelta(seconds=30)
+    running = await arow(process=A, state="running", created_at=ago, started_at=ago + timedelta(seconds=10))
+    unwanted = await arow(process=A, cancel_requested="client", created_at=ago)
+    await arow(process=A)
+    one, other = house(B), house(C)
+    await Process.objects.acreate(pk=A, machine="elsewhere", pid=1)
+    for second in range(7):
+        await asyncio.gather(one.look(second), other.look(second))
+    told = {task.id: task for task in (*one.told, *other.told) if task.lost}
+    assert sorted(told) == sorted((running.id, unwanted.id))
+    assert len([task for task in (*one.told, *other.told) if task.lost]) == 2
+    end = told[running.id]
+    assert (end.final.name, end.final.code, end.final.retryable) == ("error", "interrupted", True)
+    assert (end.route, end.reason, end.created_at) == ("queued", "workers_busy", ago)
+    assert end.receipt.queued_ms == 10_000
+    assert end.started - end.created == 10
+    counted = one.supervisor.measures.ends + other.supervisor.measures.ends
+    lost = {("agent_pool", KIND, "error", "interrupted"): 1, ("agent_pool", KIND, "cancelled", "client"): 1}
+    assert lost.items() <= counted.items()
+    seconds = sum(
+        each.supervisor.measures.durations["agent_pool", KIND, "error"].total for each in (one, other)
+    )
+    assert seconds / 1e6 == pytest.approx(30, abs=20)
+    assert one.supervisor.counters.ends["error"] + other.supervisor.counters.ends["error"] == 1
+
+
+async def test_a_cancel_of_what_nobody_has_is_counted_and_told(house: Make):
+    user = await get_user_model().objects.acreate(username="owner")
+    one = await arow(process="", owner=user, end_user="alice")
+    here = house(B)
+    await here.elsewhere.cancel([one.id], CancelReason.ADMIN)
+    await here.elsewhere.cancel([one.id], CancelReason.ADMIN)
+    await eventually(lambda: bool(here.told))
+    (task,) = here.told
+    assert task.spec.share_key == ("account", str(user.pk), "alice")
+    assert here.supervisor.measures.ends == {("agent_pool", KIND, "cancelled", "admin"): 1}
+
+
+def test_an_end_that_is_told_for_a_dead_process_counts_the_text_that_survived():
+    one = row(process=A, state="running")
+    frames = sse.frame(1, "content", encode(Content(delta="söme ")))
+    frames += sse.frame(2, "content", encode(Content(delta="text")))
+    Segment.objects.create(task=one, first_id=1, last_id=2, frames=frames)
+    take_over(A, B)
+    one.refresh_from_db()
+    assert (one.text, one.content_length, one.chunks) == ("söme text", 9, 2)
 
 
 async def test_two_processes_that_take_over_at_once_share_the_tasks():

@@ -236,7 +236,7 @@ async def house(
         recorder if recorder is not None else FakeRecorder(),
         messages if messages is not None else FakeMessages(),
         tidy_thread,
-        observers,
+        observers=observers,
     )
     if isinstance(loop, VirtualLoop):
         supervisor.wheel = TimerWheel(loop, loop.time)
