@@ -79,7 +79,10 @@ class LoopSide:
             return
         if wish.cancel:
             self._supervisor.cancel(task, CancelReason(wish.cancel))
-        elif wish.followed:
+            return
+        if wish.priority is not None:
+            self._supervisor.prioritise(task, wish.priority)
+        if wish.followed:
             self._supervisor.attendance.followed_elsewhere(task)
 
     def _forget(self, task_id: str) -> None:

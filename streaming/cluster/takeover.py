@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from django.db import transaction
@@ -87,11 +87,21 @@ def unclaimed(pool: str, limit: int) -> list[StreamTask]:
 
 
 def claim(row: StreamTask, by: str) -> bool:
-    """Give the task to the process `by`, if nobody else was faster; `row` is kept up to date."""
-    mine = StreamTask.objects.filter(pk=row.pk, process=row.process, epoch=row.epoch, state=row.state)
-    if not mine.update(process=by, epoch=row.epoch + 1):
+    """Give the task to the process `by`, if nobody else was faster; `row` is kept up to date. The class that
+    was asked for is its class then."""
+    mine = StreamTask.objects.filter(
+        pk=row.pk,
+        process=row.process,
+        epoch=row.epoch,
+        state=row.state,
+        priority_requested=row.priority_requested,
+    )
+    columns: dict[str, Any] = {"process": by, "epoch": row.epoch + 1}
+    if row.priority_requested is not None:
+        columns |= {"priority": row.priority_requested, "priority_requested": None}
+    if not mine.update(**columns):
         return False
-    row.process, row.epoch = by, row.epoch + 1
+    _note_in(row, columns)
     return True
 
 
@@ -160,9 +170,13 @@ def _write_end(row: StreamTask, terminal: Terminal, counts: Deltas) -> None:
     # The owner may have written since it was read here: what counts is what the claim has locked.
     counted = StreamTask.objects.values_list("counted", flat=True).get(pk=row.pk)
     StreamTask.objects.filter(pk=row.pk).update(**columns)
+    _note_in(row, columns)
+    counts.note(row.pk, row.__dict__, counted)
+
+
+def _note_in(row: StreamTask, columns: Mapping[str, Any]) -> None:
     for name, value in columns.items():
         setattr(row, name, value)
-    counts.note(row.pk, row.__dict__, counted)
 
 
 def _timing(row: StreamTask, now: datetime) -> Timing:

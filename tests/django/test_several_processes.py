@@ -24,7 +24,7 @@ from django.utils import timezone
 from streaming.cluster import processes, replicas
 from streaming.cluster.elsewhere import Elsewhere
 from streaming.cluster.loop_side import LoopSide
-from streaming.cluster.neighbours import Wishes, ask_to_cancel, show_following
+from streaming.cluster.neighbours import Prioritised, Wishes, ask_for_priority, ask_to_cancel, show_following
 from streaming.cluster.processes import Registry
 from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
@@ -348,6 +348,96 @@ async def test_a_cancel_wins_over_waiting_again(house: Make):
     now = await stored(one.id)
     assert (now.state, now.cancel_reason) == ("cancelled", "client")
     assert (await (await here.reader(one.id)).end())[-1].name == "cancelled"
+
+
+# Another priority class
+
+
+async def test_another_process_is_asked_to_let_a_task_wait_in_another_class(house: Make):
+    """Three wait there; the last is to be the next."""
+    here, there = house(A), house(B, max_workers=1, queue_size=9, per_owner=9)
+    gate = asyncio.Event()
+    there.open(held(gate))
+    first, second, third = [there.open(held(gate), priority=1) for _ in range(3)]
+    await there.saved()
+    asking = asyncio.create_task(here.elsewhere.prioritise([third.id, second.id], 0))
+    await wished(third.id, 0)
+    await there.look(0.0)
+    assert await asking == dict.fromkeys((third.id, second.id), Prioritised.MOVED)
+    assert (first.spec.priority, second.spec.priority, third.spec.priority) == (1, 0, 0)
+    await there.saved()
+    now = await stored(third.id)
+    assert (now.priority, now.priority_requested, now.state) == (0, None, "queued")
+    # A wish is done once: what its own process is told later stays.
+    assert there.supervisor.prioritise(third, 2)
+    await there.saved()
+    await there.look(1.0)
+    assert third.spec.priority == 2
+    assert await here.elsewhere.prioritise([second.id], 0) == {second.id: Prioritised.SAME}
+    gate.set()
+    await asyncio.gather(*(ended(each) for each in (first, second, third)))
+    assert second.started < first.started < third.started
+
+
+async def wished(task_id: str, priority: int) -> None:
+    for _ in range(2000):
+        if (await stored(task_id)).priority_requested == priority:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("nobody was asked")
+
+
+async def test_who_does_not_look_was_asked_and_what_started_meanwhile_is_too_late(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("streaming.cluster.elsewhere.CANCEL_WAIT", 0.05)
+    here, there = house(A), house(B, max_workers=1, queue_size=9, per_owner=9)
+    gate = asyncio.Event()
+    running = there.open(held(gate))
+    waiting = there.open(held(gate), priority=1)
+    await there.saved()
+    nothing = await here.elsewhere.prioritise([running.id, "0" * 32], 0)
+    assert set(nothing.values()) == {Prioritised.TOO_LATE}
+    assert await here.elsewhere.prioritise([waiting.id], 2) == {waiting.id: Prioritised.ASKED}
+    assert await here.elsewhere.prioritise([waiting.id], 0) == {waiting.id: Prioritised.ASKED}
+    gate.set()
+    await ended(waiting)
+    await there.saved()
+    assert await here.elsewhere.prioritise([waiting.id], 0) == {waiting.id: Prioritised.TOO_LATE}
+    await there.look(0.0)
+    assert waiting.spec.priority == 1
+
+
+async def test_the_class_of_what_waits_for_any_process_is_changed_at_once(house: Make):
+    here, one = house(A), await arow(process="")
+    assert await here.elsewhere.prioritise([one.id], 0) == {one.id: Prioritised.MOVED}
+    assert await here.elsewhere.prioritise([one.id], 0) == {one.id: Prioritised.SAME}
+    assert (await stored(one.id)).priority == 0
+
+
+def test_a_wish_for_a_class_outlives_the_process_that_was_asked():
+    one = row(process=A, priority=2)
+    assert ask_for_priority([one.id], 0) == {one.id: Prioritised.ASKED}
+    assert take_over(A, C).waiting == 1
+    (found,) = unclaimed("agent_pool", 9)
+    assert (found.priority, found.priority_requested) == (0, None)
+
+
+def test_a_wish_that_comes_while_the_task_is_claimed_is_not_lost():
+    one = row(process="", priority=2)
+    seen = StreamTask.objects.get(pk=one.pk)
+    StreamTask.objects.filter(pk=one.pk).update(priority_requested=0)
+    assert not claim(seen, B)
+    again = StreamTask.objects.get(pk=one.pk)
+    assert claim(again, B)
+    assert (again.priority, StreamTask.objects.get(pk=one.pk).priority) == (0, 0)
+
+
+def test_without_a_wish_a_look_asks_once(django_assert_num_queries: Any):
+    row(process=A)
+    wishes = Wishes(A)
+    with django_assert_num_queries(1):
+        assert wishes.look() == []
 
 
 # Taking up
