@@ -117,7 +117,7 @@ def _outcome(priority: int, process: str, now: int, requested: int | None) -> Pr
 
 
 def answers(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
-    """What has become of the wishes for that class by now; those of whom nobody knows any more are missing."""
+    """What has become of the wishes for that class by now; tasks that are gone are missing."""
     found: dict[str, Prioritised] = {}
     for ids in _chunks(task_ids):
         rows = StreamTask.objects.filter(pk__in=ids).order_by()
