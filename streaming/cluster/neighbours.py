@@ -103,17 +103,15 @@ def ask_for_priority(task_ids: Iterable[str], priority: int) -> dict[str, Priori
             waiting = lock(StreamTask.objects.filter(pk__in=ids, state=State.QUEUED.value))
             rows = waiting.order_by().values_list("pk", "process", "priority", "priority_requested")
             found |= dict.fromkeys(ids, Prioritised.TOO_LATE)
-            found |= {pk: _outcome(priority, *columns) for pk, *columns in rows}
+            for pk, process, now, requested in rows:
+                if now == priority and requested is None:
+                    found[pk] = Prioritised.SAME
+                else:
+                    found[pk] = Prioritised.MOVED if process == NOBODY else Prioritised.ASKED
             waiting.filter(process=NOBODY).update(priority=priority, priority_requested=None)
             asked = [pk for pk in ids if found[pk] is Prioritised.ASKED]
             StreamTask.objects.filter(pk__in=asked).update(priority_requested=priority)
     return found
-
-
-def _outcome(priority: int, process: str, now: int, requested: int | None) -> Prioritised:
-    if now == priority and requested is None:
-        return Prioritised.SAME
-    return Prioritised.MOVED if process == NOBODY else Prioritised.ASKED
 
 
 def answers(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:

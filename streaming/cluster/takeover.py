@@ -70,7 +70,7 @@ def take_over(process_id: str, by: str, seconds: float = math.inf, on_end: OnEnd
                 if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
                     waiting += claim(row, NOBODY)
                 else:
-                    terminal = _cancelled(row) or _interrupted(row)
+                    terminal: Terminal = _cancelled(row) or _interrupted(row)
                     if _end(row, by, terminal, counts):
                         ends.append((row, terminal))
             counts.insert()
