@@ -401,6 +401,9 @@ async def test_who_does_not_look_was_asked_and_what_started_meanwhile_is_too_lat
     nothing = await here.elsewhere.prioritise([running.id, "0" * 32], 0)
     assert set(nothing.values()) == {Prioritised.TOO_LATE}
     assert await here.elsewhere.prioritise([waiting.id], 2) == {waiting.id: Prioritised.ASKED}
+    there.recorder.accepted(waiting, known=True)
+    await there.saved()
+    assert (await stored(waiting.id)).priority_requested == 2, "its process writes of it and leaves the wish"
     assert await here.elsewhere.prioritise([waiting.id], 0) == {waiting.id: Prioritised.ASKED}
     gate.set()
     await ended(waiting)
