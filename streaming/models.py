@@ -87,6 +87,12 @@ class StreamTask(models.Model):
     cancel_requested = models.CharField(
         _("cancel asked for by"), max_length=16, blank=True, help_text=_("Asked of the process that runs it.")
     )
+    priority_requested = models.SmallIntegerField(
+        _("priority class asked for"),
+        null=True,
+        blank=True,
+        help_text=_("Asked of the process in which it waits; empty once that has looked."),
+    )
     purged_at = models.DateTimeField(_("purged"), null=True, blank=True)
     fingerprint = models.CharField(
         max_length=64, blank=True, editable=False, help_text=_("By which the same work is found again.")
@@ -269,6 +275,9 @@ class Alert(models.Model):
     sentence = models.TextField(_("what is wrong"))
     value = models.FloatField(_("value"), help_text=_("When it was raised."))
     worst = models.FloatField(_("worst value"))
+    last = models.FloatField(
+        _("value now"), null=True, blank=True, help_text=_("At the last look; empty: nobody can tell.")
+    )
     threshold = models.FloatField(_("threshold"))
     raised_at = models.DateTimeField(_("since"))
     resolved_at = models.DateTimeField(_("until"), null=True, blank=True)

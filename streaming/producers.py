@@ -39,6 +39,11 @@ def is_registered(name: str) -> bool:
     return name in _registry
 
 
+def registered_names() -> list[str]:
+    """Of all producers."""
+    return list(_registry)
+
+
 def open_producer(name: str, arguments: Mapping[str, Any]) -> Source | Awaitable[Source]:
     """Call the producer `name`. Raises `LookupError` if there is none."""
     try:

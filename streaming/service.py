@@ -37,7 +37,7 @@ from .access import Caller
 from .alerts.watch import Watch
 from .cluster.elsewhere import CANCEL_WAIT, Elsewhere
 from .cluster.loop_side import LoopSide
-from .cluster.neighbours import others_than
+from .cluster.neighbours import Prioritised, others_than
 from .cluster.processes import Registry
 from .cluster.replicas import Replicas
 from .cluster.statistics import summed
@@ -52,7 +52,6 @@ from .retry import retry_spec
 from .reuse import Reuse
 from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
-from .storage.rows import NOBODY
 from .telemetry.observers import observers
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -268,17 +267,25 @@ class Service:
         ended = StreamTask.objects.filter(pk__in=own | others, cancel_reason=CancelReason.ADMIN.value)
         return {pk async for pk in ended.values_list("pk", flat=True)}
 
-    async def prioritise(self, task_id: str, priority: int) -> bool:
-        """Let a task that waits here, or for any process, go on waiting in another priority class; durable on
-        return. False if it is of that class, does not wait (any more), or another process has it in line."""
-        task = self.supervisor.tasks.own(task_id)
-        if task is None:
-            nobodys = StreamTask.objects.filter(pk=task_id, state=State.QUEUED.value, process=NOBODY)
-            return bool(await nobodys.exclude(priority=priority).aupdate(priority=priority))
-        moved = self.supervisor.prioritise(task, priority)
-        if moved:
+    async def prioritise(self, task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
+        """Let waiting tasks go on waiting in another priority class, whichever process they wait in; what
+        became of each. Durable on return (the wait for other processes is bounded)."""
+        found: dict[str, Prioritised] = {}
+        elsewhere: list[str] = []
+        for task_id in set(task_ids):
+            task = self.supervisor.tasks.own(task_id)
+            if task is None:
+                elsewhere.append(task_id)
+            elif self.supervisor.prioritise(task, priority):
+                found[task_id] = Prioritised.MOVED
+            else:
+                waits = task.state is State.QUEUED and task.ending is None
+                found[task_id] = Prioritised.SAME if waits else Prioritised.TOO_LATE
+        if found:
             await self.recorder.flush().wait(RECORD_PATIENCE)
-        return moved
+        if elsewhere:
+            found |= await self._elsewhere.prioritise(elsewhere, priority)
+        return found
 
     async def retry(self, row: StreamTask) -> Task:
         """Start an ended task's work again, with an id of its own; durable on return.

@@ -57,7 +57,7 @@ class AlertAdmin(ReadOnlyAdmin):
         "since",
         "until",
         "worst_with_unit",
-        "sentence",
+        "told_at_first",
         "told",
     )
     list_filter = (OpenFilter, "severity")
@@ -72,7 +72,7 @@ class AlertAdmin(ReadOnlyAdmin):
         "value_with_unit",
         "worst_with_unit",
         "threshold_with_unit",
-        "sentence",
+        "told_at_first",
         "notices",
     )
 
@@ -98,15 +98,20 @@ class AlertAdmin(ReadOnlyAdmin):
         """When it was resolved."""
         return words.moment(row.resolved_at)
 
-    @admin.display(description=gettext_lazy("value"), ordering="value")
+    @admin.display(description=gettext_lazy("value now"), ordering="last")
     def value_with_unit(self, row: Alert) -> str:
-        """When it was raised."""
-        return quantity(row.kind, row.value)
+        """At the last look, which for a resolved one is that of its end."""
+        return words.NOTHING if row.last is None else quantity(row.kind, row.last)
 
     @admin.display(description=gettext_lazy("worst value"), ordering="worst")
     def worst_with_unit(self, row: Alert) -> str:
         """While it was open."""
         return quantity(row.kind, row.worst)
+
+    @admin.display(description=gettext_lazy("what was told when it was raised"), ordering="sentence")
+    def told_at_first(self, row: Alert) -> str:
+        """With the value of that moment."""
+        return row.sentence
 
     @admin.display(description=gettext_lazy("threshold"), ordering="threshold")
     def threshold_with_unit(self, row: Alert) -> str:

@@ -15,7 +15,7 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
-from streaming.cluster.neighbours import ask_to_cancel
+from streaming.cluster.neighbours import Prioritised, ask_for_priority, ask_to_cancel
 from streaming.cluster.statistics import last_told
 from streaming.models import StreamTask
 from streaming.retry import NotRetryable, obstacle_to_retry
@@ -69,12 +69,13 @@ def retry(request: HttpRequest, row: StreamTask) -> Task:
     return task
 
 
-def prioritise(request: HttpRequest, task_id: str, priority: int) -> bool:
-    """See `Service.prioritise`. Raises `NoStreamsHere` as well."""
+def prioritise(request: HttpRequest, task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
+    """See `Service.prioritise`. Where there are no streams, the processes in which the tasks wait are asked,
+    and nobody waits for them."""
     if not isinstance(request, ASGIRequest):
-        raise NoStreamsHere
-    moved: bool = async_to_sync(_prioritise)(task_id, priority)
-    return moved
+        return ask_for_priority(task_ids, priority)
+    found: dict[str, Prioritised] = async_to_sync(_prioritise)(task_ids, priority)
+    return found
 
 
 def numbers(request: HttpRequest) -> dict[str, Any]:
@@ -104,8 +105,8 @@ async def _cancel(task_ids: Iterable[str]) -> set[str]:
     return await service().cancel_for_operator(task_ids)
 
 
-async def _prioritise(task_id: str, priority: int) -> bool:
-    return await service().prioritise(task_id, priority)
+async def _prioritise(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
+    return await service().prioritise(task_ids, priority)
 
 
 async def _numbers() -> dict[str, Any]:

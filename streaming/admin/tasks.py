@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from streaming import conf
+from streaming.cluster.neighbours import Prioritised
 from streaming.core.errors import StorageUnavailable
 from streaming.core.states import State
 from streaming.models import StreamTask
@@ -289,19 +290,7 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         if name not in classes:
             self.message_user(request, _("Choose a priority class."), messages.ERROR)
             return HttpResponseRedirect(self._place(row.pk))
-        try:
-            moved = process.prioritise(request, row.pk, classes[name])
-        except process.NoStreamsHere as error:
-            self.message_user(request, _why_not(error), messages.ERROR)
-            return HttpResponseRedirect(self._place(row.pk))
-        if moved:
-            self._note(request, row, f"changed its priority class from {row.priority} to {classes[name]}")
-            self.message_user(request, _("It waits in the class {0} now.").format(name), messages.SUCCESS)
-        else:
-            text = _(
-                "Nothing was changed: it is of that class, waits no longer, or waits in another process."
-            )
-            self.message_user(request, text, messages.WARNING)
+        self._prioritise(request, [row], name)
         return HttpResponseRedirect(self._place(row.pk))
 
     def export_view(self, request: HttpRequest, ending: str) -> HttpResponseBase:
@@ -367,6 +356,17 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         if rows:
             self._retry(request, rows)
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Also one for each priority class."""
+        found: dict[str, Any] = super().get_actions(request)
+        # Django asks for none where there are no boxes to tick.
+        if found and self.has_prioritise_permission(request):
+            for name in conf.priorities():
+                # Django puts the model's name into it.
+                text = _("Let it wait in the class {}").format(name).replace("%", "%%")
+                found[f"prioritise_{name}"] = (partial(_prioritise_tasks, name), f"prioritise_{name}", text)
+        return found
+
     def _chosen(self, request: HttpRequest, queryset: QuerySet[StreamTask]) -> list[StreamTask]:
         rows = list(queryset[: AT_ONCE + 1])
         if len(rows) <= AT_ONCE:
@@ -386,6 +386,18 @@ class StreamTaskAdmin(ReadOnlyAdmin):
                 self._note(request, row, "cancelled the task")
         text = words.outcome_of_cancel(len(cancelled), len(rows) - len(cancelled) - len(asked), len(asked))
         self.message_user(request, text, messages.SUCCESS if cancelled else messages.WARNING)
+
+    def _prioritise(self, request: HttpRequest, rows: list[StreamTask], name: str) -> None:
+        priority = conf.priorities()[name]
+        found = process.prioritise(request, [row.pk for row in rows], priority)
+        for row in rows:
+            if found[row.pk] is Prioritised.MOVED:
+                self._note(request, row, f"changed its priority class from {row.priority} to {priority}")
+            elif found[row.pk] is Prioritised.ASKED:
+                self._note(request, row, f"asked for the priority class {priority}, it was {row.priority}")
+        for outcome, number in Counter(found.values()).items():
+            level = messages.SUCCESS if outcome is Prioritised.MOVED else messages.WARNING
+            self.message_user(request, words.outcome_of_prioritise(outcome, number, name), level)
 
     def _retry(self, request: HttpRequest, rows: list[StreamTask]) -> list[Task]:
         started = []
@@ -410,6 +422,14 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         """In the log, and in the row's history."""
         logger.info("task %s: user %s %s", row.pk, request.user.pk, what)
         self.log_change(request, row, what)
+
+
+def _prioritise_tasks(
+    name: str, model_admin: StreamTaskAdmin, request: HttpRequest, queryset: QuerySet[StreamTask]
+) -> None:
+    rows = model_admin._chosen(request, queryset)
+    if rows:
+        model_admin._prioritise(request, rows, name)
 
 
 def may_read(request: HttpRequest) -> bool:

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from streaming import conf
+from streaming.cluster.neighbours import Prioritised
 from streaming.core.routing import Reason, Route
 from streaming.core.states import State
 from streaming.models import StreamTask
@@ -187,6 +188,28 @@ def _load(snapshot: dict[str, Any]) -> str:
     if oldest:
         told.append(_("longest wait {0}").format(duration(oldest * 1000)))
     return ", ".join(told)
+
+
+def outcome_of_prioritise(outcome: Prioritised, number: int, name: str) -> str:
+    """What became of so many tasks that an operator wanted to wait in the class `name`."""
+    match outcome:
+        case Prioritised.MOVED:
+            text = ngettext("{0} waits in the class {1} now.", "{0} wait in the class {1} now.", number)
+        case Prioritised.ASKED:
+            text = ngettext(
+                "{0} waits in another process, which was asked for the class {1} and has not done it yet.",
+                "{0} wait in other processes, which were asked for the class {1} and have not done it yet.",
+                number,
+            )
+        case Prioritised.SAME:
+            text = ngettext("{0} was of the class {1} already.", "{0} were of the class {1} already.", number)
+        case Prioritised.TOO_LATE:
+            text = ngettext(
+                "{0} waits no longer; its class was not changed.",
+                "{0} wait no longer; their class was not changed.",
+                number,
+            )
+    return text.format(number, name)
 
 
 def outcome_of_cancel(cancelled: int, ended: int, asked: int) -> str:

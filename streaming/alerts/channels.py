@@ -27,7 +27,7 @@ from streaming import conf
 from streaming.core.alerts import Change
 from streaming.models import Alert
 
-from .words import quantity
+from .words import ending, quantity
 
 
 class Undelivered(Exception):
@@ -71,17 +71,18 @@ def _send(subject: str, body: str) -> None:
 
 
 def _body(alert: Alert, change: Change) -> str:
+    over = change is Change.RESOLVED
     lines = [
-        alert.sentence,
+        ending(alert) if over else alert.sentence,
         "",
         _("Severity: %s") % alert.get_severity_display(),
         _("Since: %s") % _moment(alert.raised_at),
     ]
-    if change is Change.RESOLVED:
-        lines += [
-            _("Until: %s") % _moment(alert.resolved_at),
-            _("Worst value: %s") % quantity(alert.kind, alert.worst),
-        ]
+    if over:
+        lines.append(_("Until: %s") % _moment(alert.resolved_at))
+        if alert.last is not None:
+            lines.append(_("Value at the end: %s") % quantity(alert.kind, alert.last))
+        lines += ["", _("What was told when it was raised: %s") % alert.sentence]
     return "\n".join(lines) + "\n"
 
 
@@ -123,21 +124,26 @@ async def _post(url: str, body: dict[str, Any], seconds: float) -> int:
 
 def document(alert: Alert, change: Change) -> dict[str, Any]:
     """What is posted. `text` is what chat services show."""
-    resolved = change is Change.RESOLVED
-    told = _("Resolved: %s") if resolved else _("Alert: %s")
+    over = change is Change.RESOLVED
+    if over:
+        sentence, value = ending(alert), alert.last
+        text = _("Resolved: %(rule)s. %(sentence)s") % {"rule": alert.rule, "sentence": sentence}
+    else:
+        sentence, value = alert.sentence, alert.value
+        text = _("Alert: %s") % sentence
     return {
-        "text": told % alert.sentence,
+        "text": text,
         "event": change.value,
         "id": alert.pk,
         "rule": alert.rule,
         "kind": alert.kind,
         "severity": alert.severity,
-        "sentence": alert.sentence,
-        "value": alert.value,
+        "sentence": sentence,
+        "value": value,
         "worst": alert.worst,
         "threshold": alert.threshold,
         "raised_at": alert.raised_at.isoformat(),
-        "resolved_at": alert.resolved_at.isoformat() if resolved and alert.resolved_at else None,
+        "resolved_at": alert.resolved_at.isoformat() if over and alert.resolved_at else None,
     }
 
 

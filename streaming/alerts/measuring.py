@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Final
 
 from streaming.core.alerts import Kind, Reading, Rule
+from streaming.core.errors import Interrupted
 from streaming.core.liveness import PATIENCE
 from streaming.core.rollup import Part, Rollup, figures, merged
 from streaming.models import LostProcess, Process
@@ -74,7 +75,10 @@ def _share_of(rule: Rule, whole: Rollup) -> Reading:
             p95 = known.first_content.p95
             return Reading(None if p95 is None else p95 / 1000, known.first_content.count, rule.pool)
         case Kind.ERROR_SHARE:
-            return Reading(known.error_share, known.ended, rule.pool)
+            # A restart cuts streams, too, and is no fault; of a crash `no_heartbeat` tells.
+            cut = whole.errors.get(Interrupted.code, 0)
+            ended = known.ended - cut
+            return Reading((known.failed - cut) / ended if ended else None, ended, rule.pool)
         case _:
             # Refusals for the caller's own limit are no sign of a busy server.
             refused = whole.refusals.get(QUEUE_FULL, 0)

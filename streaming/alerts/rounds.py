@@ -82,7 +82,7 @@ def evaluate(interval: float, now: datetime | None = None) -> bool:
         for name, alert in opened.items():
             if name not in rules:
                 # The rule is gone, or switched off.
-                told += _resolve(alert, now)
+                told += _resolve(alert, None, now)
         memory.states = {name: state for name, state in memory.states.items() if name in rules}
         memory.reports = {name: report for name, report in memory.reports.items() if name in rules}
     _log(told)
@@ -202,10 +202,12 @@ def _move(
     memory.states[rule.name], change = step(rule, state, reading, now.timestamp())
     if change is Change.RAISED:
         return _raise(rule, reading, words, now)
-    if alert is not None and change is Change.RESOLVED:
-        return _resolve(alert, now)
-    if alert is not None and reading.known(rule) and (reading.value or 0.0) > alert.worst:
-        Alert.objects.filter(pk=alert.pk).update(worst=reading.value)
+    if alert is None:
+        return []
+    last = reading.value if reading.known(rule) else None
+    if change is Change.RESOLVED:
+        return _resolve(alert, last, now)
+    Alert.objects.filter(pk=alert.pk).update(last=last, worst=max(alert.worst, last or 0.0))
     return []
 
 
@@ -218,6 +220,7 @@ def _raise(rule: Rule, reading: Reading, words: str, now: datetime) -> Iterable[
         sentence=words,
         value=value,
         worst=value,
+        last=value,
         threshold=rule.threshold,
         raised_at=now,
     )
@@ -231,10 +234,10 @@ def _raise(rule: Rule, reading: Reading, words: str, now: datetime) -> Iterable[
     return [(Change.RAISED, alert)]
 
 
-def _resolve(alert: Alert, now: datetime) -> Iterable[Told]:
-    if not Alert.objects.filter(pk=alert.pk, resolved_at=None).update(resolved_at=now):
+def _resolve(alert: Alert, last: float | None, now: datetime) -> Iterable[Told]:
+    if not Alert.objects.filter(pk=alert.pk, resolved_at=None).update(resolved_at=now, last=last):
         return []
-    alert.resolved_at = now
+    alert.resolved_at, alert.last = now, last
     note(alert, Change.RESOLVED, now)
     return [(Change.RESOLVED, alert)]
 

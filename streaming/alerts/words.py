@@ -1,4 +1,5 @@
-"""Alerts as sentences, in the server's language: they are written down when they are made."""
+"""Alerts as sentences, in the server's language: what is wrong is written down when it is seen, the end is
+told from the alert's row."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Final
 from django.utils.translation import gettext as _
 
 from streaming.core.alerts import Kind, Reading, Rule
+from streaming.models import Alert
 
 SHARES: Final = frozenset({Kind.ERROR_SHARE, Kind.REJECTED_SHARE})
 
@@ -51,6 +53,25 @@ def _text(rule: Rule, reading: Reading) -> str:
             return _("Process %(about)s has shown no life for %(value)s (limit: %(limit)s).")
         case Kind.REPORTED:
             return _("A monitor reports %(value)s (limit: %(limit)s).")
+
+
+def ending(alert: Alert) -> str:
+    """That it is over, and how it was. For an alert that is resolved."""
+    assert alert.resolved_at is not None
+    lasted = _duration((alert.resolved_at - alert.raised_at).total_seconds())
+    if alert.kind == Kind.REPORTED:
+        # A monitor's number has no unit, and often no meaning.
+        return _("Over after %(lasted)s.") % {"lasted": lasted}
+    worst = quantity(alert.kind, alert.worst)
+    return _("Over after %(lasted)s; at worst %(worst)s.") % {"lasted": lasted, "worst": worst}
+
+
+def _duration(seconds: float) -> str:
+    whole = max(round(seconds), 0)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def quantity(kind: str, value: float) -> str:

@@ -19,7 +19,7 @@ from streaming.runtime.task import CancelReason, Task
 from streaming.storage.records import DatabaseRecorder
 from streaming.storage.stored import stored_events, stored_task
 
-from .neighbours import ask_to_cancel
+from .neighbours import Prioritised, answers, ask_for_priority, ask_to_cancel
 from .processes import Registry
 from .replicas import Replicas
 from .takeover import cancel_unclaimed
@@ -76,13 +76,29 @@ class Elsewhere:
         """Have the tasks cancelled by those who run them; returns when they have ended, or `CANCEL_WAIT`
         seconds have passed."""
         await sync_to_async(ask_to_cancel)(task_ids, reason.value)
-        await sync_to_async(cancel_unclaimed)(task_ids, self._recorder.process_id, reason.value)
+        await sync_to_async(cancel_unclaimed)(
+            task_ids, self._recorder.process_id, reason.value, self._registry.tell_end
+        )
         active = StreamTask.objects.filter(pk__in=task_ids, finished_at=None)
         began = time.monotonic()
         waited = 0.0
         while waited < CANCEL_WAIT and await active.aexists():
             await asyncio.sleep(self._schedule.pause(waited))
             waited = time.monotonic() - began
+
+    async def prioritise(self, task_ids: Collection[str], priority: int) -> dict[str, Prioritised]:
+        """Have the tasks wait in another priority class, by those who let them wait; returns when they have
+        done so, or `CANCEL_WAIT` seconds have passed."""
+        found = await sync_to_async(ask_for_priority)(task_ids, priority)
+        asked = [pk for pk, outcome in found.items() if outcome is Prioritised.ASKED]
+        began = time.monotonic()
+        waited = 0.0
+        while asked and waited < CANCEL_WAIT:
+            await asyncio.sleep(self._schedule.pause(waited))
+            found |= await sync_to_async(answers)(asked, priority)
+            asked = [pk for pk in asked if found[pk] is Prioritised.ASKED]
+            waited = time.monotonic() - began
+        return found
 
     async def was_purged(self, task_id: str) -> bool:
         """Whether another process has deleted text and events of the task. While the database is away nobody

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from streaming.core.events import Terminal
 from streaming.models import StreamTask
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason
-from streaming.storage.stored import waiting_task
+from streaming.storage.stored import lost_task, waiting_task
 
 from .neighbours import Wish
 from .replicas import Replicas
@@ -59,6 +60,9 @@ class LoopSide:
         for task_id in task_ids:
             self._on_loop(self._forget, task_id)
 
+    def ended(self, row: StreamTask, terminal: Terminal) -> None:
+        self._on_loop(self._tell_end, row, terminal)
+
     def take_up(self, row: StreamTask) -> None:
         self._on_loop(self._take_up, row)
 
@@ -75,13 +79,20 @@ class LoopSide:
             return
         if wish.cancel:
             self._supervisor.cancel(task, CancelReason(wish.cancel))
-        elif wish.followed:
+            return
+        if wish.priority is not None:
+            self._supervisor.prioritise(task, wish.priority)
+        if wish.followed:
             self._supervisor.attendance.followed_elsewhere(task)
 
     def _forget(self, task_id: str) -> None:
         task = self._supervisor.tasks.find(task_id)
         if task is not None and task.state.terminal:
             self._supervisor.tasks.forget(task)
+
+    def _tell_end(self, row: StreamTask, terminal: Terminal) -> None:
+        journal = self._supervisor.tasks.new_journal()
+        self._supervisor.tell_lost(lost_task(row, terminal, journal, self._loop.create_future()))
 
     def _take_up(self, row: StreamTask) -> None:
         """If there is no room any more, or the process goes down, it waits for a process again."""

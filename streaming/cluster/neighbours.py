@@ -1,13 +1,15 @@
-"""What processes ask of each other, through the rows of tasks: to cancel one, to keep one that has readers.
+"""What processes ask of each other, through the rows of tasks: to cancel one, to keep one that has readers,
+to let one wait in another priority class.
 
 All of it visits the database and blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any, Final
 
 from django.db import transaction
@@ -28,11 +30,25 @@ PURGED_OF_LATE: Final = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What others ask of a task of ours. `cancel`: a reason, empty for no. `followed`: they have readers."""
+    """What others ask of a task of ours. `cancel`: a reason, empty for no. `followed`: they have readers.
+    `priority`: the class in which it shall wait, None for its own."""
 
     task_id: str
     cancel: str
     followed: bool
+    priority: int | None = None
+
+
+class Prioritised(Enum):
+    """What became of the wish that a task wait in another priority class."""
+
+    MOVED = auto()
+    ASKED = auto()
+    """It waits in another process, which has not done it yet."""
+    SAME = auto()
+    """It was of that class already."""
+    TOO_LATE = auto()
+    """It waits no longer."""
 
 
 class Wishes:
@@ -44,14 +60,30 @@ class Wishes:
 
     def look(self) -> list[Wish]:
         """What is new since the last look. When a task was followed is told by another clock than ours: it
-        only counts that it has changed."""
+        only counts that it has changed. The class that is asked for is in the row on return."""
         rows = StreamTask.objects.filter(process=self._process_id, state__in=_ACTIVE)
-        touched = rows.exclude(cancel_requested="", followed_at=None).order_by()
-        found = list(touched.values_list("id", "cancel_requested", "followed_at"))
-        before, self._followed_at = self._followed_at, {pk: moment for pk, _, moment in found}
+        touched = rows.exclude(cancel_requested="", followed_at=None, priority_requested=None).order_by()
+        found = list(touched.values_list("id", "cancel_requested", "followed_at", "priority_requested"))
+        before, self._followed_at = self._followed_at, {pk: moment for pk, _, moment, _ in found}
+        self._note_classes({pk: priority for pk, _, _, priority in found if priority is not None})
         return [
-            Wish(pk, cancel, moment is not None and moment != before.get(pk)) for pk, cancel, moment in found
+            Wish(pk, cancel, moment is not None and moment != before.get(pk), priority)
+            for pk, cancel, moment, priority in found
         ]
+
+    def _note_classes(self, wanted: Mapping[str, int]) -> None:
+        """Each wish is done once: what is asked for later comes later. Of a task that has started meanwhile,
+        and nobody has written that yet, the next record tells the class in which it did."""
+        for priority in set(wanted.values()):
+            for ids in _chunks(pk for pk, number in wanted.items() if number == priority):
+                with transaction.atomic():
+                    asked = lock(
+                        StreamTask.objects.filter(
+                            pk__in=ids, process=self._process_id, priority_requested=priority
+                        )
+                    )
+                    asked.filter(state=State.QUEUED.value).update(priority=priority)
+                    asked.update(priority_requested=None)
 
 
 def ask_to_cancel(task_ids: Iterable[str], reason: str) -> None:
@@ -60,6 +92,40 @@ def ask_to_cancel(task_ids: Iterable[str], reason: str) -> None:
         with transaction.atomic():
             asked = lock(StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE, cancel_requested=""))
             asked.update(cancel_requested=reason)
+
+
+def ask_for_priority(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
+    """Ask the processes in which the tasks wait for another class; what waits for any process
+    waits there at once. The last wish counts."""
+    found: dict[str, Prioritised] = {}
+    for ids in _chunks(task_ids):
+        with transaction.atomic():
+            waiting = lock(StreamTask.objects.filter(pk__in=ids, state=State.QUEUED.value))
+            rows = waiting.order_by().values_list("pk", "process", "priority", "priority_requested")
+            found |= dict.fromkeys(ids, Prioritised.TOO_LATE)
+            for pk, process, now, requested in rows:
+                if now == priority and requested is None:
+                    found[pk] = Prioritised.SAME
+                else:
+                    found[pk] = Prioritised.MOVED if process == NOBODY else Prioritised.ASKED
+            waiting.filter(process=NOBODY).update(priority=priority, priority_requested=None)
+            asked = [pk for pk in ids if found[pk] is Prioritised.ASKED]
+            StreamTask.objects.filter(pk__in=asked).update(priority_requested=priority)
+    return found
+
+
+def answers(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
+    """What has become of the wishes for that class by now; tasks that are gone are missing."""
+    found: dict[str, Prioritised] = {}
+    for ids in _chunks(task_ids):
+        rows = StreamTask.objects.filter(pk__in=ids).order_by()
+        for pk, state, now, requested in rows.values_list("pk", "state", "priority", "priority_requested"):
+            if requested is not None and state == State.QUEUED.value:
+                found[pk] = Prioritised.ASKED
+            else:
+                moved = requested is None and now == priority
+                found[pk] = Prioritised.MOVED if moved else Prioritised.TOO_LATE
+    return found
 
 
 def show_following(task_ids: Iterable[str]) -> None:

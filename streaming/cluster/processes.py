@@ -19,6 +19,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from streaming import conf, revocation
+from streaming.core.events import Terminal
 from streaming.core.liveness import Observer
 from streaming.identities import IDENTITIES
 from streaming.models import LostProcess, Process, StreamTask
@@ -76,6 +77,10 @@ class RegistryHost(Protocol):
         """What is in memory of these has to go."""
         ...
 
+    def ended(self, row: StreamTask, terminal: Terminal) -> None:
+        """This process has written the end of a task that no process had any more."""
+        ...
+
     def take_up(self, row: StreamTask) -> None:
         """The waiting task is ours now."""
         ...
@@ -121,6 +126,11 @@ class Registry:
             self._host.purged(purged_of_late())
         return self._next_beat <= now
 
+    def tell_end(self, row: StreamTask, terminal: Terminal) -> None:
+        """Have an end counted and logged that this process has written for another one. In any thread."""
+        if self._host is not None:
+            self._host.ended(row, terminal)
+
     def leave(self) -> None:
         """The process goes down in order, with no task left."""
         _here.discard(self.process_id)
@@ -157,7 +167,7 @@ class Registry:
         beats = {each.id: each.beat for each in others}
         silent = self._observer.look(dict.fromkeys(orphaning(), -1) | beats, now, able=able)
         for process_id in silent | set(gone(others)):
-            found = take_over(process_id, self.process_id, TAKEOVER_SHARE)
+            found = take_over(process_id, self.process_id, TAKEOVER_SHARE, self.tell_end)
             if not found.all:
                 self._next_beat = now
             logger.warning(

@@ -2,17 +2,18 @@
 that the process itself would have told at its shutdown.
 
 Several processes may do all this at once: who gets a task is decided by one conditional update, which raises
-the task's epoch, so that nobody who had it before writes of it any more.
+the task's epoch, so that nobody who had it before writes of it any more. Who wrote an end tells of it when it
+is committed, so each is counted and logged once.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from django.db import transaction
@@ -20,7 +21,7 @@ from django.utils import timezone
 
 from streaming.core import sse
 from streaming.core.errors import Interrupted
-from streaming.core.events import Cancelled, Error, Timing, encode
+from streaming.core.events import Cancelled, Error, Terminal, Timing, encode
 from streaming.core.states import State
 from streaming.messages import DjangoMessages
 from streaming.models import Segment, StreamTask
@@ -35,6 +36,13 @@ _ACTIVE: Final = (State.QUEUED.value, State.RUNNING.value)
 CHUNK: Final = 50
 """Tasks in one transaction."""
 
+OnEnd = Callable[[StreamTask, Terminal], object]
+"""Told of each end that was written here, once it is committed; the row is as it was written."""
+
+
+def _tell_nobody(row: StreamTask, terminal: Terminal) -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
@@ -45,7 +53,7 @@ class TakenOver:
     all: bool
 
 
-def take_over(process_id: str, by: str, seconds: float = math.inf) -> TakenOver:
+def take_over(process_id: str, by: str, seconds: float = math.inf, on_end: OnEnd = _tell_nobody) -> TakenOver:
     """See to the tasks of the dead process `process_id` in the name of the process `by`, for so long, so that
     the caller can show life in between."""
     ended = waiting = 0
@@ -55,14 +63,20 @@ def take_over(process_id: str, by: str, seconds: float = math.inf) -> TakenOver:
     while rows := list(tasks.order_by("pk")[:CHUNK]):
         if time.monotonic() >= until:
             return TakenOver(ended, waiting, all=False)
+        ends: list[tuple[StreamTask, Terminal]] = []
         with transaction.atomic():
             counts = Deltas()
             for row in rows:
                 if row.state == State.QUEUED and row.arguments is not None and not row.cancel_requested:
                     waiting += claim(row, NOBODY)
                 else:
-                    ended += _end(row, by, _cancelled(row) or _interrupted(row), counts)
+                    terminal: Terminal = _cancelled(row) or _interrupted(row)
+                    if _end(row, by, terminal, counts):
+                        ends.append((row, terminal))
             counts.insert()
+        ended += len(ends)
+        for row, terminal in ends:
+            on_end(row, terminal)
     return TakenOver(ended, waiting, all=True)
 
 
@@ -73,24 +87,36 @@ def unclaimed(pool: str, limit: int) -> list[StreamTask]:
 
 
 def claim(row: StreamTask, by: str) -> bool:
-    """Give the task to the process `by`, if nobody else was faster; `row` is kept up to date."""
-    mine = StreamTask.objects.filter(pk=row.pk, process=row.process, epoch=row.epoch, state=row.state)
-    if not mine.update(process=by, epoch=row.epoch + 1):
+    """Give the task to the process `by`, if nobody else was faster; `row` is kept up to date. The class that
+    was asked for is its class then."""
+    mine = StreamTask.objects.filter(
+        pk=row.pk,
+        process=row.process,
+        epoch=row.epoch,
+        state=row.state,
+        priority_requested=row.priority_requested,
+    )
+    columns: dict[str, Any] = {"process": by, "epoch": row.epoch + 1}
+    if row.priority_requested is not None:
+        columns |= {"priority": row.priority_requested, "priority_requested": None}
+    if not mine.update(**columns):
         return False
-    row.process, row.epoch = by, row.epoch + 1
+    _note_in(row, columns)
     return True
 
 
-def end(row: StreamTask, by: str, terminal: Cancelled | Error) -> bool:
+def end(row: StreamTask, by: str, terminal: Terminal, on_end: OnEnd = _tell_nobody) -> bool:
     """Take the task and write its end, in one transaction; False if somebody else was faster."""
     with transaction.atomic():
         counts = Deltas()
         ended = _end(row, by, terminal, counts)
         counts.insert()
-        return ended
+    if ended:
+        on_end(row, terminal)
+    return ended
 
 
-def _end(row: StreamTask, by: str, terminal: Cancelled | Error, counts: Deltas) -> bool:
+def _end(row: StreamTask, by: str, terminal: Terminal, counts: Deltas) -> bool:
     """`end`, within the caller's transaction, which is to write the counts, too."""
     if not claim(row, by):
         return False
@@ -98,11 +124,11 @@ def _end(row: StreamTask, by: str, terminal: Cancelled | Error, counts: Deltas) 
     return True
 
 
-def cancel_unclaimed(task_ids: Iterable[str], by: str, reason: str) -> None:
+def cancel_unclaimed(task_ids: Iterable[str], by: str, reason: str, on_end: OnEnd = _tell_nobody) -> None:
     """End those of the tasks that wait for a process."""
     rows = StreamTask.objects.filter(pk__in=task_ids, process=NOBODY, state=State.QUEUED.value)
     for row in rows:
-        end(row, by, Cancelled(reason=reason))
+        end(row, by, Cancelled(reason=reason), on_end)
 
 
 def _cancelled(row: StreamTask) -> Cancelled | None:
@@ -117,7 +143,7 @@ def _interrupted(row: StreamTask) -> Error:
     )
 
 
-def _write_end(row: StreamTask, terminal: Cancelled | Error, counts: Deltas) -> None:
+def _write_end(row: StreamTask, terminal: Terminal, counts: Deltas) -> None:
     segments = list(stored_events(row.pk))
     frames = [frame for _, batch in segments for frame in batch]
     survived = segments[-1][0] + len(segments[-1][1]) - 1 if segments else 0
@@ -126,12 +152,16 @@ def _write_end(row: StreamTask, terminal: Cancelled | Error, counts: Deltas) -> 
     Segment.objects.create(task_id=row.pk, first_id=end_id, last_id=end_id, frames=frame)
     now = timezone.now()
     timing = _timing(row, now)
+    text = storable_text(frames)
     columns = {
         "state": terminal.name,
         **ending_columns(terminal),
         "finished_at": now,
         "last_event_id": end_id,
-        "text": storable_text(frames),
+        "text": text,
+        # What survived, and not what was written last of a task that ran.
+        "chunks": sum(sse.name(each) == "content" for each in frames),
+        "content_length": len(text),
         "timing": msgspec.to_builtins(timing),
         "queued_ms": timing.queued_ms,
         "total_ms": timing.total_ms,
@@ -140,7 +170,13 @@ def _write_end(row: StreamTask, terminal: Cancelled | Error, counts: Deltas) -> 
     # The owner may have written since it was read here: what counts is what the claim has locked.
     counted = StreamTask.objects.values_list("counted", flat=True).get(pk=row.pk)
     StreamTask.objects.filter(pk=row.pk).update(**columns)
-    counts.note(row.pk, row.__dict__ | columns, counted)
+    _note_in(row, columns)
+    counts.note(row.pk, row.__dict__, counted)
+
+
+def _note_in(row: StreamTask, columns: Mapping[str, Any]) -> None:
+    for name, value in columns.items():
+        setattr(row, name, value)
 
 
 def _timing(row: StreamTask, now: datetime) -> Timing:

@@ -16,6 +16,7 @@ from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import generation_errors
 from streaming.core.metering import OTHER, Samples
 from streaming.core.routing import Reason, Route
+from streaming.core.states import State
 from streaming.runtime.measures import Measures
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason
@@ -108,12 +109,26 @@ def _add_ends(found: Samples, measures: Measures) -> None:
         found["sluice_first_content_seconds", labels] = each.values
     for labels, each in measures.durations.items():
         found["sluice_task_duration_seconds", labels] = each.values
-    known = {"", *(error.code for error in generation_errors()), *(reason.value for reason in CancelReason)}
-    ends: dict[tuple[str, ...], int] = {}
-    for (*what, code), count in measures.ends.items():
-        end = (*what, code if code in known else OTHER)
+    known = _known_ends()
+    # From the beginning, as decisions are: the first error of its kind shall be seen, too.
+    ends: dict[tuple[str, ...], int] = {
+        (pool, kind, *end): 0
+        for pool in conf.pools()
+        for kind in (*producers.registered_names(), OTHER)
+        for end in known
+    }
+    for (pool, kind, outcome, code), count in measures.ends.items():
+        end = (pool, kind, outcome, code if (outcome, code) in known else OTHER)
         ends[end] = ends.get(end, 0) + count
     found.update((("sluice_task_ends_total", end), [count]) for end, count in ends.items())
+
+
+@cache
+def _known_ends() -> frozenset[tuple[str, str]]:
+    """How a task may end: outcome, and code or who cancelled."""
+    errors = ((State.ERROR.value, error.code) for error in generation_errors())
+    cancels = ((State.CANCELLED.value, reason.value) for reason in CancelReason)
+    return frozenset([(State.COMPLETE.value, ""), *errors, *cancels])
 
 
 def _add_totals(found: Samples, service: Service, measures: Measures) -> None:

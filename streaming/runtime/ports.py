@@ -76,5 +76,5 @@ class Observer(Protocol):
         ...
 
     def ended(self, task: Task) -> None:
-        """A task that ran here has its terminal event."""
+        """A task that ran here, or was `lost`, has its terminal event."""
         ...

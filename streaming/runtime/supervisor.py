@@ -278,6 +278,15 @@ class Supervisor:
         if not task.ended.done():
             task.ended.set_result(None)
 
+    def tell_lost(self, task: Task) -> None:
+        """This process has told the end of a task of a process that is gone: count it, and tell who looks
+        on."""
+        assert task.final is not None
+        self.counters.ends[task.final.name] += 1
+        self.measures.ended(task)
+        for observer in self._observers:
+            observer.ended(task)
+
     def retract(self, task: Task) -> None:
         """The admission is void: no reader and no observer was told of the task, and nothing was recorded."""
         self.counters.routes[task.route] -= 1

@@ -121,7 +121,8 @@ class Task:
     `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
     `left_at`: when a reader last left here. `pauses`: the longer gaps between events of text (see `GAPS`).
-    `route`, `reason`: what the router decided, and why.
+    `lost`: its process is gone, and what it had counted for itself with it. `route`, `reason`: what the
+    router decided, and why.
     """
 
     id: str
@@ -154,6 +155,7 @@ class Task:
     followed_elsewhere_at: float | None = None
     left_at: float = 0.0
     read: bool = False
+    lost: bool = False
     route: str = field(init=False)
     reason: str = field(init=False)
 

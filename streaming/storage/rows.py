@@ -26,7 +26,7 @@ BATCH: Final = 200
 NOBODY: Final = ""
 """The process of a task that waits for one."""
 
-_OF_OTHERS: Final = ("id", "epoch", "followed_at", "cancel_requested", "purged_at")
+_OF_OTHERS: Final = ("id", "epoch", "followed_at", "cancel_requested", "priority_requested", "purged_at")
 """Columns that the owner of a task leaves alone once its row is there."""
 
 _FIELDS: Final = StreamTask._meta.concrete_fields

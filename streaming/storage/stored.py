@@ -16,8 +16,9 @@ import msgspec
 from django.db.models import Q
 from django.utils import timezone
 
+from streaming.access import Caller
 from streaming.core import events, sse
-from streaming.core.events import Timing
+from streaming.core.events import Terminal, Timing
 from streaming.core.routing import Decision, Reason, Route, Snapshot
 from streaming.core.states import State
 from streaming.models import Segment, StreamTask
@@ -135,6 +136,21 @@ def settle(task: Task, row: StreamTask) -> None:
     task.recorded_id = task.journal.last_id
     final = task.journal.read(task.journal.last_id - 1, 1)
     task.final = events.decode(sse.payload(final[0])) if final else None  # type: ignore[assignment]
+
+
+def lost_task(row: StreamTask, final: Terminal, journal: MemoryJournal, ended: asyncio.Future[None]) -> Task:
+    """The task behind `row`, whose process is gone, with the end that another one has written for it: to be
+    told of, not to be followed."""
+    task = stored_task(row, journal, ended)
+    task.lost, task.final = True, final
+    if row.started_at is not None:
+        task.started = task.created + (row.queued_ms or 0) / 1000
+    task.counts.status_messages = row.status_messages
+    if row.owner_id is not None:
+        # Of an anonymous caller no address is kept.
+        share_key = Caller(str(row.owner_id), address="").share_key(row.end_user)
+        task.spec = replace(task.spec, share_key=share_key)
+    return task
 
 
 def waiting_task(

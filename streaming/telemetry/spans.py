@@ -91,12 +91,14 @@ def _attributes(task: Task) -> dict[str, Any]:
         "sluice.pool": task.spec.pool,
         "sluice.route": task.route,
         "sluice.reason": task.reason,
-        "sluice.owner": owner_key(task.spec.share_key),
-        "sluice.events": task.journal.last_id,
         "sluice.content_length": counts.content_length,
         "sluice.status_messages": counts.status_messages,
         "sluice.resumes": counts.resumes,
     }
+    if task.spec.share_key is not None:
+        found["sluice.owner"] = owner_key(task.spec.share_key)
+    if not task.lost:
+        found["sluice.events"] = task.journal.last_id
     if task.spec.origin is not None:
         found["sluice.request_id"] = task.spec.origin.request_id
     if receipt is not None:

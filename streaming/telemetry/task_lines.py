@@ -24,6 +24,20 @@ _QUIET_CODES: Final = frozenset({"interrupted"})
 """Errors that a restart of the server brings about: no warnings."""
 
 
+_OF_ITS_PROCESS: Final = frozenset(
+    {
+        "blocked_ms",
+        "events",
+        "parts",
+        "journal_bytes",
+        "buffer_full_flushes",
+        "buffer_widened",
+        "slow_readers",
+    }
+)
+"""What nobody knows of a task whose process is gone."""
+
+
 class TaskLines:
     """See the module; an observer of the supervisor (`ports.Observer`)."""
 
@@ -79,23 +93,21 @@ def _log_end(note: tuple[Task, float]) -> None:
             "total_ms": receipt.total_ms,
             "blocked_ms": receipt.blocked_ms,
         }
-    line = Line(
-        "stream ended",
-        **_identity(task),
-        outcome=outcome,
-        **told,
-        events=task.journal.last_id,
-        parts=counts.parts,
-        chunks=counts.chunks,
-        content_length=counts.content_length,
-        journal_bytes=task.journal.size,
-        buffer_full_flushes=counts.full_flushes,
-        buffer_widened=counts.widened,
-        status_messages=counts.status_messages,
-        resumes=counts.resumes,
-        slow_readers=counts.slow_readers,
-    )
-    emit(logger, level, line, moment)
+    told |= {
+        "events": task.journal.last_id,
+        "parts": counts.parts,
+        "chunks": counts.chunks,
+        "content_length": counts.content_length,
+        "journal_bytes": task.journal.size,
+        "buffer_full_flushes": counts.full_flushes,
+        "buffer_widened": counts.widened,
+        "status_messages": counts.status_messages,
+        "resumes": counts.resumes,
+        "slow_readers": counts.slow_readers,
+    }
+    if task.lost:
+        told = {name: value for name, value in told.items() if name not in _OF_ITS_PROCESS}
+    emit(logger, level, Line("stream ended", **_identity(task), outcome=outcome, **told), moment)
 
 
 def _identity(task: Task) -> dict[str, Any]:
@@ -107,8 +119,9 @@ def _identity(task: Task) -> dict[str, Any]:
         "pool": spec.pool,
         "route": task.route,
         "reason": task.reason,
-        "owner": owner_key(spec.share_key),
     }
+    if spec.share_key is not None:
+        found["owner"] = owner_key(spec.share_key)
     if origin is not None:
         found["request_id"] = origin.request_id
         if origin.trace is not None:

@@ -260,12 +260,12 @@ async def test_a_waiting_task_passes_others_when_its_class_is_changed(busy: Serv
         first, second = [await operator.start(options=LONG, user_id="later") for _ in range(2)]
         assert 'name="priority"' in await operator.page(second)
         answer = await operator.press(f"{LIST}{second}/priority/", priority="interactive")
-        assert "It waits in the class interactive now." in answer.text
+        assert "1 waits in the class interactive now." in answer.text
         changed = row(busy, "id", second)
         assert changed is not None
         assert (changed["priority"], changed["state"]) == (0, "queued")
         again = await operator.press(f"{LIST}{second}/priority/", priority="interactive")
-        assert "Nothing was changed" in again.text
+        assert "1 was of the class interactive already." in again.text
         csrf = {"X-CSRFToken": TOKEN}
         await http.delete(f"/streams/{occupants[0]}", headers=csrf)
 

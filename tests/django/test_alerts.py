@@ -29,9 +29,10 @@ from streaming.alerts import channels, measuring, notices, report, rounds
 from streaming.alerts.notices import ATTEMPTS, PAUSES, deliver
 from streaming.alerts.rounds import evaluate
 from streaming.alerts.watch import Watch
+from streaming.alerts.words import ending
 from streaming.checks import check_settings
 from streaming.cluster.processes import Registry
-from streaming.core.alerts import Kind, Rule
+from streaming.core.alerts import Change, Kind, Rule
 from streaming.core.rollup import End, Rollup
 from streaming.models import Alert, AlertNotice, AlertRound, LostProcess, Process, Refusal, TaskRollup
 from streaming.storage.pruning import prune_alerts
@@ -71,12 +72,20 @@ def part(rollup: Rollup, minutes_ago: int = 0, pool: str = "agent_pool") -> None
     TaskRollup.objects.create(start=start, seconds=60, pool=pool, kind="x", numbers=rollup.encode().decode())
 
 
-def ended(count: int, first_content_ms: float | None = 100.0, failed: int = 0) -> Rollup:
+def ended(
+    count: int, first_content_ms: float | None = 100.0, failed: int = 0, code: str = "producer_failed"
+) -> Rollup:
     made = Rollup()
     for number in range(count):
         made.accept("direct", "worker_free")
         state = "error" if number < failed else "complete"
-        end = End(task_id=f"{number:032x}", route="direct", state=state, first_content_ms=first_content_ms)
+        end = End(
+            task_id=f"{number:032x}",
+            route="direct",
+            state=state,
+            code=code if state == "error" else "",
+            first_content_ms=first_content_ms,
+        )
         made.end(end)
     return made
 
@@ -124,6 +133,18 @@ def test_only_the_window_and_the_pool_count():
     assert seen("error_share", pool="agent_pool", window=60).value == 0
     assert seen("error_share", window=60).count == 17
     assert seen("error_share", window=7200).value == pytest.approx(27 / 37)
+
+
+def test_what_a_restart_cuts_is_no_error():
+    part(ended(30, failed=20, code="interrupted"))
+    assert (seen("error_share").value, seen("error_share").count) == (0, 10)
+    part(ended(10, failed=10))
+    assert (seen("error_share").value, seen("error_share").count) == (0.5, 20)
+
+
+def test_where_a_restart_cut_all_nobody_can_tell():
+    part(ended(30, failed=30, code="interrupted"))
+    assert (seen("error_share").value, seen("error_share").count) == (None, 0)
 
 
 def test_nothing_is_no_share():
@@ -192,7 +213,7 @@ def test_a_threshold_that_is_crossed_is_told_once_and_so_is_its_end(rules, caplo
         assert evaluate(0, after(second))
     (alert,) = Alert.objects.all()
     assert (alert.raised_at, alert.resolved_at) == (after(30), after(180))
-    assert (alert.value, alert.worst, alert.threshold) == (40.0, 115.0, 5.0)
+    assert (alert.value, alert.worst, alert.last, alert.threshold) == (40.0, 115.0, 0.0, 5.0)
     assert (alert.severity, alert.kind) == ("critical", "oldest_wait")
     assert "40 s" in alert.sentence
     assert "agent_pool" in alert.sentence
@@ -344,6 +365,7 @@ def test_a_mail_says_what_is_wrong_and_another_one_that_it_is_over(rules):
     deliver(NOW)
     waiting(0.0)
     evaluate(0, after(10))
+    waiting(0.0)
     evaluate(0, after(20))
     deliver(after(20))
     deliver(after(9999))
@@ -353,6 +375,10 @@ def test_a_mail_says_what_is_wrong_and_another_one_that_it_is_over(rules):
     assert "10 s" in first.body
     assert "critical" in first.body
     assert second.subject == "[Sluice] Resolved: waits"
+    lines = second.body.splitlines()
+    assert lines[0] == "Over after 20 s; at worst 10 s."
+    assert "Value at the end: 0.00 s" in lines
+    assert lines[-1] == f"What was told when it was raised: {first.body.splitlines()[0]}"
     assert set(AlertNotice.objects.values_list("state", "error")) == {("sent", "")}
 
 
@@ -399,6 +425,62 @@ def test_a_webhook_gets_json(rules, monkeypatch):
     assert (body["id"], body["rule"], body["value"], body["threshold"]) == (alert.pk, "waits", 10.0, 5.0)
     assert datetime.fromisoformat(body["raised_at"]) == NOW
     assert body["resolved_at"] is None
+
+
+def test_the_call_of_the_end_tells_the_end(rules, monkeypatch):
+    """Not the complaint again. And a late call of the raising tells of the raising."""
+    rules({"waits": WAITS["waits"] | {"for": 0}}, webhook_url=SECRET)
+    bodies: list[dict[str, Any]] = []
+    statuses = iter([503, 204, 204])
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.content))
+        return httpx2.Response(next(statuses))
+
+    webhook(monkeypatch, answer)
+    raise_one()
+    deliver(NOW)
+    for second, wait in ((15, 77.4), (30, 4.0), (45, 0.25), (399, 0.5)):
+        waiting(wait)
+        evaluate(0, after(second))
+    deliver(after(400))
+    deliver(after(401))
+    failed, raised, resolved = bodies
+    assert failed | {"worst": 77.4} == raised
+    assert (raised["event"], raised["value"], "10 s" in raised["sentence"]) == ("raised", 10.0, True)
+    assert (resolved["event"], resolved["value"], resolved["worst"]) == ("resolved", 0.5, 77.4)
+    assert resolved["sentence"] == "Over after 7 min; at worst 77 s."
+    assert resolved["text"] == "Resolved: waits. Over after 7 min; at worst 77 s."
+    assert raised.keys() == resolved.keys()
+
+
+def test_where_nobody_can_tell_the_end_has_no_value(rules, monkeypatch):
+    rules({"fails": {"kind": "error_share", "threshold": 0.1, "for": 0, "calm": 1}})
+    part(ended(30, failed=20))
+    evaluate(0, NOW)
+    assert Alert.objects.get().last == pytest.approx(2 / 3)
+    for seconds in (1200, 1230):
+        evaluate(0, after(seconds))
+    alert = Alert.objects.get()
+    assert (alert.resolved_at, alert.last) == (after(1230), None)
+    assert channels.document(alert, Change.RESOLVED)["value"] is None
+    assert "Value at the end" not in channels._body(alert, Change.RESOLVED)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind", "words"),
+    [
+        (0.4, "oldest_wait", "Over after 0 s; at worst 7.70 s."),
+        (119, "loop_lag", "Over after 119 s; at worst 7.70 s."),
+        (360, "no_heartbeat", "Over after 6 min; at worst 7.70 s."),
+        (7500, "first_content", "Over after 2 h 5 min; at worst 7.70 s."),
+        (60, "error_share", "Over after 60 s; at worst 770.0%."),
+        (60, "reported", "Over after 60 s."),
+    ],
+)
+def test_an_end_is_told_in_one_sentence(seconds, kind, words):
+    alert = Alert(kind=kind, worst=7.7, raised_at=NOW, resolved_at=after(seconds))
+    assert ending(alert) == words
 
 
 @pytest.mark.parametrize(
@@ -592,6 +674,14 @@ def test_the_command_says_by_its_exit_code_whether_something_is_wrong(rules, mon
     (alert,) = json.loads(text)
     assert (alert["rule"], alert["value"]) == ("waits", 10.0)
     assert len(mail.outbox) == 1
+    waiting(65.0)
+    evaluate(0, timezone.now() + timedelta(seconds=15))
+    waiting(55.0)
+    evaluate(0, timezone.now() + timedelta(seconds=30))
+    monkeypatch.setattr("streaming.management.commands.check_alerts.evaluate", lambda interval: False)
+    (alert,) = json.loads(check("--json")[1])
+    assert (alert["value"], alert["worst"]) == (55.0, 65.0)
+    assert "Now: 55 s, at worst: 65 s." in check()[1]
 
     def away(*arguments: Any) -> Any:
         raise OperationalError("away")
@@ -611,8 +701,12 @@ def test_the_admin_shows_alerts_and_changes_none(rules):
     deliver(NOW)
     boss = Client()
     boss.force_login(get_user_model().objects.create_superuser("boss"))
+    waiting(65.0)
+    evaluate(0, after(15))
+    waiting(55.0)
+    evaluate(0, after(30))
     page = boss.get("/admin/streaming/alert/").content.decode()
-    for words in (alert.sentence, "10 s", "5.00 s", "e-mail: sent", "critical"):
+    for words in (alert.sentence, "10 s", "65 s", "5.00 s", "e-mail: sent", "critical"):
         assert words in page
     assert boss.get("/admin/streaming/alert/?open=no").content.decode().count("waits") == 0
     detail = boss.get(f"/admin/streaming/alert/{alert.pk}/change/")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
 from django.db import OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -23,13 +24,14 @@ from django.utils import timezone
 from streaming.cluster import processes, replicas
 from streaming.cluster.elsewhere import Elsewhere
 from streaming.cluster.loop_side import LoopSide
-from streaming.cluster.neighbours import Wishes, ask_to_cancel, show_following
+from streaming.cluster.neighbours import Prioritised, Wishes, ask_for_priority, ask_to_cancel, show_following
 from streaming.cluster.processes import Registry
 from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
+from streaming.core import sse
 from streaming.core.errors import Draining, EventsPruned
-from streaming.core.events import Content
+from streaming.core.events import Content, Error, encode
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
 from streaming.models import Process, Segment, StreamTask
@@ -99,10 +101,19 @@ class House:
             self.recorder,
             FakeMessages(),
             connections.close_all,
+            observers=[self],
         )
+        self.told: list[Task] = []
         self.replicas = Replicas(self.supervisor, QUICK)
         self.elsewhere = Elsewhere(self.supervisor, self.recorder, self.registry, self.replicas, QUICK)
         self.registry.speak_for(LoopSide(self.supervisor, self.replicas, self.supervisor.statistics))
+
+    def decided(self, task: Task) -> None:
+        """As an observer of its own supervisor."""
+
+    def ended(self, task: Task) -> None:
+        """As an observer of its own supervisor."""
+        self.told.append(task)
 
     def open(self, open_source: Callable[[], Any], **changes: Any) -> Task:
         task = self.supervisor.open(spec(open_source, **changes))
@@ -245,6 +256,58 @@ def test_what_waited_waits_again_all_else_ends():
     )
 
 
+async def test_each_end_that_is_told_for_a_dead_process_is_counted_and_told_once(house: Make):
+    """By who took over; and what waits again has no end."""
+    ago = timezone.now() - timedelta(seconds=30)
+    running = await arow(process=A, state="running", created_at=ago, started_at=ago + timedelta(seconds=10))
+    unwanted = await arow(process=A, cancel_requested="client", created_at=ago)
+    await arow(process=A)
+    one, other = house(B), house(C)
+    await Process.objects.acreate(pk=A, machine="elsewhere", pid=1)
+    for second in range(7):
+        await asyncio.gather(one.look(second), other.look(second))
+    told = {task.id: task for task in (*one.told, *other.told) if task.lost}
+    assert sorted(told) == sorted((running.id, unwanted.id))
+    assert len([task for task in (*one.told, *other.told) if task.lost]) == 2
+    end = told[running.id]
+    assert isinstance(end.final, Error)
+    assert (end.final.code, end.final.retryable) == ("interrupted", True)
+    assert (end.route, end.reason, end.created_at) == ("queued", "workers_busy", ago)
+    assert end.receipt is not None
+    assert end.receipt.queued_ms == 10_000
+    assert end.started == end.created + 10
+    counted = one.supervisor.measures.ends + other.supervisor.measures.ends
+    lost = {("agent_pool", KIND, "error", "interrupted"): 1, ("agent_pool", KIND, "cancelled", "client"): 1}
+    assert lost.items() <= counted.items()
+    seconds = sum(
+        each.supervisor.measures.durations["agent_pool", KIND, "error"].total for each in (one, other)
+    )
+    assert seconds / 1e6 == pytest.approx(30, abs=20)
+    assert one.supervisor.counters.ends["error"] + other.supervisor.counters.ends["error"] == 1
+
+
+async def test_a_cancel_of_what_nobody_has_is_counted_and_told(house: Make):
+    user = await get_user_model().objects.acreate(username="owner")
+    one = await arow(process="", owner=user, end_user="alice")
+    here = house(B)
+    await here.elsewhere.cancel([one.id], CancelReason.ADMIN)
+    await here.elsewhere.cancel([one.id], CancelReason.ADMIN)
+    await eventually(lambda: bool(here.told))
+    (task,) = here.told
+    assert task.spec.share_key == ("account", str(user.pk), "alice")
+    assert here.supervisor.measures.ends == {("agent_pool", KIND, "cancelled", "admin"): 1}
+
+
+def test_an_end_that_is_told_for_a_dead_process_counts_the_text_that_survived():
+    one = row(process=A, state="running")
+    frames = sse.frame(1, "content", encode(Content(delta="söme ")))
+    frames += sse.frame(2, "content", encode(Content(delta="text")))
+    Segment.objects.create(task=one, first_id=1, last_id=2, frames=frames)
+    take_over(A, B)
+    one.refresh_from_db()
+    assert (one.text, one.content_length, one.chunks) == ("söme text", 9, 2)
+
+
 async def test_two_processes_that_take_over_at_once_share_the_tasks():
     for number in range(30):
         await arow(process=A, state="running" if number % 2 else "queued")
@@ -287,6 +350,99 @@ async def test_a_cancel_wins_over_waiting_again(house: Make):
     now = await stored(one.id)
     assert (now.state, now.cancel_reason) == ("cancelled", "client")
     assert (await (await here.reader(one.id)).end())[-1].name == "cancelled"
+
+
+# Another priority class
+
+
+async def test_another_process_is_asked_to_let_a_task_wait_in_another_class(house: Make):
+    """Three wait there; the last is to be the next."""
+    here, there = house(A), house(B, max_workers=1, queue_size=9, per_owner=9)
+    gate = asyncio.Event()
+    there.open(held(gate))
+    first, second, third = [there.open(held(gate), priority=1) for _ in range(3)]
+    await there.saved()
+    asking = asyncio.create_task(here.elsewhere.prioritise([third.id, second.id], 0))
+    await wished(third.id, 0)
+    await there.look(0.0)
+    assert await asking == dict.fromkeys((third.id, second.id), Prioritised.MOVED)
+    assert (first.spec.priority, second.spec.priority, third.spec.priority) == (1, 0, 0)
+    await there.saved()
+    now = await stored(third.id)
+    assert (now.priority, now.priority_requested, now.state) == (0, None, "queued")
+    # A wish is done once: what its own process is told later stays.
+    assert there.supervisor.prioritise(third, 2)
+    await there.saved()
+    await there.look(1.0)
+    assert third.spec.priority == 2
+    assert await here.elsewhere.prioritise([second.id], 0) == {second.id: Prioritised.SAME}
+    gate.set()
+    await asyncio.gather(*(ended(each) for each in (first, second, third)))
+    assert sorted((first, second, third), key=lambda task: task.started or 0) == [second, first, third]
+
+
+async def wished(task_id: str, priority: int) -> None:
+    for _ in range(2000):
+        if (await stored(task_id)).priority_requested == priority:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("nobody was asked")
+
+
+async def test_who_does_not_look_was_asked_and_what_started_meanwhile_is_too_late(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("streaming.cluster.elsewhere.CANCEL_WAIT", 0.05)
+    here, there = house(A), house(B, max_workers=1, queue_size=9, per_owner=9)
+    gate = asyncio.Event()
+    running = there.open(held(gate))
+    waiting = there.open(held(gate), priority=1)
+    await there.saved()
+    nothing = await here.elsewhere.prioritise([running.id, "0" * 32], 0)
+    assert set(nothing.values()) == {Prioritised.TOO_LATE}
+    assert await here.elsewhere.prioritise([waiting.id], 2) == {waiting.id: Prioritised.ASKED}
+    there.recorder.accepted(waiting, known=True)
+    await there.saved()
+    assert (await stored(waiting.id)).priority_requested == 2, "its process writes of it and leaves the wish"
+    assert await here.elsewhere.prioritise([waiting.id], 0) == {waiting.id: Prioritised.ASKED}
+    gate.set()
+    await ended(waiting)
+    await there.saved()
+    assert await here.elsewhere.prioritise([waiting.id], 0) == {waiting.id: Prioritised.TOO_LATE}
+    await there.look(0.0)
+    assert waiting.spec.priority == 1
+
+
+async def test_the_class_of_what_waits_for_any_process_is_changed_at_once(house: Make):
+    here, one = house(A), await arow(process="")
+    assert await here.elsewhere.prioritise([one.id], 0) == {one.id: Prioritised.MOVED}
+    assert await here.elsewhere.prioritise([one.id], 0) == {one.id: Prioritised.SAME}
+    assert (await stored(one.id)).priority == 0
+
+
+def test_a_wish_for_a_class_outlives_the_process_that_was_asked():
+    one = row(process=A, priority=2)
+    assert ask_for_priority([one.id], 0) == {one.id: Prioritised.ASKED}
+    assert take_over(A, C).waiting == 1
+    (found,) = unclaimed("agent_pool", 9)
+    assert (found.priority, found.priority_requested) == (0, None)
+
+
+def test_a_wish_that_comes_while_the_task_is_claimed_is_not_lost():
+    one = row(process="", priority=2)
+    seen = StreamTask.objects.get(pk=one.pk)
+    StreamTask.objects.filter(pk=one.pk).update(priority_requested=0)
+    assert not claim(seen, B)
+    again = StreamTask.objects.get(pk=one.pk)
+    assert claim(again, B)
+    assert (again.priority, StreamTask.objects.get(pk=one.pk).priority) == (0, 0)
+
+
+def test_without_a_wish_a_look_asks_once(django_assert_num_queries: Any):
+    row(process=A)
+    wishes = Wishes(A)
+    with django_assert_num_queries(1):
+        assert wishes.look() == []
 
 
 # Taking up

@@ -479,3 +479,36 @@ def test_the_class_of_a_task_is_changed_by_who_may(boss: Client):
     assert "Choose a priority class." in page.content.decode()
     done = row(2)
     assert f"{done.pk}/priority/" not in boss.get(f"{LIST}{done.pk}/change/").content.decode()
+
+
+def test_each_outcome_of_a_wish_for_another_class_has_its_own_words(boss: Client):
+    """Of chosen tasks, where no streams are: those who run them are asked."""
+    nobodys, same, done = (row(number, "queued", finished_at=None, priority=1) for number in (1, 2, 3))
+    elsewhere = row(4, "queued", finished_at=None, priority=1, process="b" * 32)
+    StreamTask.objects.filter(pk=same.pk).update(priority=0)
+    StreamTask.objects.filter(pk=done.pk).update(state="running")
+    chosen = [each.pk for each in (nobodys, same, done, elsewhere)]
+    form = {"action": "prioritise_interactive", "_selected_action": chosen}
+    page = boss.post(LIST, form, follow=True).content.decode()
+    for words in (
+        "1 waits in the class interactive now.",
+        "1 waits in another process, which was asked for the class interactive and has not done it yet.",
+        "1 was of the class interactive already.",
+        "1 waits no longer; its class was not changed.",
+    ):
+        assert words in page
+    rows = StreamTask.objects.in_bulk(chosen)
+    assert [rows[pk].priority for pk in chosen] == [0, 0, 1, 1]
+    assert rows[elsewhere.pk].priority_requested == 0
+    page = boss.post(LIST, form | {"_selected_action": [elsewhere.pk]}, follow=True).content.decode()
+    assert "1 waits in another process" in page
+
+
+def test_only_who_may_change_classes_is_offered_to(boss: Client):
+    row(1, "queued", finished_at=None)
+    offered = "prioritise_interactive"
+    assert offered in boss.get(LIST).content.decode()
+    assert (
+        offered
+        not in staff("view_streamtask", "read_content", "cancel_streamtask").get(LIST).content.decode()
+    )

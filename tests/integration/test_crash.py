@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as families
 
 from streaming.runtime.journals.base import LOST_IDS
 from tests.support.client import (
@@ -20,7 +23,7 @@ from tests.support.client import (
     generate,
     read_stream,
 )
-from tests.support.servers import environment, migrate, started
+from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
 
@@ -34,6 +37,32 @@ async def text_of(http: httpx2.AsyncClient, place: str) -> str:
 
 def numbered(reading: Reading) -> str:
     return "".join(event.data["delta"] for event in reading.events if event.name == "content")
+
+
+async def _is_told_once(server: Server, http: httpx2.AsyncClient, record: dict[str, Any]) -> None:
+    """In the log, with what the record knows, and in the metrics."""
+
+    def lines() -> list[str]:
+        return [line for line in server.log().splitlines() if "stream ended" in line]
+
+    async def told() -> bool:
+        return bool(lines())
+
+    assert await eventually(told)
+    (line,) = lines()
+    members = dict(re.findall(r"(\w+)=(\S+)", line))
+    assert (members["task_id"], members["outcome"], members["code"]) == (record["id"], "error", "interrupted")
+    assert int(members["content_length"]) == len(record["text"]) > 0
+    assert members.keys().isdisjoint({"parts", "events", "journal_bytes", "slow_readers", "owner"})
+    metrics = (await http.get("/metrics")).text
+    labels = {"kind": "content", "outcome": "error", "code": "interrupted", "pool": "agent_pool"}
+    counts = [
+        sample.value
+        for family in families(metrics)
+        for sample in family.samples
+        if sample.name == "sluice_task_ends_total" and sample.labels == labels
+    ]
+    assert counts == [1]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -66,6 +95,7 @@ async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(
             record = (await http.get(place)).json()
             assert record["error"]["code"] == "interrupted"
             assert record["error"]["retryable"] is True
+            await _is_told_once(second, http, record)
             whole = await read_stream(http, "GET", f"{place}/events")
             assert whole.ids[-1] == whole.ids[-2] + LOST_IDS
             assert numbered(whole) == record["text"]

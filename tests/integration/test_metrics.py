@@ -120,8 +120,9 @@ async def test_nothing_that_counts_falls_when_a_process_ends(pair: Server, numbe
         nonlocal shown, lowest
         text = await scrape(pair)
         lowest = min(lowest, total(text, "sluice_processes"))
+        now = numbers(text)
         for key, value in _that_count(shown).items():
-            assert numbers(text).get(key, 0) >= value, key
+            assert now.get(key, 0) >= value, key
         shown = text
         return total(text, "sluice_process_starts_total") > starts and total(text, "sluice_processes") == 2
 
@@ -204,6 +205,22 @@ async def test_labels_are_bounded(pair: Server):
             else:
                 assert label in {"le", "reason", "code", "version", "python", "django"}, (name, label)
     assert len(numbers(text)) < 1000
+
+
+async def test_each_end_is_there_before_it_happens(pair: Server):
+    """A rate does not see the first step of a number that was not there."""
+    told = numbers(await scrape(pair))
+    ends = [
+        ("kernel_pool", "other", "error", "kernel_died"),
+        ("agent_pool", "content", "error", "upstream_auth"),
+        ("agent_pool", "content", "error", "interrupted"),
+        ("agent_pool", "content", "cancelled", "admin"),
+        ("kernel_pool", "other", "complete", ""),
+    ]
+    for values in ends:
+        labels = zip(("pool", "kind", "outcome", "code"), values, strict=True)
+        assert ("sluice_task_ends_total", frozenset(labels)) in told, values
+    assert sum(name == "sluice_task_ends_total" for name, _labels in told) < 200
 
 
 async def test_openmetrics_for_who_asks(pair: Server):

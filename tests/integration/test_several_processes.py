@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import httpx2
 import pytest
 
 from tests.integration.conftest import assert_clean
+from tests.integration.test_admin import MAKE_STAFF, operator_of
 from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
 from tests.support.postgresql import Cluster
 from tests.support.servers import ROOT, Server, environment, migrate, started
@@ -283,6 +285,20 @@ async def test_what_any_program_changes_holds_in_every_process_within_seconds(
         return await statuses(headers, here, there) == {401}
 
     assert await eventually(gone, 20 if change == "without announcement" else 5)
+
+
+async def test_a_waiting_task_is_moved_to_another_class_through_another_process(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage
+):
+    ids = [(await here.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(3)]
+    assert (await here.get(f"/streams/{ids[-1]}")).json()["state"] == "queued"
+    session = json.loads(await asyncio.to_thread(manage, "-c", MAKE_STAFF))["boss"]
+    page = await operator_of(there, session).press(
+        f"/admin/streaming/streamtask/{ids[-1]}/priority/", priority="interactive"
+    )
+    assert "1 waits in the class interactive now." in page.text
+    for task_id in reversed(ids):
+        await here.delete(f"/streams/{task_id}")
 
 
 async def test_two_that_write_hard_never_fail_to_write(

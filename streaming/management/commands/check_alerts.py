@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError
 from streaming import conf
 from streaming.alerts.notices import deliver
 from streaming.alerts.rounds import evaluate, open_alerts
+from streaming.alerts.words import quantity
 from streaming.models import Alert
 
 
@@ -39,7 +40,12 @@ class Command(BaseCommand):
         elif found:
             for alert in found:
                 since = f"{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC"
-                self.stdout.write(f"{alert.severity} {alert.rule} since {since}: {alert.sentence}")
+                now = "unknown" if alert.last is None else quantity(alert.kind, alert.last)
+                worst = quantity(alert.kind, alert.worst)
+                self.stdout.write(
+                    f"{alert.severity} {alert.rule} since {since}: {alert.sentence} "
+                    f"Now: {now}, at worst: {worst}."
+                )
         else:
             self.stdout.write("No alert is open.")
         if found:
@@ -52,7 +58,7 @@ def _data(alert: Alert) -> dict[str, Any]:
         "kind": alert.kind,
         "severity": alert.severity,
         "sentence": alert.sentence,
-        "value": alert.value,
+        "value": alert.last,
         "worst": alert.worst,
         "threshold": alert.threshold,
         "raised_at": alert.raised_at.isoformat(),

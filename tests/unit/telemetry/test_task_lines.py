@@ -137,6 +137,27 @@ async def test_an_admission_that_is_taken_back_has_no_line(background, lines):
     ]
 
 
+async def test_of_a_task_whose_process_is_gone_only_what_the_record_knows_is_told(background, lines):
+    held, _ = occupant()
+    async with house(observers=[TaskLines(background)]) as supervisor:
+        task = supervisor.open(spec(held, share_key=None))
+        task.lost = True
+        supervisor.cancel(task, CancelReason.CLIENT)
+        await ended(task)
+    _, _, end = lines()[-1]
+    known = {
+        "queue_ms",
+        "first_content_ms",
+        "total_ms",
+        "chunks",
+        "content_length",
+        "status_messages",
+        "resumes",
+    }
+    identity = {"task_id", "kind", "pool", "route", "reason"}
+    assert set(end) == identity | known | {"outcome", "cancelled_by"}
+
+
 async def test_flush_pressure_is_told(background, lines):
     """Text that left because there was enough of it, and not because its time had come."""
 
@@ -210,6 +231,19 @@ async def test_a_task_is_one_span_from_the_request_to_the_end(spans):
     assert span.attributes["sluice.outcome"] == "complete"
     assert span.attributes["sluice.reason"] == "worker_free"
     assert span.status.is_ok or span.status.is_unset
+
+
+async def test_a_task_whose_process_is_gone_has_a_span_too(spans):
+    observer, read = spans
+    held, _ = occupant()
+    async with house(observers=[observer]) as supervisor:
+        task = supervisor.open(spec(held, share_key=None))
+        task.lost = True
+        supervisor.cancel(task, CancelReason.CLIENT)
+        await ended(task)
+    (span,) = read()
+    assert span.attributes["sluice.outcome"] == "cancelled"
+    assert not {"sluice.events", "sluice.owner"} & set(span.attributes)
 
 
 async def test_without_a_parent_it_is_a_trace_of_its_own_and_an_error_is_one(spans):
