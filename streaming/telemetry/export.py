@@ -43,9 +43,10 @@ class CountingExporter(SpanExporter):
             self._reason.text = repr(error)
             result = SpanExportResult.FAILURE
         lost, self._dropped.count = self._dropped.count, 0
-        if result is not SpanExportResult.SUCCESS:
-            lost += len(spans)
-        self._note(lost)
+        if result is SpanExportResult.SUCCESS:
+            self._note(lost, "more come than can be sent")
+        else:
+            self._note(lost + len(spans), self._reason.text or "no answer in time")
         return result
 
     def hurry(self) -> None:
@@ -59,9 +60,8 @@ class CountingExporter(SpanExporter):
             logger.warning("%d spans were lost", self.lost)
         self._exporter.shutdown()
 
-    def _note(self, lost: int) -> None:
+    def _note(self, lost: int, reason: str) -> None:
         if lost and not self.lost:
-            reason = self._reason.text or "more come than can be sent"
             logger.warning("spans are lost until they can be sent (again): %s", reason[:_LONGEST])
         elif self.lost and not lost:
             logger.warning("spans are sent again; %d were lost", self.lost)
@@ -83,12 +83,14 @@ class SpanSender(BatchSpanProcessor):
 
 
 class _Reason(logging.Filter):
-    """Takes in what an exporter logs, and keeps the first of it."""
+    """Takes in what an exporter logs, and keeps the first cause that it names: an error, a status."""
 
     text = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.text = self.text or record.getMessage()
+        if not self.text and isinstance(record.args, tuple):
+            causes = [each for each in record.args if isinstance(each, str | int | Exception)]
+            self.text = ", ".join(str(each) for each in causes if each != "spans")
         return False
 
 

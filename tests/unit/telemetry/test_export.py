@@ -19,6 +19,7 @@ class Collector(SpanExporter):
 
     def __init__(self) -> None:
         self.away = False
+        self.cause: str | OSError = OSError("refused")
         self.raises = False
         self.taken = 0
         self.closed = threading.Event()
@@ -32,9 +33,11 @@ class Collector(SpanExporter):
         if not self.away:
             self.taken += len(spans)
             return SpanExportResult.SUCCESS
-        for number in range(3):
-            logging.getLogger(__name__).warning("Transient error %d refused, retrying", number)
-        logging.getLogger(__name__).error("Failed to export spans batch due to timeout")
+        for number in range(3 if self.cause else 0):
+            logging.getLogger(__name__).warning(
+                "Transient error %s, retry in %.2fs", self.cause, number + 0.5
+            )
+        logging.getLogger(__name__).error("Failed to export %s batch due to timeout", "spans")
         return SpanExportResult.FAILURE
 
     def shutdown(self):
@@ -83,10 +86,18 @@ def test_a_collector_that_is_away_is_one_line_and_its_return_another(made, colle
     for _ in range(3):
         send(1)
     assert words(caplog) == [
-        ("WARNING", "spans are lost until they can be sent (again): Transient error 0 refused, retrying"),
+        ("WARNING", "spans are lost until they can be sent (again): refused"),
         ("WARNING", "spans are sent again; 10 were lost"),
     ]
     assert collector.taken == 5
+
+
+def test_a_collector_that_does_not_answer_gives_no_cause(made, collector, caplog):
+    send, _ = made
+    collector.away, collector.cause = True, ""
+    send(1)
+    ((_, word),) = words(caplog)
+    assert word == "spans are lost until they can be sent (again): no answer in time"
 
 
 def test_each_time_anew_and_whatever_the_exporter_does(made, collector, caplog):
