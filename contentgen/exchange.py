@@ -43,10 +43,12 @@ _MAX_BLANK: Final = 1_024
 
 class Exchange:
     """See the module. `opened`: whether it needed a new connection. `first`: the parts of its first token.
-    `secret`: what must not appear in an error. `model`: the one that was asked for."""
+    `secret`: what must not appear in an error. `model`: the one that was asked for. `traceparent`: of which
+    trace the request is a part."""
 
-    def __init__(self, secret: str, model: str | None = None) -> None:
+    def __init__(self, secret: str, model: str | None = None, traceparent: str | None = None) -> None:
         self.opened = False
+        self.headers = {} if traceparent is None else {"traceparent": traceparent}
         self.reader = ChatReader(secret, model)
         self.first: list[Part] = []
         self._secret = secret

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import httpx2
 
+from streaming import traceparent
 from streaming.core.errors import GenerationError, UpstreamError, UpstreamTimeout, UpstreamTruncated
 from streaming.core.events import Finish
 
@@ -155,7 +156,7 @@ class Upstream:
                     # A text does not wait for what was only to make it faster.
                     self._warming.cancel()
                 await self._permits.acquire()
-                exchange = Exchange(self._service.key, request["model"])
+                exchange = Exchange(self._service.key, request["model"], traceparent())
                 try:
                     await self._begin(exchange, request)
                 except BaseException:
@@ -184,7 +185,7 @@ class Upstream:
         request = self._client.build_request(
             method,
             f"{self._service.base}{path}",
-            headers={"Accept": accept},
+            headers={"Accept": accept} | exchange.headers,
             extensions={"trace": exchange.trace},
             **body,
         )

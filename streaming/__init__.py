@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streaming.hot_door import hot_route
     from streaming.producers import current_stream_id, producer
     from streaming.shortcuts import start, start_and_wait, start_in_background, stream
+    from streaming.telemetry.observers import traceparent
 
 _HOMES = {
     "hot_route": "streaming.hot_door",
@@ -27,6 +28,7 @@ _HOMES = {
     "start_in_background": "streaming.shortcuts",
     "producer": "streaming.producers",
     "current_stream_id": "streaming.producers",
+    "traceparent": "streaming.telemetry.observers",
     "Content": "streaming.core.events",
     "Finish": "streaming.core.events",
     "Output": "streaming.core.events",
@@ -49,6 +51,7 @@ __all__ = [
     "start_and_wait",
     "start_in_background",
     "stream",
+    "traceparent",
 ]
 
 

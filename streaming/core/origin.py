@@ -7,6 +7,7 @@ say that a malformed one counts as none; a request id is taken if it can do no h
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 _REQUEST_ID: Final = re.compile(r"[\w.:~+/=@-]{1,128}", re.ASCII)
@@ -25,6 +26,11 @@ class TraceParent(NamedTuple):
     span_id: str
     sampled: bool
 
+    @property
+    def header(self) -> str:
+        """As the header is written."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
 
 class Origin(NamedTuple):
     """The request that asked for a task. `received`: monotonic seconds."""
@@ -32,6 +38,12 @@ class Origin(NamedTuple):
     request_id: str
     trace: TraceParent | None
     received: float
+
+
+def span_id(task_id: str) -> str:
+    """The id of a task's span, known before the span is made. It tells nothing of the task's own id, which
+    may be all that is needed to read the task."""
+    return blake2b(task_id.encode(), digest_size=8).hexdigest()
 
 
 def trace_parent(header: str) -> TraceParent | None:

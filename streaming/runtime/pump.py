@@ -27,7 +27,7 @@ from .bridge import ThreadBridge
 from .executor import WorkerPool
 from .journals.base import JournalClosed, JournalFull
 from .loop_share import LoopShare
-from .task import Outcome, Task, current_task_id
+from .task import Outcome, Task, current_task_id, current_trace
 from .wheel import FINE, TimerWheel
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,9 @@ class Pump:
         """Pump until the source ends, fails or is cancelled, and see to the end. Raises nothing."""
         raised: BaseException | None = None
         current_task_id.set(self._task.id)
+        origin = self._task.spec.origin
+        if origin is not None and origin.trace is not None:
+            current_trace.set(origin.trace)
         try:
             if self._ready is not None:
                 await self._ready()

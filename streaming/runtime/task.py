@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import GenerationError
 from streaming.core.events import Finish, Restart, Terminal, Timing, clean_text
-from streaming.core.origin import Origin
+from streaming.core.origin import Origin, TraceParent
 from streaming.core.states import State, advance
 
 from .journals.base import Journal
@@ -27,6 +27,9 @@ Source = AsyncIterator[Any] | Iterator[Any]
 
 current_task_id: contextvars.ContextVar[str] = contextvars.ContextVar("current_task_id")
 """Of the task that the running producer feeds."""
+
+current_trace: contextvars.ContextVar[TraceParent] = contextvars.ContextVar("current_trace")
+"""Of the caller of that task, if it sent one."""
 
 
 GAPS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

@@ -1,8 +1,9 @@
-"""OpenTelemetry: one span for each task, from the request to the end.
+"""OpenTelemetry: a span for each task, from the request to the end, and in it what became of the time:
+`queue` while it waited, `generate` from its permit on.
 
-The span is made when the task has ended, from the moments that the task has noted anyway, and in the
-background: so it costs a stream nothing. Hence it is nobody's parent; what a model service is told comes from
-instrumentation of the client. Imported only where settings ask for spans (see `observer`).
+They are made when the task has ended, from the moments that the task has noted anyway, and in the background:
+so they cost a stream nothing. What the producer calls meanwhile is told the id that `generate` will have (see
+`streaming.traceparent`). Imported only where settings ask for spans (see `observers`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from streaming.core.events import Cancelled, Complete, Error
-from streaming.core.origin import TraceParent
+from streaming.core.origin import TraceParent, span_id
+from streaming.core.routing import Route
 from streaming.runtime.task import Task
 
 from .background import BACKGROUND, Background
@@ -37,7 +39,13 @@ class TaskSpans:
         self, provider: trace.TracerProvider | None = None, background: Background = BACKGROUND
     ) -> None:
         self._tracer = trace.get_tracer(NAME, tracer_provider=provider)
+        self._ids = _ids_of(self._tracer)
         self._background = background
+
+    @property
+    def know_their_ids(self) -> bool:
+        """Whether the span `generate` of a task with a caller's trace has the id `span_id(task.id)`."""
+        return self._ids is not None
 
     def decided(self, task: Task) -> None:
         """Its span is made when it has ended."""
@@ -59,13 +67,52 @@ class TaskSpans:
         load = task.ticket.snapshot
         waits = {"sluice.running": load.running, "sluice.waiting": load.waiting}
         span.add_event(f"routed {task.route}", waits, moment.of(task.created))
+        inside = trace.set_span_in_context(span)
+        end = moment.of(task.finished) if task.finished is not None else None
+        if task.route == Route.QUEUED.value:
+            granted = moment.of(task.started) if task.started is not None else None
+            waited = self._tracer.start_span("queue", inside, start_time=moment.of(task.created))
+            _end(waited, task, granted, end)
         if task.started is not None:
-            span.add_event("started", timestamp=moment.of(task.started))
-        if task.first_content is not None:
-            span.add_event("first content", timestamp=moment.of(task.first_content))
-        if isinstance(task.final, Error):
-            span.set_status(Status(StatusCode.ERROR, task.final.code))
-        span.end(moment.of(task.finished) if task.finished is not None else None)
+            if self._ids is not None and origin is not None and origin.trace is not None:
+                self._ids.next = int(span_id(task.id), 16)
+            generated = self._tracer.start_span("generate", inside, start_time=moment.of(task.started))
+            if task.first_content is not None:
+                generated.add_event("first content", timestamp=moment.of(task.first_content))
+            _end(generated, task, None, end)
+        _end(span, task, None, end)
+
+
+def _end(span: trace.Span, task: Task, passed_on: int | None, end: int | None) -> None:
+    """End a span: at the moment at which the next one begins (`passed_on`), else with the task, whose fault
+    it then is, too."""
+    if passed_on is None and isinstance(task.final, Error):
+        span.set_status(Status(StatusCode.ERROR, task.final.code))
+    span.end(end if passed_on is None else passed_on)
+
+
+class _Ids:
+    """The SDK's ids of a tracer's spans, of which one may be given: `next`, 0 for none."""
+
+    def __init__(self, ids: Any) -> None:
+        self._ids = ids
+        self.next = 0
+
+    def generate_span_id(self) -> int:
+        given, self.next = self.next, 0
+        return given or int(self._ids.generate_span_id())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ids, name)
+
+
+def _ids_of(tracer: Any) -> _Ids | None:
+    """Those of the tracer from now on; None for one that makes no spans. Tracers are shared by their name."""
+    ids = getattr(tracer, "id_generator", None)
+    if ids is None or isinstance(ids, _Ids):
+        return ids
+    tracer.id_generator = _Ids(ids)
+    return _ids_of(tracer)
 
 
 class _Moments:
@@ -136,27 +183,28 @@ def install() -> None:
         return
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    exporter = _exporter()
-    if exporter is None:
+    processor = _processor()
+    if processor is None:
         return
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": NAME}))
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
 
 
-def _exporter() -> Any:
+def _processor() -> Any:
     if settings.OTEL_TRACES_EXPORTER == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-        return ConsoleSpanExporter()
+        return BatchSpanProcessor(ConsoleSpanExporter())
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         logger.warning("spans are not sent: opentelemetry-exporter-otlp-proto-http is not installed")
         return None
-    return OTLPSpanExporter()
+    from .export import CountingExporter, SpanSender
+
+    return SpanSender(CountingExporter(OTLPSpanExporter()))

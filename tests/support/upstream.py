@@ -496,7 +496,7 @@ async def _key_in_names(answer: Answer) -> None:
 
 
 def _prompt_of(answer: Answer) -> str:
-    return answer.request.body["messages"][-1]["content"]
+    return str(answer.request.body["messages"][-1]["content"])
 
 
 @behaviour("repeats-the-prompt")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.core.origin import TraceParent, sane_request_id, trace_parent
+from streaming.core.origin import TraceParent, sane_request_id, span_id, trace_parent
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -72,3 +72,18 @@ def test_others_are_not(header):
 def test_what_is_kept_can_do_nothing_in_a_line(header):
     kept = sane_request_id(header)
     assert kept is None or not set(kept) & set(" \t\r\n\x0b\x0c\"'<>;,{}[]()\\|`")
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_header_is_written_as_it_is_read(sampled):
+    parent = TraceParent(TRACE, SPAN, sampled)
+    assert trace_parent(parent.header) == parent
+
+
+def test_a_span_is_named_after_its_task_and_does_not_tell_its_id():
+    """Who knows an anonymous task's id may read it."""
+    first, second = (span_id(letter * 32) for letter in "ab")
+    assert first != second
+    assert first == span_id("a" * 32)
+    assert trace_parent(TraceParent(TRACE, first, True).header) is not None
+    assert "aaaa" not in first

@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from opentelemetry.trace import StatusCode
 
-from streaming.core.origin import Origin, TraceParent
+from streaming.core.origin import Origin, TraceParent, span_id
 from streaming.runtime.task import CancelReason
-from streaming.telemetry import task_lines
+from streaming.telemetry import observers, task_lines
 from streaming.telemetry.background import Background
 from streaming.telemetry.task_lines import TaskLines, owner_key
 from tests.unit.runtime.fakes import ended, house, occupant, pool_limits, spec
@@ -216,21 +217,71 @@ def spans(background):
     return TaskSpans(provider, background), read
 
 
-async def test_a_task_is_one_span_from_the_request_to_the_end(spans):
+async def test_a_task_is_a_span_from_the_request_to_the_end(spans):
     observer, read = spans
     async with house(observers=[observer]) as supervisor:
         received = supervisor.loop.time()
-        await run(supervisor, words, origin=Origin("req-1", TRACE, received))
-    (span,) = read()
-    assert span.name == "stream test"
+        task = await run(supervisor, words, origin=Origin("req-1", TRACE, received))
+    generated, span = read()
+    assert (span.name, generated.name) == ("stream test", "generate")
     assert (span.context.trace_id, span.parent.span_id) == (int(TRACE.trace_id, 16), int(TRACE.span_id, 16))
-    assert [event.name for event in span.events] == ["routed direct", "started", "first content"]
-    moments = [span.start_time, *(event.timestamp for event in span.events), span.end_time]
+    assert generated.parent == span.context
+    assert generated.context.span_id == int(span_id(task.id), 16)
+    assert [event.name for event in span.events] == ["routed direct"]
+    assert [event.name for event in generated.events] == ["first content"]
+    moments = [
+        span.start_time,
+        span.events[0].timestamp,
+        generated.start_time,
+        generated.events[0].timestamp,
+        generated.end_time,
+    ]
     assert moments == sorted(moments)
+    assert generated.end_time == span.end_time
     assert span.attributes["sluice.request_id"] == "req-1"
     assert span.attributes["sluice.outcome"] == "complete"
     assert span.attributes["sluice.reason"] == "worker_free"
-    assert span.status.is_ok or span.status.is_unset
+    assert not any(each.status.status_code is StatusCode.ERROR for each in (span, generated))
+
+
+async def test_what_waited_has_a_span_of_its_waiting(spans):
+    observer, read = spans
+    first, release = occupant()
+    async with house(pool=pool_limits(max_workers=1), observers=[observer]) as supervisor:
+        held = admitted(supervisor, first)
+        waiting = admitted(supervisor, words, share_key="another")
+        await asyncio.sleep(0.02)
+        release.set()
+        await asyncio.gather(ended(held), ended(waiting))
+    mine = [each for each in read() if _root_of(each, read()).attributes["sluice.task_id"] == waiting.id]
+    assert [each.name for each in mine] == ["queue", "generate", "stream test"]
+    queue, generated, root = mine
+    assert queue.parent == generated.parent == root.context
+    assert [event.name for event in root.events] == ["routed queued"]
+    assert queue.end_time == generated.start_time
+    assert queue.end_time - queue.start_time >= 20_000_000
+    assert generated.context.span_id != int(span_id(waiting.id), 16), "nobody was told"
+
+
+def _root_of(span, every):
+    if span.parent is None:
+        return span
+    return next(each for each in every if each.context.span_id == span.parent.span_id)
+
+
+async def test_what_was_never_begun_has_waited_to_its_end(spans):
+    observer, read = spans
+    first, release = occupant()
+    pool = pool_limits(max_workers=1, queue_timeout=0.01)
+    async with house(pool=pool, observers=[observer]) as supervisor:
+        held = admitted(supervisor, first)
+        await run(supervisor, words, share_key="another")
+        release.set()
+        await ended(held)
+    queue, root = read()[:2]
+    assert (queue.name, root.name) == ("queue", "stream test")
+    assert queue.end_time == root.end_time
+    assert queue.status.description == root.status.description == "queue_timeout"
 
 
 async def test_a_task_whose_process_is_gone_has_a_span_too(spans):
@@ -255,11 +306,13 @@ async def test_without_a_parent_it_is_a_trace_of_its_own_and_an_error_is_one(spa
 
     async with house(observers=[observer]) as supervisor:
         await run(supervisor, failing)
-    (span,) = read()
+    generated, span = read()
     assert span.parent is None
-    assert not span.status.is_ok
     assert span.attributes["error.type"] == "producer_failed"
-    assert "secret" not in span.to_json()
+    assert generated.parent == span.context
+    for each in (span, generated):
+        assert each.status.status_code is StatusCode.ERROR
+        assert "secret" not in each.to_json()
 
 
 async def test_a_parent_that_is_not_kept_is_not_kept_here_either(spans):
@@ -267,6 +320,34 @@ async def test_a_parent_that_is_not_kept_is_not_kept_here_either(spans):
     async with house(observers=[observer]) as supervisor:
         await run(supervisor, words, origin=Origin("r", TRACE._replace(sampled=False), 0.0))
     assert read() == ()
+
+
+async def _told():
+    yield str(observers.traceparent())
+
+
+@pytest.mark.parametrize("makes_spans", [True, False])
+async def test_a_producer_hands_the_trace_on(monkeypatch, makes_spans):
+    """As the part that its own span is; where none is made, as the caller's."""
+    monkeypatch.setattr(observers, "_makes_spans", makes_spans)
+
+    def blocking():
+        yield str(observers.traceparent())
+
+    async with house() as supervisor:
+        for source in (_told, blocking):
+            task = await run(supervisor, source, origin=Origin("r", TRACE, 0.0))
+            own = span_id(task.id) if makes_spans else TRACE.span_id
+            text = b"".join(task.journal.read(0, 1)).decode()
+            assert f"00-{TRACE.trace_id}-{own}-01" in text
+
+
+@pytest.mark.parametrize("origin", [None, Origin("r", None, 0.0)])
+async def test_without_a_caller_who_traces_nothing_is_handed_on(origin):
+    assert observers.traceparent() is None
+    async with house() as supervisor:
+        task = await run(supervisor, _told, origin=origin)
+    assert b"None" in b"".join(task.journal.read(0, 1))
 
 
 OFF = """
