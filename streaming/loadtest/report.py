@@ -208,18 +208,24 @@ def as_html(report: Report) -> str:
     times = _table_rows((name, *map(_ms, numbers.values())) for name, numbers in _rows(tally))
     head = "".join(f"<th>{name}</th>" for name in ("", "p50", "p90", "p95", "p99", "max"))
     bad = "" if tally.is_exact else " bad"
+    # Not in the page's literal, where makemessages sees no calls.
+    heading = escape(_("Load test of %(url)s") % {"url": report.load.base})
+    of_counts, of_times = escape(_("What came of it")), escape(_("Times"))
+    plots = (
+        _bars(_("From the intended start to the first content"), tally.first),
+        _bars(_("Between two pieces of text"), tally.gaps),
+        _course(_("Second by second: open streams, and how streams ended"), tally.seconds()),
+    )
     return f"""<!doctype html>
 <html lang="{get_language() or "en"}"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Sluice loadtest</title><style>{STYLE}</style></head><body>
-<h1>{escape(_("Load test of %(url)s") % {"url": report.load.base})}</h1>
+<h1>{heading}</h1>
 <p class="verdict{bad}">{escape(verdict(tally))}</p>
 <table class="load">{load}</table>
-<h2>{escape(_("What came of it"))}</h2><table>{counts}</table>
-<h2>{escape(_("Times"))}</h2><div class="wide"><table><tr>{head}</tr>{times}</table></div>
-{_bars(_("From the intended start to the first content"), tally.first)}
-{_bars(_("Between two pieces of text"), tally.gaps)}
-{_course(_("Second by second: open streams, and how streams ended"), tally.seconds())}
+<h2>{of_counts}</h2><table>{counts}</table>
+<h2>{of_times}</h2><div class="wide"><table><tr>{head}</tr>{times}</table></div>
+{"".join(plots)}
 </body></html>
 """
 
@@ -296,7 +302,8 @@ def _plot(
     labels with their places, from 0 to 1; `legend`: pieces of a drawing with their words."""
     title = escape(title)
     if not drawn:
-        return f"<h2>{title}</h2><p>{escape(_('Nothing came.'))}</p>"
+        nothing = escape(_("Nothing came."))
+        return f"<h2>{title}</h2><p>{nothing}</p>"
     labels = "".join(
         f'<span style="left:{place * 100:.1f}%">{escape(label)}</span>' for place, label in ticks
     )
