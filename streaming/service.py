@@ -310,7 +310,7 @@ class Service:
         await Segment.objects.filter(task_id=task_id).adelete()
         await IdempotencyKey.objects.filter(task_id=task_id).adelete()
         await StreamTask.objects.filter(pk=task_id).aupdate(
-            arguments=None, text="", error_message="", purged_at=timezone.now()
+            arguments=None, text="", error_message="", error_detail="", purged_at=timezone.now()
         )
 
     async def recent(self, caller: Caller, limit: int, before: str | None) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Content:
     text: str
     text_left: int
     error_message: str
+    error_detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def _content(row: StreamTask, memory: Memory | None) -> Content:
         text=text[:TEXT],
         text_left=max(len(text) - TEXT, 0),
         error_message=row.error_message,
+        error_detail=row.error_detail,
     )
 
 

@@ -47,7 +47,7 @@ NUMBERS: Final = (
 )
 """Columns that everybody gets who may see tasks."""
 
-TEXTS: Final = ("arguments", "error_message", "text")
+TEXTS: Final = ("arguments", "error_message", "error_detail", "text")
 """Columns for who may read what people and models wrote."""
 
 HEAVY: Final = (*TEXTS, "snapshot", "timing", "usage")

@@ -43,7 +43,7 @@ VIEW_TASKS: Final = "streaming.view_streamtask"
 
 CHANGE_TASKS: Final = "streaming.change_streamtask"
 
-CONTENT: Final = ("text", "arguments", "error_message")
+CONTENT: Final = ("text", "arguments", "error_message", "error_detail")
 """Columns with what people and models wrote."""
 
 HEAVY: Final = (*CONTENT, "snapshot", "timing", "usage")

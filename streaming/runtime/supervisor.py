@@ -18,6 +18,7 @@ from typing import Final
 from streaming.core.errors import (
     CursorAhead,
     EventsPruned,
+    GenerationError,
     Interrupted,
     ProducerFailed,
     QueueTimeout,
@@ -301,6 +302,8 @@ class Supervisor:
         task.finished_at = datetime.now(UTC)
         task.receipt = task.timing(now)
         task.final = self._announcements.end(task, outcome, task.receipt)
+        if isinstance(outcome, GenerationError):
+            task.error_detail = outcome.detail
         try:
             encode(task.final)
         except Exception:

@@ -120,6 +120,7 @@ class Task:
     `deadline` is the next moment at which the supervisor must act by itself: queue time-out, run
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
     is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
+    `error_detail`: foreign words about a fault, for its record alone.
     `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
     `epoch` rises when another process takes the task
     over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
@@ -150,6 +151,7 @@ class Task:
     waiters: int = 0
     ending: Outcome | None = None
     final: Terminal | None = None
+    error_detail: str = ""
     receipt: Timing | None = None
     pump: asyncio.Task[None] | None = None
     stuck: bool = False

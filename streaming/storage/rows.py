@@ -12,7 +12,7 @@ import msgspec
 from django.db import connection
 from django.db.models import DateTimeField, F, ForeignKey, JSONField, QuerySet
 
-from streaming.core.events import Cancelled, Complete, Error, Terminal
+from streaming.core.events import Cancelled, Complete, Error, Terminal, clean_text
 from streaming.models import Refusal, Segment, StreamTask
 from streaming.runtime.task import Task
 
@@ -203,6 +203,9 @@ def row_values(task: Task) -> dict[str, Any]:
         values["last_event_id"] += 1
     if final is not None:
         values |= ending_columns(final)
+    if task.error_detail:
+        # PostgreSQL takes no NUL.
+        values["error_detail"] = clean_text(task.error_detail).replace("\0", "\ufffd")
     return values
 
 

@@ -109,7 +109,9 @@ def slowest(rollup: Rollup, limit: int = SLOWEST) -> Slowest:
     named = (rollup.longest_wait, rollup.latest_content, rollup.longest, rollup.in_vain)
     lists = [each[:limit] for each in named]
     ids = {slow.task_id for each in lists for slow in each}
-    rows = StreamTask.objects.filter(pk__in=ids).defer("text", "arguments", "usage", "error_message")
+    rows = StreamTask.objects.filter(pk__in=ids).defer(
+        "text", "arguments", "usage", "error_message", "error_detail"
+    )
     known = {row.pk: row for row in rows.select_related("owner")}
     return Slowest(*(_slow_tasks(each, known) for each in lists))
 

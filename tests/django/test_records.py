@@ -16,6 +16,7 @@ from django.contrib.auth import get_user_model
 from django.db import DataError, OperationalError, connections
 
 from streaming.cluster.processes import Registry
+from streaming.core.errors import UpstreamRejected
 from streaming.core.events import Finish
 from streaming.core.routing import Reason, Snapshot
 from streaming.models import Refusal, Segment, StreamTask
@@ -240,6 +241,20 @@ async def test_a_record_that_cannot_be_written_does_not_block_the_others(house: 
     await house.written()
     assert (await StreamTask.objects.aget(pk=good.id)).text == "good"
     assert house.recorder.dropped == 1
+
+
+async def test_foreign_words_about_a_fault_are_kept_beside_the_message(house: House):
+    async def refused() -> AsyncIterator[str]:
+        raise UpstreamRejected("status 400", detail="no\0 such \ud800 model")
+        yield ""
+
+    task = house.supervisor.open(spec(refused))
+    house.supervisor.record(task)
+    await ended(task)
+    await house.written()
+    row = await StreamTask.objects.aget(pk=task.id)
+    assert (row.error_code, row.error_detail) == ("upstream_rejected", "no\ufffd such \ufffd model")
+    assert "model" not in row.error_message
 
 
 async def test_a_value_that_no_database_takes_is_not_quoted(house: House, caplog: pytest.LogCaptureFixture):

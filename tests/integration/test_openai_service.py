@@ -175,6 +175,16 @@ async def test_a_prompt_that_the_model_service_repeats_is_in_no_log(sluice, mode
     await eventually(logged)
     (line,) = [line for line in server.log().splitlines() if f"task {task_id}: " in line]
     assert said in line
+    record = row(server, "id", task_id)
+    assert record is not None
+    assert "GEHEIMTHEMA" in record["error_detail"], "who may read contents finds it there"
+    assert "GEHEIMTHEMA" not in str(reading.end.data) + record["error_message"]
+    public = (await http.get(f"/streams/{task_id}")).text
+    assert "GEHEIMTHEMA" not in public
+    assert (await http.delete(f"/streams/{task_id}?purge=true")).status_code == 204
+    purged = row(server, "id", task_id)
+    assert purged is not None
+    assert purged["error_detail"] == ""
     assert "GEHEIMTHEMA" not in server.log()
 
 

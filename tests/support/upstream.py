@@ -514,7 +514,8 @@ async def _repeats_the_prompt_at_once(answer: Answer) -> None:
 
 @behaviour("repeats-the-prompt-as-header")
 async def _repeats_the_prompt_as_header(answer: Answer) -> None:
-    await answer.raw(b"HTTP/1.1 200 X\r\n" + _prompt_of(answer).encode() + b"\r\n\r\n")
+    line = " ".join(_prompt_of(answer).split())
+    await answer.raw(f"HTTP/1.1 200 X\r\n{line}\r\n\r\n".encode())
     answer.cut()
 
 

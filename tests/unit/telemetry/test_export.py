@@ -133,12 +133,14 @@ def test_the_end_says_what_was_lost_and_waits_for_nobody(made, collector, caplog
     send, provider = made
     collector.away = True
     send(4)
-    closed_before_the_rest = []
+    closed_before_the_rest: list[bool] = []
     export = collector.export
-    collector.export = lambda spans: (
-        closed_before_the_rest.append(collector.closed.is_set()),
-        export(spans),
-    )[1]
+
+    def look(spans):
+        closed_before_the_rest.append(collector.closed.is_set())
+        return export(spans)
+
+    collector.export = look
     provider.get_tracer("test").start_span("left").end()
     provider.shutdown()
     assert closed_before_the_rest == [True]

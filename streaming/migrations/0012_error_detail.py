@@ -1,0 +1,17 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+
+    dependencies = [
+        ('streaming', '0011_statistics_page'),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name='streamtask',
+            name='error_detail',
+            field=models.TextField(blank=True, default='', help_text='What the service said that failed; nobody else is told.', verbose_name='error detail'),
+            preserve_default=False,
+        ),
+    ]
