@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('streaming', '0011_statistics_page'),
+        ('streaming', '0012_priority_requested_and_last_value'),
     ]
 
     operations = [
