@@ -68,7 +68,11 @@ class StreamTask(models.Model):
     error_code = models.CharField(_("error code"), max_length=32, blank=True)
     error_message = models.TextField(_("error message"), blank=True)
     error_detail = models.TextField(
-        _("error detail"), blank=True, help_text=_("What the service said that failed; nobody else is told.")
+        _("error detail"),
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("What the service said that failed; nobody else is told."),
     )
     cancel_reason = models.CharField(_("cancelled by"), max_length=16, blank=True)
     text = models.TextField(_("text"), blank=True)
