@@ -1,4 +1,4 @@
-"""The figures of the statistics page that are in the repository are those that the issue asked for."""
+"""The figures of the statistics page that are in the repository reach the goal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from benchmarks.statistics import GOAL, RESULT
 
 MEASURED: dict[str, Any] = json.loads(RESULT.read_text())["results"]
 
-stale = pytest.mark.xfail(
-    not all("owners" in each for each in MEASURED.values()),
-    reason="measured before the benchmark had many owners: run benchmarks/statistics.py",
-    strict=False,
-)
 
-
-@stale
 def test_both_databases_were_measured_with_a_million_tasks_of_many_owners():
     assert set(MEASURED) == {"SQLite", "PostgreSQL"}
     for database, figures in MEASURED.items():
@@ -27,7 +20,6 @@ def test_both_databases_were_measured_with_a_million_tasks_of_many_owners():
         assert figures["repetitions"] >= 3, database
 
 
-@stale
 @pytest.mark.parametrize("name", ["hour", "day", "week"])
 def test_the_page_meets_its_goal(name: str):
     assert GOAL <= 1.0
@@ -35,7 +27,6 @@ def test_the_page_meets_its_goal(name: str):
         assert figures["ranges"][name]["together"] < GOAL, database
 
 
-@stale
 def test_no_plan_reads_all_tasks():
     for database, figures in MEASURED.items():
         for what, plan in figures["plans"].items():
