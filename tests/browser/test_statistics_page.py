@@ -144,7 +144,7 @@ async def test_charts_that_cannot_be_read_and_a_session_that_ends_are_told(
     browser: Browser, busy: Server, boss: str
 ) -> None:
     async with calling(busy), operating(browser, busy, boss, "light") as seen:
-        page, seen.allowed = seen.page, ("503",)
+        page, seen.allowed = seen.page, ("503", "403")
         await page.clock.install()
         await page.goto(f"{busy.url}{PAGE}?range=day")
         await expect(live(page)).to_have_text("live")
@@ -189,7 +189,7 @@ async def test_the_lists_fit_a_window_of_1280_pixels(browser: Browser, busy: Ser
             )
             assert width <= room, place
             assert await table.locator("tbody tr").count() >= 1
-        sentence = seen.page.locator(".field-sentence").first
+        sentence = seen.page.locator(".field-told_at_first").first
         assert await sentence.evaluate("cell => cell.clientWidth") >= 16 * 16
 
 
