@@ -131,7 +131,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "KERNEL_POOL_MAX_WORKERS": "20",
         "KERNEL_POOL_PER_OWNER": "20",
         "HOST": "0.0.0.0",  # noqa: S104
-        "ALLOWED_HOSTS": "*",
+        "ALLOWED_HOSTS": f"127.0.0.1,{_own_address()}",
     }
     with notebook_server(tmp_path_factory.mktemp("access"), **settings) as made:
         yield made

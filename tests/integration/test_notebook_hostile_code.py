@@ -522,7 +522,11 @@ async def test_forged_messages_are_dropped_and_the_stream_lives(
     assert printed(reading).endswith("after\n")
     for text in ("forged", "again", "of nobody"):
         assert text not in printed(reading)
-    assert "messages of a kernel are not understood" in house.log()[before:]
+
+    async def logged() -> bool:
+        return "messages of a kernel are not understood" in house.log()[before:]
+
+    assert await eventually(logged)
     assert await usable(http, "forges")
     assert answer(await ask(http, {}, "forges", "status"))["state"] == "idle"
     assert (await http.get("/notebooks/forges")).status_code == 200
