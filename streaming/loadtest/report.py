@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from streaming.core.histogram import Histogram
 from streaming.core.load import Second, Tally
+from streaming.doctor.report import milliseconds
 
 from .runner import Load
 
@@ -118,7 +119,7 @@ def progress(tally: Tally, seconds: float) -> str:
         "complete": tally.outcomes["complete"],
         "failed": tally.outcomes["failed"],
         "refused": tally.outcomes["refused"],
-        "first": _ms(tally.first.percentile(95)),
+        "first": milliseconds(tally.first.percentile(95)),
     }
 
 
@@ -195,7 +196,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield f"  {'':<22} " + " ".join(f"{name:>10}" for name in ("p50", "p90", "p95", "p99", "max"))
     for name, numbers in _rows(report.tally):
-        yield f"  {name:<22} " + " ".join(f"{_ms(value):>10}" for value in numbers.values())
+        yield f"  {name:<22} " + " ".join(f"{milliseconds(value):>10}" for value in numbers.values())
     yield ""
     yield verdict(report.tally)
 
@@ -205,7 +206,7 @@ def as_html(report: Report) -> str:
     tally = report.tally
     load = _table_rows((name, value) for name, value in _load_rows(report))
     counts = _table_rows(_counts(tally))
-    times = _table_rows((name, *map(_ms, numbers.values())) for name, numbers in _rows(tally))
+    times = _table_rows((name, *map(milliseconds, numbers.values())) for name, numbers in _rows(tally))
     head = "".join(f"<th>{name}</th>" for name in ("", "p50", "p90", "p95", "p99", "max"))
     bad = "" if tally.is_exact else " bad"
     # Not in the page's literal, where makemessages sees no calls.
@@ -251,9 +252,9 @@ def _bars(title: str, histogram: Histogram) -> str:
         height = count / most * HEIGHT
         drawn.append(
             f'<rect class="bar" x="{number * step:.1f}" y="{HEIGHT - height:.1f}" '
-            f'width="{step * 0.9:.1f}" height="{height:.1f}"><title>≤ {_ms(bound)}: {count}</title></rect>'
+            f'width="{step * 0.9:.1f}" height="{height:.1f}"><title>≤ {milliseconds(bound)}: {count}</title></rect>'
         )
-    ticks = [((number + 0.45) / len(bars), _ms(bars[number][0])) for number in _spread(len(bars))]
+    ticks = [((number + 0.45) / len(bars), milliseconds(bars[number][0])) for number in _spread(len(bars))]
     return _plot(title, most, drawn, ticks)
 
 
@@ -318,11 +319,3 @@ def _plot(
         f'<div class="ticks">{labels}</div>'
         f'<div class="legend">{words}</div></figure>'
     )
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 10:
-        return f"{value:.1f} ms"
-    return f"{value:.0f} ms" if value < 1000 else f"{value / 1000:.1f} s"
