@@ -252,7 +252,8 @@ def _bars(title: str, histogram: Histogram) -> str:
         height = count / most * HEIGHT
         drawn.append(
             f'<rect class="bar" x="{number * step:.1f}" y="{HEIGHT - height:.1f}" '
-            f'width="{step * 0.9:.1f}" height="{height:.1f}"><title>≤ {milliseconds(bound)}: {count}</title></rect>'
+            f'width="{step * 0.9:.1f}" height="{height:.1f}">'
+            f"<title>≤ {milliseconds(bound)}: {count}</title></rect>"
         )
     ticks = [((number + 0.45) / len(bars), milliseconds(bars[number][0])) for number in _spread(len(bars))]
     return _plot(title, most, drawn, ticks)
