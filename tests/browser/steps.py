@@ -18,8 +18,10 @@ async def ending_soon(page: Page, tokens: int = 50, interval: float = 0.01) -> N
     """What the scripted provider is asked for from now on is shorter than by default."""
 
     async def shorten(route: Route) -> None:
-        asked = route.request.post_data_json | {"options": {"tokens": tokens, "interval": interval}}
-        await route.continue_(post_data=json.dumps(asked))
+        asked = route.request.post_data_json
+        assert asked is not None
+        options = {"tokens": tokens, "interval": interval}
+        await route.continue_(post_data=json.dumps({**asked, "options": options}))
 
     await page.route("**/content/generate/stream/async?*", shorten)
 
