@@ -53,7 +53,7 @@ async def violations_in_both(page: Page, parts: str) -> list[str]:
     found: list[str] = []
     grounds: list[str] = []
     for scheme in ("dark", "light"):
-        await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        await page.emulate_media(color_scheme=scheme)
         # The theme looks at the scheme once, when it is loaded; a page with a new key cannot be loaded again.
         await page.evaluate(
             "dark => document.documentElement.classList.toggle('dark', dark)", scheme == "dark"
