@@ -62,3 +62,10 @@ async def home(browser: Browser, site: Server) -> AsyncIterator[Visit]:
     """The page at `/` in English."""
     async with visit(browser, site.url) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def resting(browser: Browser, site: Server) -> AsyncIterator[Visit]:
+    """The same page for all tests that leave it as it is."""
+    async with visit(browser, site.url) as made:
+        yield made

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from tests.support.client import brief
 
@@ -13,9 +14,22 @@ SCRIPT_TEXT = "".join(f"{k} " for k in range(200))
 """What the scripted provider writes by default, in 4 seconds."""
 
 
+async def ending_soon(page: Page, tokens: int = 50, interval: float = 0.01) -> None:
+    """What the scripted provider is asked for from now on is shorter than by default."""
+
+    async def shorten(route: Route) -> None:
+        asked = route.request.post_data_json
+        assert asked is not None
+        options = {"tokens": tokens, "interval": interval}
+        await route.continue_(post_data=json.dumps({**asked, "options": options}))
+
+    await page.route("**/content/generate/stream/async?*", shorten)
+
+
 async def write(page: Page, topic: str = "a test", writer: str | None = None) -> None:
-    """Fill in the brief and send it off; `writer`: the name of a provider."""
+    """Fill in the brief, for a short text, and send it off; `writer`: the name of a provider."""
     await page.get_by_label("Topic").fill(topic)
+    await page.locator("[name=length][value=short]").check()
     if writer is not None:
         await page.locator(".more").evaluate("element => element.open = true")
         await page.locator("#writer").select_option(f"{writer} {writer}")

@@ -18,6 +18,7 @@ from tests.support.servers import Server
 
 KEYS = "/admin/streaming/apikey/"
 OURS = ".stream-task, .stream-section"
+GROUND = "getComputedStyle(document.body).backgroundColor"
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,25 @@ async def violations_in(page: Page, parts: str) -> list[str]:
     ]
 
 
+async def violations_in_both(page: Page, parts: str) -> list[str]:
+    """What axe finds in those parts in the dark scheme, then in the light one."""
+    found: list[str] = []
+    grounds: list[str] = []
+    for scheme in ("dark", "light"):
+        await page.emulate_media(color_scheme=scheme)
+        # The theme looks at the scheme once, when it is loaded; a page with a new key cannot be loaded again.
+        await page.evaluate(
+            "dark => document.documentElement.classList.toggle('dark', dark)", scheme == "dark"
+        )
+        await page.wait_for_function(
+            "document.getAnimations().every(each => !(each instanceof CSSTransition))"
+        )
+        grounds.append(await page.evaluate(GROUND))
+        found += [f"{scheme}: {each}" for each in await violations_in(page, parts)]
+    assert len(set(grounds)) == 2, grounds
+    return found
+
+
 def started(site: Server, options: Mapping[str, object], **members: object) -> str:
     """A task in the background; its id."""
     answer = httpx2.post(f"{site.url}{LATER}", json=brief(options=options, **members), trust_env=False)
@@ -54,21 +74,18 @@ def started(site: Server, options: Mapping[str, object], **members: object) -> s
     return str(answer.json()["task_id"])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_task_is_cancelled_and_started_again(
-    browser: Browser, site: Server, session: str, scheme: str
-) -> None:
+async def test_a_task_is_cancelled_and_started_again(browser: Browser, site: Server, session: str) -> None:
     task_id = started(site, LONG)
-    async with operating(browser, site, session, scheme) as seen:
+    async with operating(browser, site, session, "light") as seen:
         page = seen.page
         await page.goto(f"{site.url}{LIST}")
         await page.get_by_role("link", name=task_id[:8]).click()
         await expect(page.locator(".stream-top")).to_contain_text("running")
-        assert await violations_in(page, OURS) == []
+        assert await violations_in_both(page, OURS) == []
         await page.get_by_role("button", name="Cancel").click()
         await expect(page.get_by_text("1 cancelled.")).to_be_visible()
         await expect(page.locator(".stream-top")).to_contain_text("cancelled")
-        assert await violations_in(page, OURS) == []
+        assert await violations_in_both(page, OURS) == []
         await page.get_by_role("button", name="Start again").click()
         await expect(page.get_by_text("1 started again.")).to_be_visible()
         await page.get_by_role("button", name="Cancel").click()
@@ -116,30 +133,27 @@ async def test_what_a_model_wrote_runs_nothing(browser: Browser, site: Server, s
         assert await seen.page.locator(".stream-task img, .stream-task script").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_key_is_made_copied_and_revoked(
-    browser: Browser, site: Server, session: str, scheme: str
-) -> None:
-    async with operating(browser, site, session, scheme) as seen:
+async def test_a_key_is_made_copied_and_revoked(browser: Browser, site: Server, session: str) -> None:
+    async with operating(browser, site, session, "light") as seen:
         page = seen.page
         await seen.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await page.goto(f"{site.url}{KEYS}add/")
-        await page.get_by_label("Name").fill(f"key {scheme}")
+        await page.get_by_label("Name").fill("a key")
         await page.get_by_label("Name").press("Enter")
         key = await page.get_by_label("API key", exact=True).input_value()
-        assert await violations_in(page, OURS) == []
+        assert await violations_in_both(page, OURS) == []
         await page.get_by_role("button", name="Copy").click()
         await expect(page.get_by_role("status").filter(has_text="Copied")).to_be_visible()
         assert await page.evaluate("navigator.clipboard.readText()") == key
         await page.get_by_role("link", name="Done").click()
         await page.get_by_role("link", name=key[:15]).click()
-        await page.get_by_label("Name").fill(f"renamed {scheme}")
+        await page.get_by_label("Name").fill("renamed")
         await page.get_by_label("Name").press("Enter")
         row = page.get_by_role("row").filter(has_text=key[:15])
         await expect(row).to_contain_text("active")
         await row.get_by_role("link", name=key[:15]).click()
         await expect(page.locator(".stream-section").first).to_be_visible()
-        assert await violations_in(page, ".stream-section") == []
+        assert await violations_in_both(page, ".stream-section") == []
         await page.get_by_role("button", name="Revoke the key").click()
         await expect(page.get_by_text("1 key revoked.")).to_be_visible()
         answer = httpx2.get(

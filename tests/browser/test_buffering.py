@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.steps import reaches, write
+from tests.browser.steps import ending_soon, reaches, write
 from tests.support.browser import Visit, visit
 from tests.support.buffering import COLLECTING
 from tests.support.nginx import Nginx, find_nginx, fronted
@@ -47,6 +47,7 @@ async def test_a_proxy_that_collects_is_named(browser: Browser, collecting: Ngin
 
 
 async def test_without_a_proxy_nothing_is_said(home: Visit) -> None:
+    await ending_soon(home.page, 100, 0.02)
     await write(home.page, writer="scripted")
     await reaches(home.page, "finished")
     await expect(home.page.locator(WARNING)).to_be_hidden()
@@ -68,6 +69,6 @@ async def test_without_a_proxy_nothing_is_said(home: Visit) -> None:
     ],
     ids=["in time", "late but even", "all at the end", "in bursts", "sent together", "few", "not told"],
 )
-async def test_the_rule(home: Visit, events: list[tuple[float, float | None]], held: float) -> None:
+async def test_the_rule(resting: Visit, events: list[tuple[float, float | None]], held: float) -> None:
     given = [[at] if sent is None else [at, sent] for at, sent in events]
-    assert await home.page.evaluate(FEED, given) == pytest.approx(held, abs=1)
+    assert await resting.page.evaluate(FEED, given) == pytest.approx(held, abs=1)

@@ -49,10 +49,10 @@ def pieces(whole: bytes, seed: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_it_reads_what_ours_reads_however_the_bytes_are_cut(home: Visit, case: str) -> None:
+async def test_it_reads_what_ours_reads_however_the_bytes_are_cut(resting: Visit, case: str) -> None:
     whole = CASES[case]
     expected = ours(whole)
     assert expected
     for chunks in [[whole], *(pieces(whole, seed) for seed in range(6))]:
         encoded = [base64.b64encode(chunk).decode() for chunk in chunks]
-        assert await home.page.evaluate(DECODE, encoded) == expected, chunks
+        assert await resting.page.evaluate(DECODE, encoded) == expected, chunks

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.steps import SCRIPT_TEXT, has_written, part, reaches, started, text, write
+from tests.browser.steps import SCRIPT_TEXT, ending_soon, has_written, part, reaches, started, text, write
 from tests.support.browser import Visit, visit
 from tests.support.servers import Server
 
@@ -74,13 +74,14 @@ async def test_the_language_switch_takes_the_stream_along(home: Visit) -> None:
     assert await text(page).text_content() == SCRIPT_TEXT
 
 
-async def test_the_page_says_who_writes(home: Visit) -> None:
-    await expect(home.page.locator(".writer")).to_contain_text("The offline writer")
-    await expect(home.page.locator(".writer")).to_contain_text("no model")
+async def test_the_page_says_who_writes(resting: Visit) -> None:
+    await expect(resting.page.locator(".writer")).to_contain_text("The offline writer")
+    await expect(resting.page.locator(".writer")).to_contain_text("no model")
 
 
 async def test_the_receipt_tells_what_it_cost(home: Visit) -> None:
     page = home.page
+    await ending_soon(page)
     await write(page, writer="scripted")
     await reaches(page, "finished")
     cells = {name: page.locator(f"[data-receipt={name}]") for name in ("queue", "first", "total", "rate")}
@@ -93,6 +94,7 @@ async def test_the_receipt_tells_what_it_cost(home: Visit) -> None:
 
 async def test_the_inspector_shows_every_event(home: Visit) -> None:
     page = home.page
+    await ending_soon(page)
     await write(page, writer="scripted")
     await reaches(page, "finished")
     await page.get_by_text("All events", exact=True).click()
@@ -112,6 +114,7 @@ async def test_the_inspector_shows_every_event(home: Visit) -> None:
 
 async def test_a_finished_stream_opens_at_its_beginning_with_the_same_receipt(home: Visit) -> None:
     page = home.page
+    await ending_soon(page, 200, 0.005)
     await write(page, writer="scripted")
     await reaches(page, "finished")
     await expect(page.locator("[data-receipt=model]")).to_have_text("scripted")
