@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
 from django.core.management.commands import flush
+from django.core.management.sql import emit_post_migrate_signal, sql_flush
 from django.test import override_settings
 from django.utils import translation
 
@@ -44,7 +45,6 @@ def _flush_keeps_what_is_unchanged() -> Iterator[None]:
     """A test with transactions of its own empties all tables after it. Content types and permissions stay if
     they are still as Django wrote them: to write them anew costs more than most such tests."""
     written: dict[str, Any] = {}
-    sql_flush, emit = flush.sql_flush, flush.emit_post_migrate_signal
     kept = (ContentType._meta.db_table, Permission._meta.db_table)
     unchanged = False
 
@@ -61,7 +61,7 @@ def _flush_keeps_what_is_unchanged() -> Iterator[None]:
 
     def write(verbosity: int, interactive: bool, database: str, **options: Any) -> None:
         if not unchanged:
-            emit(verbosity, interactive, database, **options)
+            emit_post_migrate_signal(verbosity, interactive, database, **options)
             written[database] = _known(database)
 
     with pytest.MonkeyPatch.context() as patch:
