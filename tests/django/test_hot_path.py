@@ -246,8 +246,8 @@ async def test_an_event_leaves_few_blocks_of_memory():
         return sys.getallocatedblocks() - before
 
     short = [await blocks(1) for _ in range(REQUESTS)]
-    long = [await blocks(2000) for _ in range(REQUESTS)]
-    kept = (min(long) - min(short)) / 2000
+    long = [await blocks(1000) for _ in range(REQUESTS)]
+    kept = (min(long) - min(short)) / 1000
     logger.info("%.2f blocks an event, allowed are %s", kept, BLOCKS_PER_EVENT)
     assert kept <= BLOCKS_PER_EVENT, f"{kept:.2f} blocks an event"
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import httpx2
@@ -253,13 +252,12 @@ get_user_model().objects.get(username="grace").user_permissions.clear()
 """
 
 
-async def test_a_permission_that_is_taken_away_counts_at_once(tmp_path: Path) -> None:
-    """Also for somebody who called a moment ago, and is remembered."""
-    with notebook_server(tmp_path, KERNEL_PYTHON="/bin/false") as made:
-        async with client(made.url) as http:
-            assert told(await ask(http, key_of("grace"), "t", "status")) == ANSWERED
-            env = environment(tmp_path, DJANGO_SETTINGS_MODULE="settings.settings")
-            await asyncio.to_thread(
-                subprocess.run, [sys.executable, "-c", REVOKE], cwd=ROOT, env=env, check=True
-            )
-            assert told(await ask(http, key_of("grace"), "t", "status")) == (403, "permission_denied")
+@pytest.mark.parametrize("house", ["true"], indirect=True)
+async def test_a_permission_that_is_taken_away_counts_at_once(
+    house: Server, http: httpx2.AsyncClient
+) -> None:
+    """Also for somebody who called a moment ago, and is remembered. The last one: grace has it no more."""
+    assert told(await ask(http, key_of("grace"), "t", "status")) == ANSWERED
+    env = environment(house.database.parent, DJANGO_SETTINGS_MODULE="settings.settings")
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", REVOKE], cwd=ROOT, env=env, check=True)
+    assert told(await ask(http, key_of("grace"), "t", "status")) == (403, "permission_denied")

@@ -117,10 +117,12 @@ async def source_of(http: httpx2.AsyncClient, notebook: str) -> dict[str, Any]:
     return dict(cell)
 
 
-async def test_what_a_killed_server_had_said_is_replayed_and_ends(tmp_path: Path) -> None:
+async def test_what_a_killed_server_had_said_is_replayed_and_ends_and_no_folder_is_left(
+    tmp_path: Path,
+) -> None:
+    """What the code wrote, the sockets and their key: the keeper goes last, and can take them along."""
     env = prepare(tmp_path)
     ends: dict[str, str] = {}
-    folders: list[Path] = []
     for round_ in ("first", "second"):
         async with serving("serve", tmp_path, env) as server:
             async with client(server.url, headers=key_of("ada")) as http:
@@ -131,13 +133,15 @@ async def test_what_a_killed_server_had_said_is_replayed_and_ends(tmp_path: Path
                     assert "line 5\n" in printed(reading)
                     assert (await source_of(http, notebook))["source"] == CELL
             async with cell_in_the_middle(server, round_) as (place, events, _):
-                folders.append(folder_of(said(events)))
+                folder = folder_of(said(events))
+                assert folder.exists()
                 assert await eventually(partial(is_written, server, place.rpartition("/")[2]), PATIENCE)
                 processes = below(server)
                 assert len(processes) >= 3
                 server.process.kill()
                 await asyncio.to_thread(server.process.wait, PATIENCE)
             assert await gone(processes)
+            assert not folder.exists()
             ends[round_] = place
     async with serving("serve", tmp_path, env) as server, client(server.url, headers=key_of("ada")) as http:
         for notebook, place in ends.items():
@@ -149,9 +153,12 @@ async def test_what_a_killed_server_had_said_is_replayed_and_ends(tmp_path: Path
         assert (outputs(again)[0]["data"]["text/plain"], end(again)["execution_count"]) == ("2", 1)
 
 
-async def test_a_server_that_is_asked_to_go_ends_its_cells_in_order(tmp_path: Path) -> None:
-    with notebook_server(tmp_path, SSE_DRAIN_GRACE="0.5") as server:
-        async with cell_in_the_middle(server, "going") as (_, events, reading):
+async def test_a_server_that_is_asked_to_go_ends_its_cells_in_order_and_keeps_their_outputs(
+    tmp_path: Path,
+) -> None:
+    env = prepare(tmp_path, SSE_DRAIN_GRACE="0.5")
+    async with serving("serve", tmp_path, env) as server:
+        async with cell_in_the_middle(server, "kept") as (place, events, reading):
             folder = folder_of(said(events))
             assert folder.exists()
             processes = below(server)
@@ -164,18 +171,6 @@ async def test_a_server_that_is_asked_to_go_ends_its_cells_in_order(tmp_path: Pa
         assert await gone(processes)
         assert not folder.exists()
         assert "Traceback" not in server.log()
-
-
-async def test_a_cell_that_was_ended_with_its_server_has_its_outputs_in_the_record(tmp_path: Path) -> None:
-    env = prepare(tmp_path, SSE_DRAIN_GRACE="0.5")
-    async with (
-        serving("serve", tmp_path, env) as server,
-        cell_in_the_middle(server, "kept") as (place, _, reading),
-    ):
-        server.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            await reading
-        await asyncio.to_thread(server.process.wait, PATIENCE)
     async with serving("serve", tmp_path, env) as server, client(server.url, headers=key_of("ada")) as http:
         cell = await source_of(http, "kept")
         assert "line 5\n" in cell["outputs"][0]["text"]
@@ -193,15 +188,3 @@ async def test_a_session_that_ends_lets_nobody_go_on(tmp_path: Path) -> None:
             assert out.status_code in (200, 302), out.text
             refused = await http.post(OPERATION, json=body)
             assert (refused.status_code, refused.json()["code"]) == (401, "not_authenticated")
-
-
-async def test_a_killed_server_leaves_no_folder_of_its_kernels(tmp_path: Path) -> None:
-    """What the code wrote, the sockets and their key: the keeper goes last, and can take them along."""
-    async with serving("serve", tmp_path, prepare(tmp_path)) as server:
-        async with cell_in_the_middle(server, "folder") as (_, events, _reading):
-            folder = folder_of(said(events))
-            processes = below(server)
-            server.process.kill()
-            await asyncio.to_thread(server.process.wait, PATIENCE)
-        assert await gone(processes)
-        assert not folder.exists()

@@ -7,6 +7,7 @@ by `from tests.support.journal_contract import *`.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -199,7 +200,7 @@ _ends = st.sampled_from(["end", "crash"])
 
 
 @settings(
-    max_examples=40,
+    max_examples=int(os.environ.get("HISTORIES", "40")),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

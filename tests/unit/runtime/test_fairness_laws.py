@@ -301,7 +301,7 @@ def test_nobody_gets_more_than_the_share_and_one_while_others_wait(loop, first, 
         seen = len(room.grants)
 
 
-@settings(fast, max_examples=200)
+@settings(fast, max_examples=120)
 @given(steps=waves("aaab", 2, finish | withdraw), max_workers=workers)
 def test_from_any_moment_on_two_who_wait_stay_within_two_turns(loop, steps, max_workers):
     """The bound of start-time fair queueing (Goyal, Vin and Cheng 1996, theorem 1) for tasks of one size."""
@@ -427,16 +427,10 @@ def test_the_positions_told_are_the_order_of_grants_if_nothing_else_happens(
 
 @fast
 @given(steps=stories, max_workers=workers)
-def test_who_runs_has_no_position(loop, steps, max_workers):
-    room = play(loop, steps, max_workers)
+def test_who_runs_has_no_position_and_estimates_are_finite_and_grow_with_it(loop, steps, max_workers):
+    room = play(loop, steps, max_workers, AGEING)
     assert {room.lines.place(each.task, room.clock.now) for each in room.running} <= {(None, None)}
-
-
-@fast
-@given(steps=stories, max_workers=workers)
-def test_estimates_are_finite_and_grow_with_the_position(loop, steps, max_workers):
-    answers = play(loop, steps, max_workers, AGEING).told()
-    etas = [eta for _, eta in sorted(answers.values())]
+    etas = [eta for _, eta in sorted(room.told().values())]
     assert all(math.isfinite(eta) and eta >= 0 for eta in etas)
     assert etas == sorted(etas)
 
