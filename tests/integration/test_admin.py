@@ -20,7 +20,7 @@ from tests.integration.conftest import TOKEN
 from tests.support.client import brief, client, eventually, row
 from tests.support.servers import ROOT, Server, environment, running
 
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
+pytestmark = pytest.mark.server
 
 LIST = "/admin/streaming/streamtask/"
 LATER = "/content/generate/async"
@@ -88,8 +88,9 @@ def staff_of(server: Server) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def staff(server: Server) -> dict[str, str]:
-    """Session keys of the server's staff."""
+def staff(server: Server, clean_log: None) -> dict[str, str]:
+    """Session keys of the server's staff; its log is clean. (As a mark of the module, `clean_log` would run
+    the tests of other servers twice.)"""
     return staff_of(server)
 
 
@@ -248,6 +249,7 @@ async def test_the_events_are_shown_while_they_are_in_memory(server: Server, bos
     assert "streaming.read_content" in blind
 
 
+@pytest.mark.usefixtures("clean_log")
 async def test_messages_and_sessions_work_through_the_sign_in_page(server: Server, people: Any):
     async with client(server.url) as http:
         keep_cookies(http, await http.get("/admin/login/"))

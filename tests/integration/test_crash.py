@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -65,90 +66,97 @@ async def _is_told_once(server: Server, http: httpx2.AsyncClient, record: dict[s
     assert counts == [1]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of servers that share one database."""
-    if request.param == "postgresql":
-        return environment(tmp_path, DATABASE_URL=request.getfixturevalue("postgresql").migrated())
-    made = environment(tmp_path)
-    migrate(made)
-    return made
+@dataclass
+class Past:
+    """What processes on one database left, one after the other."""
+
+    orderly: int
+    """The exit code of the first, which ended in order."""
+    logs: str
+    """Its log, and that of the next one until it was killed."""
+    done: Reading
+    """A stream that had ended when the second was killed."""
+    cut: Reading
+    """One that had not."""
 
 
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
-async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(
-    kind: str, env: dict[str, str], tmp_path: Path
-) -> None:
-    with started(kind, tmp_path, env) as first:
-        async with client(first.url) as http:
-            before = await generate(http, until=60, options=LONG)
-            await asyncio.sleep(0)
-        first.stop(signal.SIGKILL)
-    place = before.response.headers["location"]
-    with started(kind, tmp_path, env) as second:
-        async with client(second.url) as http:
+@pytest.fixture(scope="module", params=[("daphne", "sqlite"), ("serve", "postgresql")], ids="-".join)
+def after(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Past, Server]]:
+    """What was, and the process that started after the crash."""
+    kind, database = request.param
+    folder = tmp_path_factory.mktemp("crash")
+    if database == "postgresql":
+        env = environment(folder, DATABASE_URL=request.getfixturevalue("postgresql").migrated())
+    else:
+        env = environment(folder)
+        migrate(env)
 
-            async def has_ended() -> bool:
-                return bool((await http.get(place)).json()["state"] == "error")
+    async def end_in_order(server: Server) -> int:
+        async with client(server.url) as http:
+            await http.post(STREAM, json=brief(options={"tokens": 3, "interval": 0}))
+        return server.stop()
 
-            assert await eventually(has_ended)
-            record = (await http.get(place)).json()
-            assert record["error"]["code"] == "interrupted"
-            assert record["error"]["retryable"] is True
-            await _is_told_once(second, http, record)
-            whole = await read_stream(http, "GET", f"{place}/events")
-            assert whole.ids[-1] == whole.ids[-2] + LOST_IDS
-            assert numbered(whole) == record["text"]
-            assert "".join(f"{k} " for k in range(10_000)).startswith(record["text"])
-            assert whole.end.name == "error"
-            seen = before.ids[-1]
-            rest = await read_stream(http, "GET", f"{place}/events?after={seen}")
-            gaps = [event.data for event in rest.events if event.name == "gap"]
-            survived = whole.ids[-2]
-            if seen > survived:
-                assert gaps == [
-                    {"type": "gap", "requested": seen, "available_from": whole.ids[-1], "lost": True}
-                ]
-            else:
-                assert gaps == []
-                assert numbered(before) + numbered(rest) == record["text"]
-            assert (rest.ids[-2] == survived) if seen < survived else len(rest.ids) == 1
-            assert rest.end.id == whole.end.id
-
-
-async def test_a_reader_whose_stream_has_no_end_yet_is_asked_to_come_back(
-    env: dict[str, str], tmp_path: Path
-) -> None:
-    """It runs in another process, or nobody has noticed that its process is dead. A 410 would be for good."""
-    with started("serve", tmp_path, env) as first, started("serve", tmp_path, env) as second:
-        async with client(first.url) as http, client(second.url) as other:
-            seen = await generate(http, until=20, on_disconnect="continue", options=LONG)
-            place = seen.response.headers["location"]
-            answer = await read_stream(other, "GET", f"{place}/events?after={seen.ids[-1]}", until=1)
-            assert answer.response.status_code == 200
-            await http.delete(place)
-
-
-async def test_what_had_ended_before_the_crash_keeps_its_end(env: dict[str, str], tmp_path: Path) -> None:
-    with started("serve", tmp_path, env) as first:
-        async with client(first.url) as http:
+    async def read(server: Server) -> tuple[Reading, Reading]:
+        async with client(server.url) as http:
             done = await generate(http, options={"tokens": 50, "interval": 0})
-        first.stop(signal.SIGKILL)
-    place = done.response.headers["location"]
-    with started("serve", tmp_path, env) as second:
-        async with client(second.url) as http:
-            again = await read_stream(http, "GET", f"{place}/events")
-            check_replay(again.durable, done.durable, 0)
-            assert (await http.get(f"{place}/events?after={done.ids[-1]}")).status_code == 204
+            cut = await generate(http, until=60, options=LONG)
+            await asyncio.sleep(0)
+        server.stop(signal.SIGKILL)
+        return done, cut
+
+    with started("serve", folder, env) as first:
+        orderly = asyncio.run(end_in_order(first))
+    with started(kind, folder, env) as second:
+        done, cut = asyncio.run(read(second))
+    with started(kind, folder, env) as third:
+        yield Past(orderly, first.log() + second.log(), done, cut), third
+
+
+async def test_a_killed_process_s_streams_get_their_end_from_the_next_one(after: tuple[Past, Server]) -> None:
+    past, server = after
+    before, place = past.cut, past.cut.response.headers["location"]
+    async with client(server.url) as http:
+
+        async def has_ended() -> bool:
+            return bool((await http.get(place)).json()["state"] == "error")
+
+        assert await eventually(has_ended)
+        record = (await http.get(place)).json()
+        assert record["error"]["code"] == "interrupted"
+        assert record["error"]["retryable"] is True
+        await _is_told_once(server, http, record)
+        whole = await read_stream(http, "GET", f"{place}/events")
+        assert whole.ids[-1] == whole.ids[-2] + LOST_IDS
+        assert numbered(whole) == record["text"]
+        assert "".join(f"{k} " for k in range(10_000)).startswith(record["text"])
+        assert whole.end.name == "error"
+        seen = before.ids[-1]
+        rest = await read_stream(http, "GET", f"{place}/events?after={seen}")
+        gaps = [event.data for event in rest.events if event.name == "gap"]
+        survived = whole.ids[-2]
+        if seen > survived:
+            assert gaps == [{"type": "gap", "requested": seen, "available_from": whole.ids[-1], "lost": True}]
+        else:
+            assert gaps == []
+            assert numbered(before) + numbered(rest) == record["text"]
+        assert (rest.ids[-2] == survived) if seen < survived else len(rest.ids) == 1
+        assert rest.end.id == whole.end.id
+
+
+async def test_what_had_ended_before_the_crash_keeps_its_end(after: tuple[Past, Server]) -> None:
+    past, server = after
+    place = past.done.response.headers["location"]
+    async with client(server.url) as http:
+        again = await read_stream(http, "GET", f"{place}/events")
+        check_replay(again.durable, past.done.durable, 0)
+        assert (await http.get(f"{place}/events?after={past.done.ids[-1]}")).status_code == 204
 
 
 async def test_a_process_that_ends_in_order_leaves_no_trace_among_the_living(
-    env: dict[str, str], tmp_path: Path
+    after: tuple[Past, Server],
 ) -> None:
-    with started("serve", tmp_path, env) as first:
-        async with client(first.url) as http:
-            await http.post(STREAM, json=brief(options={"tokens": 3, "interval": 0}))
-        assert first.stop() == 0
-        log = first.log()
-    with started("serve", tmp_path, env) as second:
-        assert "dead" not in log + second.log()
+    past, _ = after
+    assert past.orderly == 0
+    assert "dead" not in past.logs

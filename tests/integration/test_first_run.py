@@ -105,13 +105,21 @@ def test_the_first_run_prints_a_link_that_signs_in_once_and_the_next_one_a_hint(
         assert "manage.py signin_link" in printed
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])  # noqa: S104
-def test_no_link_is_printed_without_debug(tmp_path: Path, host: str) -> None:
-    """With it nothing is served in public."""
-    env = environment(tmp_path, DEBUG="false", HOST=host, SECRET_KEY=secrets.token_urlsafe(48))
+@pytest.fixture(scope="module")
+def administered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder, and the environment of servers whose database has the local administrator."""
+    folder = tmp_path_factory.mktemp("administered")
+    env = environment(folder, DEBUG="false", SECRET_KEY=secrets.token_urlsafe(48))
     migrate(env)
     subprocess.run([sys.executable, "manage.py", "local_admin"], cwd=ROOT, env=env, check=True, timeout=60)
-    with started("serve", tmp_path, env) as server:
+    return folder, env
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])  # noqa: S104
+def test_no_link_is_printed_without_debug(administered: tuple[Path, dict[str, str]], host: str) -> None:
+    """With it nothing is served in public."""
+    folder, env = administered
+    with started("serve", folder, env | {"HOST": host}) as server:
         server.stop()
     assert "Sluice serves at" in server.log()
     assert "/accounts/signin/" not in server.log()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
+from tests.integration.conftest import idle
 from tests.support.client import (
     STREAM,
     Reading,
@@ -27,13 +29,20 @@ from tests.support.client import (
 )
 from tests.support.servers import Server, environment, migrate, started
 
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
+pytestmark = pytest.mark.server
 
 QUICK = {"tokens": 20, "interval": 0.002}
 SLOW = {"tokens": 2000, "interval": 0.02}
 TEXT = "".join(f"{k} " for k in range(20))
 WHOLE = "/content/generate"
 LATER = "/content/generate/async"
+
+
+@pytest.fixture
+def http(http: httpx2.AsyncClient, clean_log: None) -> httpx2.AsyncClient:
+    """A client of the server, whose log is clean. (As a mark of the module, `clean_log` would run the tests
+    of other servers twice.)"""
+    return http
 
 
 def key(value: str | None = None) -> dict[str, str]:
@@ -304,27 +313,29 @@ async def test_after_a_crash_the_same_call_starts_anew(tmp_path: Path) -> None:
             await http.delete(anew.response.headers["location"])
 
 
-@pytest.mark.parametrize("path", [STREAM, WHOLE, LATER])
-async def test_twice_at_once_on_two_processes_is_one_task(path: str, tmp_path: Path) -> None:
-    env = environment(tmp_path)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Two processes on one database."""
+    folder = tmp_path_factory.mktemp("pair")
+    env = environment(folder)
     migrate(env)
-    with started("serve", tmp_path, env) as first, started("serve", tmp_path, env) as second:
-        async with client(first.url) as one, client(second.url) as other:
-            for number in range(5):
-                name, user = key(), f"user {number}"
-                body = brief(user_id=user, options=QUICK)
-                answers = await asyncio.gather(
-                    *(http.post(path, json=body, headers=name) for http in (one, other, one, other))
-                )
-                assert {answer.status_code for answer in answers} == {202 if path == LATER else 200}
-                assert len({answer.headers["x-stream-id"] for answer in answers}) == 1
-                assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-                assert count(first, user) == 1
-            for http in (one, other):
-
-                async def idle(http: httpx2.AsyncClient = http) -> bool:
-                    pool = (await http.get("/stats")).json()["pools"]["agent_pool"]
-                    return bool(pool["running"] == pool["waiting"] == 0)
-
-                assert await eventually(idle)
+    with started("serve", folder, env) as first, started("serve", folder, env) as second:
+        yield first, second
         assert "Traceback" not in first.log() + second.log()
+
+
+@pytest.mark.parametrize("path", [STREAM, WHOLE, LATER])
+async def test_twice_at_once_on_two_processes_is_one_task(path: str, pair: tuple[Server, Server]) -> None:
+    async with client(pair[0].url) as one, client(pair[1].url) as other:
+        for _ in range(5):
+            name, user = key(), str(uuid4())
+            body = brief(user_id=user, options=QUICK)
+            answers = await asyncio.gather(
+                *(http.post(path, json=body, headers=name) for http in (one, other, one, other))
+            )
+            assert {answer.status_code for answer in answers} == {202 if path == LATER else 200}
+            assert len({answer.headers["x-stream-id"] for answer in answers}) == 1
+            assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+            assert count(pair[0], user) == 1
+        for http in (one, other):
+            await idle(http)

@@ -6,13 +6,14 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, check_replay, exchange, generate, read_stream
+from tests.support.programs import Programs, programs
 from tests.support.routes import ABSENT
 from tests.support.servers import ROOT, Server, environment
 
@@ -39,12 +40,19 @@ def manage(server: Server, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def keys(server: Server, people: dict[str, Headers]) -> dict[str, Headers]:
-    """Headers with a key, by the name of its user, as `KEY=$(manage.py create_api_key USER)` makes it."""
-    return {
-        name: {"Authorization": f"Bearer {manage(server, 'create_api_key', name).removesuffix(chr(10))}"}
-        for name in ("alice", "bob", "operator")
-    }
+def console(server: Server, people: dict[str, Headers]) -> Iterator[Programs]:
+    """A process on the server's database that runs commands."""
+    with programs(environment(server.database.parent)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def keys(server: Server, console: Programs) -> dict[str, Headers]:
+    """Headers with a key, by the name of its user: the first as `KEY=$(manage.py create_api_key USER)` makes
+    it."""
+    made = {"alice": manage(server, "create_api_key", "alice").removesuffix("\n")}
+    made |= {name: console.command("create_api_key", name) for name in ("bob", "operator")}
+    return {name: {"Authorization": f"Bearer {key}"} for name, key in made.items()}
 
 
 # What a key opens
@@ -91,13 +99,11 @@ async def test_statistics_are_for_keys_of_staff(http: httpx2.AsyncClient, keys: 
     assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
 
 
-async def test_a_revoked_key_opens_nothing_more(
-    http: httpx2.AsyncClient, server: Server, people: dict[str, Headers]
-) -> None:
-    key = (await asyncio.to_thread(manage, server, "create_api_key", "bob")).strip()
+async def test_a_revoked_key_opens_nothing_more(http: httpx2.AsyncClient, console: Programs) -> None:
+    key = await asyncio.to_thread(console.command, "create_api_key", "bob")
     headers = {"Authorization": f"Bearer {key}"}
     assert (await http.get("/streams", headers=headers)).status_code == 200
-    await asyncio.to_thread(manage, server, "revoke_api_key", key)
+    await asyncio.to_thread(console.command, "revoke_api_key", key)
     refused = await http.get("/streams", headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (401, "invalid_key")
 

@@ -89,13 +89,12 @@ async def test_without_a_key_the_offline_writer_is_announced(tmp_path: Path):
         assert "Text by the offline writer: no model, no key, no network" in server.log()
 
 
-@pytest.mark.parametrize("command", [["manage.py", "serve", "--port", "0"], ["-m", "daphne", "-p", "0"]])
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("command", "variable", "value"),
     [
-        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
-        ("HTTP_PROXY", "ftp://proxy.test"),
-        ("SSL_CERT_FILE", "/nonexistent.pem"),
+        (["manage.py", "serve", "--port", "0"], "ALL_PROXY", "socks5://127.0.0.1:1080"),
+        (["-m", "daphne", "-p", "0"], "HTTP_PROXY", "ftp://proxy.test"),
+        (["manage.py", "serve", "--port", "0"], "SSL_CERT_FILE", "/nonexistent.pem"),
     ],
 )
 async def test_no_server_starts_where_no_connection_can_be_made(

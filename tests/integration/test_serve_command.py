@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import IO
 
+import psutil
 import pytest
 
 from tests.support.servers import ROOT, STOP_LIMIT, environment, free_port, migrate
@@ -26,6 +27,10 @@ from tests.support.servers import ROOT, STOP_LIMIT, environment, free_port, migr
 pytestmark = pytest.mark.server
 
 START_LIMIT = 60.0
+
+SEVERAL_STOP_LIMIT = 60.0
+"""uvicorn's parent may wait WORKER_PATIENCE (30 s) for the answer of a process that just ends, before it
+looks at its signals."""
 
 SERVE = ("manage.py", "serve")
 UVICORN = ("-m", "uvicorn", "settings.asgi:application", "--port", "0")
@@ -167,53 +172,72 @@ def test_a_signal_right_after_the_first_line_is_not_lost(env: dict[str, str], nu
         _output(process).close()
 
 
-def test_several_processes_share_the_port_and_one_that_dies_is_replaced(env: dict[str, str]):
-    process = _start((*SERVE, "--port", "0", "--workers", "2"), env)
+@pytest.fixture(scope="module")
+def several(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """What `serve --workers 2` printed at its start, and where it serves. At last it ends in order.
+
+    Its output goes to a file: it goes on while its lines of access fill more than a pipe that nobody reads,
+    and a process that waits for room in a pipe hears no signal.
+    """
+    output = tmp_path_factory.mktemp("several") / "output"
+    with output.open("wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, *SERVE, "--port", "0", "--workers", "2"],
+            cwd=ROOT,
+            env=env | {"SSE_DRAIN_GRACE": "30"},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        printed = _read_until(process, "curl")
-        assert "2 processes: pools, queues and limits count in each by itself" in printed
+        until = time.monotonic() + START_LIMIT
+        while not re.search(r"curl.*\n", output.read_text()):
+            assert time.monotonic() < until, output.read_text()
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.05)
+        printed = output.read_text()
         url = re.search(r"http://127\.0\.0\.1:\d+", printed)
         assert url is not None
-        first = _pids(url[0], set())
-        os.kill(min(first), signal.SIGKILL)
-        second = _pids(url[0], {min(first)})
-        assert max(first) in second
+        yield printed, url[0]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_LIMIT) == 0
-        assert "Traceback" not in _output(process).read().decode()
+        assert process.wait(SEVERAL_STOP_LIMIT) == 0
+        assert "Traceback" not in output.read_text()
     finally:
-        process.terminate()
-        process.wait(STOP_LIMIT)
-        _output(process).close()
+        if process.poll() is None:
+            # Killed, it would leave its processes behind.
+            children = psutil.Process(process.pid).children()
+            process.kill()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.wait(STOP_LIMIT)
 
 
-def test_one_process_is_replaced_while_its_readers_go_on(env: dict[str, str]):
+def test_several_processes_share_the_port_and_one_that_dies_is_replaced(several: tuple[str, str]):
+    printed, url = several
+    assert "2 processes: pools, queues and limits count in each by itself" in printed
+    first = _pids(url, set())
+    os.kill(min(first), signal.SIGKILL)
+    second = _pids(url, {min(first)})
+    assert max(first) in second
+
+
+def test_one_process_is_replaced_while_its_readers_go_on(several: tuple[str, str]):
     """A process that is told to stop sends its readers to the others; the one that replaces it is ready."""
     brief = {"user_id": "reader", "topic": "restart", "provider": "scripted"}
     script = {"options": {"tokens": 60, "interval": 0.05}}
-    process = _start((*SERVE, "--port", "0", "--workers", "2"), env | {"SSE_DRAIN_GRACE": "30"})
-    try:
-        url = re.search(r"http://127\.0\.0\.1:\d+", _read_until(process, "curl"))
-        assert url is not None
-        first = _pids(url[0], set())
-        body = json.dumps(brief | script).encode()
-        call = urllib.request.Request(  # noqa: S310
-            f"{url[0]}/content/generate/stream/async", body, {"Content-Type": "application/json"}
-        )
-        streams = [urllib.request.urlopen(call, timeout=60) for _ in range(2)]  # noqa: S310
-        os.kill(min(first), signal.SIGTERM)
-        second = _pids(url[0], {min(first)})
-        assert max(first) in second
-        for stream in streams:
-            with stream:
-                assert b"event: complete" in stream.read()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_LIMIT) == 0
-        assert "Traceback" not in _output(process).read().decode()
-    finally:
-        process.terminate()
-        process.wait(STOP_LIMIT)
-        _output(process).close()
+    _, url = several
+    first = _pids(url, set())
+    body = json.dumps(brief | script).encode()
+    call = urllib.request.Request(  # noqa: S310
+        f"{url}/content/generate/stream/async", body, {"Content-Type": "application/json"}
+    )
+    streams = [urllib.request.urlopen(call, timeout=60) for _ in range(2)]  # noqa: S310
+    os.kill(min(first), signal.SIGTERM)
+    second = _pids(url, {min(first)})
+    assert max(first) in second
+    for stream in streams:
+        with stream:
+            assert b"event: complete" in stream.read()
 
 
 TUNED = """
@@ -247,6 +271,24 @@ def _pids(url: str, dead: set[int]) -> set[int]:
     raise AssertionError("there are no two processes")
 
 
+ONE_BY_ONE = """
+import contextlib, io, json, os, sys
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings.settings"
+from django.core.management import execute_from_command_line
+seen = {}
+for name, options in json.loads(sys.argv[1]).items():
+    code, told = 0, io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        try:
+            execute_from_command_line(["manage.py", "serve", *options])
+        except SystemExit as exit:
+            code = exit.code
+    seen[name] = [code, told.getvalue()]
+print(json.dumps(seen))
+"""
+"""`manage.py serve` with each of several options, all in one process: exit codes, and what was printed."""
+
+
 def test_what_it_refuses(env: dict[str, str]):
     """All of these end by themselves, so they run side by side."""
     with socket.socket() as taken, ThreadPoolExecutor(3) as pool:
@@ -255,18 +297,24 @@ def test_what_it_refuses(env: dict[str, str]):
         port = str(taken.getsockname()[1])
         relation = env | {"SSE_HEARTBEAT_INTERVAL": "90", "SSE_CONNECTION_TIMEOUT": "60"}
         behind = {"TRUSTED_PROXIES": "127.0.0.1"}
+        options = {
+            "taken port": ("--port", port),
+            "impossible port": ("--port", "70000"),
+            "no workers": ("--workers", "0"),
+            "unknown host": ("--host", "nowhere.invalid"),
+        }
         runs = {
-            "taken port": pool.submit(_run, SERVE, env | {"PORT": port}),
-            "impossible port": pool.submit(_run, (*SERVE, "--port", "70000"), env),
-            "no workers": pool.submit(_run, (*SERVE, "--workers", "0"), env),
             "unsafe": pool.submit(_run, (*SERVE, "--host", "0.0.0.0"), env | UNSAFE),  # noqa: S104
             "unsafe behind a proxy": pool.submit(_run, SERVE, env | UNSAFE | behind),
-            "unknown host": pool.submit(_run, (*SERVE, "--host", "nowhere.invalid"), env),
         }
+        one_by_one = pool.submit(_run, ("-c", ONE_BY_ONE, json.dumps(options)), env)
         runs["serve, relation"] = pool.submit(_run, SERVE, relation)
         for name, command in (("serve", SERVE), ("uvicorn", UVICORN), ("daphne", DAPHNE)):
             runs[f"{name}, values"] = pool.submit(_run, command, env | WRONG_VALUES)
         seen = {name: run.result() for name, run in runs.items()}
+        code, printed = one_by_one.result()
+        assert code == 0, printed
+        seen |= {name: tuple(each) for name, each in json.loads(printed.splitlines()[-1]).items()}
 
     for name, (code, printed) in seen.items():
         assert code != 0, (name, printed)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,7 +17,8 @@ from tests.integration.conftest import assert_clean
 from tests.integration.test_admin import MAKE_STAFF, operator_of
 from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
 from tests.support.postgresql import Cluster
-from tests.support.servers import ROOT, Server, environment, migrate, started
+from tests.support.programs import Programs, programs
+from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
 
@@ -195,25 +194,15 @@ async def test_statistics_are_those_of_both(here: httpx2.AsyncClient, there: htt
 # Who calls is remembered by each process
 
 
-Manage = Callable[..., str]
-
-
-@pytest.fixture
-def manage(pair: tuple[Server, Server], shared: tuple[Path, dict[str, str]]) -> Manage:
-    """Runs a program of the project on the pair's database; what it prints."""
-
-    def run(*words: str) -> str:
-        env = shared[1] | {"DJANGO_SETTINGS_MODULE": "settings.settings"}
-        command = [sys.executable, *words]
-        done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
-        return done.stdout.decode().strip()
-
-    return run
+@pytest.fixture(scope="module")
+def manage(shared: tuple[Path, dict[str, str]]) -> Iterator[Programs]:
+    """A third process on the pair's database, which runs the project's programs."""
+    with programs(shared[1]) as made:
+        yield made
 
 
 MAKE_USER = """
-import django, sys
-django.setup()
+import sys
 from django.contrib.auth import get_user_model
 from django.test import Client
 browser = Client()
@@ -221,7 +210,7 @@ browser.force_login(get_user_model().objects.create(username=sys.argv[1]))
 print(browser.cookies["sessionid"].value)
 """
 DO = (
-    "import django, sys; django.setup(); from django.contrib.auth import get_user_model; "
+    "import sys; from django.contrib.auth import get_user_model; "
     "from streaming.models import ApiKey; alice = get_user_model().objects.get(username=sys.argv[1]); "
 )
 
@@ -237,22 +226,22 @@ def strangers() -> dict[str, str]:
 
 
 async def test_a_key_that_the_command_revoked_is_refused_by_every_process_at_once(
-    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs
 ):
-    await asyncio.to_thread(manage, "-c", MAKE_USER, "karen")
+    await asyncio.to_thread(manage.code, MAKE_USER, "karen")
     for _ in range(2):
-        key = await asyncio.to_thread(manage, "manage.py", "create_api_key", "karen")
+        key = await asyncio.to_thread(manage.command, "create_api_key", "karen")
         headers = {"Authorization": f"Bearer {key}"}
         for _ in range(2):
             assert await statuses(headers, here, there) == {200}
-        await asyncio.to_thread(manage, "manage.py", "revoke_api_key", key)
+        await asyncio.to_thread(manage.command, "revoke_api_key", key)
         assert await statuses(headers, here, there) == {401}
 
 
 async def test_who_logs_out_in_one_process_is_refused_there_at_once_and_by_the_other_within_a_second(
-    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage, strangers: dict[str, str]
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs, strangers: dict[str, str]
 ):
-    session = await asyncio.to_thread(manage, "-c", MAKE_USER, "lois")
+    session = await asyncio.to_thread(manage.code, MAKE_USER, "lois")
     token = "c" * 32
     cookies = strangers | {"Cookie": f"sessionid={session}; csrftoken={token}", "X-CSRFToken": token}
     for _ in range(2):
@@ -272,14 +261,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_what_any_program_changes_holds_in_every_process_within_seconds(
-    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage, change: str
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs, change: str
 ):
     name = change.split()[0]
-    await asyncio.to_thread(manage, "-c", MAKE_USER, name)
-    key = await asyncio.to_thread(manage, "manage.py", "create_api_key", name)
+    await asyncio.to_thread(manage.code, MAKE_USER, name)
+    key = await asyncio.to_thread(manage.command, "create_api_key", name)
     headers = {"Authorization": f"Bearer {key}"}
     assert await statuses(headers, here, there) == {200}
-    await asyncio.to_thread(manage, "-c", DO + CHANGES[change], name)
+    await asyncio.to_thread(manage.code, DO + CHANGES[change], name)
 
     async def gone() -> bool:
         return await statuses(headers, here, there) == {401}
@@ -288,11 +277,11 @@ async def test_what_any_program_changes_holds_in_every_process_within_seconds(
 
 
 async def test_a_waiting_task_is_moved_to_another_class_through_another_process(
-    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Manage
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs
 ):
     ids = [(await here.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(3)]
     assert (await here.get(f"/streams/{ids[-1]}")).json()["state"] == "queued"
-    session = json.loads(await asyncio.to_thread(manage, "-c", MAKE_STAFF))["boss"]
+    session = json.loads(await asyncio.to_thread(manage.code, MAKE_STAFF))["boss"]
     page = await operator_of(there, session).press(
         f"/admin/streaming/streamtask/{ids[-1]}/priority/", priority="interactive"
     )
@@ -321,8 +310,11 @@ async def test_two_that_write_hard_never_fail_to_write(
         assert "could not" not in server.log()
 
 
-async def test_workers_of_one_port_are_one_service(tmp_path: Path, database: Database):
-    with started("uvicorn with two workers", tmp_path, database(tmp_path)) as server:
+async def test_workers_of_one_port_are_one_service(tmp_path: Path):
+    """On SQLite, which has one writer at a time; the pair is there on either database."""
+    env = environment(tmp_path, **LIMITS)
+    migrate(env)
+    with started("uvicorn with two workers", tmp_path, env) as server:
 
         async def meet(method: str, path: str) -> httpx2.Response:
             """By a connection of its own, so by any of the two."""
