@@ -28,9 +28,8 @@ pytestmark = pytest.mark.server
 
 START_LIMIT = 60.0
 
-SEVERAL_STOP_LIMIT = 60.0
-"""uvicorn's parent may wait WORKER_PATIENCE (30 s) for the answer of a process that just ends, before it
-looks at its signals."""
+REPLACE_LIMIT = 20.0
+"""Seconds: ten times what a start takes, and well below uvicorn's patience with a process that is silent."""
 
 SERVE = ("manage.py", "serve")
 UVICORN = ("-m", "uvicorn", "settings.asgi:application", "--port", "0")
@@ -199,7 +198,7 @@ def several(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         assert url is not None
         yield printed, url[0]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SEVERAL_STOP_LIMIT) == 0
+        assert process.wait(STOP_LIMIT) == 0
         assert "Traceback" not in output.read_text()
     finally:
         if process.poll() is None:
@@ -259,9 +258,19 @@ def test_each_of_several_processes_is_tuned(env: dict[str, str]):
     assert (code, printed.splitlines()[-1]) == (0, "streaming.served:application True True")
 
 
-def _pids(url: str, dead: set[int]) -> set[int]:
+def test_a_process_that_ends_is_missed_at_once(several: tuple[str, str]):
+    """Also by a parent that asks it for a sign of life in that very moment."""
+    _, url = several
+    now = _pids(url, set())
+    for _ in range(4):
+        gone = min(now)
+        os.kill(gone, signal.SIGTERM)
+        now = _pids(url, {gone}, REPLACE_LIMIT)
+
+
+def _pids(url: str, dead: set[int], seconds: float = START_LIMIT) -> set[int]:
     """The two processes that serve there, once none of them is one of the dead."""
-    until = time.monotonic() + START_LIMIT
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(OSError), urllib.request.urlopen(f"{url}/stats", timeout=5) as answer:  # noqa: S310
             found = {each["pid"] for each in json.load(answer)["processes"]}

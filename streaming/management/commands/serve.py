@@ -138,7 +138,7 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
         # What cannot be loaded is told once, and here.
         loaded = _config()
         loaded.load()
-        processes = Multiprocess(_config(workers), sockets=[listener])
+        processes = _Processes(_config(workers), sockets=[listener])
         self._announce(listener, loaded, workers)
         with TemporaryDirectory(prefix="sluice-metrics-") as folder, shared_directory(folder):
             processes.run()
@@ -160,6 +160,20 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
                 self.stdout.write(f"  {line}")
         if conf.allow_anonymous() == "false":
             self.stdout.write("  Anonymous use is off (ALLOW_ANONYMOUS): callers must sign in.")
+
+
+class _Processes(Multiprocess):
+    """uvicorn's parent, to which a process is gone when it is gone.
+
+    uvicorn asks each for a sign of life over a pipe of which it holds the other end, too. So the question to
+    a process that just ends found no end of the pipe, the parent waited for all of WORKER_PATIENCE (uvicorn
+    0.54), and meanwhile neither replaced anybody nor heard a signal.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
 
 
 def stays_here(host: str) -> bool:
