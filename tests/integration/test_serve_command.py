@@ -271,13 +271,14 @@ def test_a_process_that_ends_is_missed_at_once(several: tuple[str, str]):
 def _pids(url: str, dead: set[int], seconds: float = START_LIMIT) -> set[int]:
     """The two processes that serve there, once none of them is one of the dead."""
     until = time.monotonic() + seconds
+    found: set[int] = set()
     while time.monotonic() < until:
         with suppress(OSError), urllib.request.urlopen(f"{url}/stats", timeout=5) as answer:  # noqa: S310
             found = {each["pid"] for each in json.load(answer)["processes"]}
             if len(found) == 2 and not found & dead:
                 return found
         time.sleep(0.1)
-    raise AssertionError("there are no two processes")
+    raise AssertionError(f"{found} and not two processes but {dead}")
 
 
 ONE_BY_ONE = """

@@ -390,7 +390,7 @@ async def test_who_never_reads_is_closed_and_costs_no_memory(kind: str, tmp_path
                 async def closed() -> bool:
                     return bool((await http.get("/stats")).json()["slow_readers_closed"])
 
-                assert await eventually(closed)
+                assert await eventually(closed, PATIENCE)
                 assert process.memory_info().rss - before < 16_000_000
                 async with opened(server, f"/ws/streams/{task_id}/") as beside:
                     assert text_of(await beside.rest()) == text
