@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -69,13 +70,17 @@ EXPECTED_RANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Without PYTHONUNBUFFERED: the command must see to that by itself."""
-    made = environment(tmp_path_factory.mktemp("serve"))
+def _environment(folder: Path) -> dict[str, str]:
+    """With a database of its own, and without PYTHONUNBUFFERED: the command must see to that by itself."""
+    made = environment(folder)
     del made["PYTHONUNBUFFERED"]
     migrate(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return _environment(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")
@@ -172,18 +177,19 @@ def test_a_signal_right_after_the_first_line_is_not_lost(env: dict[str, str], nu
 
 
 @pytest.fixture(scope="module")
-def several(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """What `serve --workers 2` printed at its start, and where it serves. At last it ends in order.
 
     Its output goes to a file: it goes on while its lines of access fill more than a pipe that nobody reads,
     and a process that waits for room in a pipe hears no signal.
     """
-    output = tmp_path_factory.mktemp("several") / "output"
+    folder = tmp_path_factory.mktemp("several")
+    output = folder / "output"
     with output.open("wb") as written:
         process = subprocess.Popen(
             [sys.executable, *SERVE, "--port", "0", "--workers", "2"],
             cwd=ROOT,
-            env=env | {"SSE_DRAIN_GRACE": "30"},
+            env=_environment(folder) | {"SSE_DRAIN_GRACE": "30"},
             stdout=written,
             stderr=subprocess.STDOUT,
         )
