@@ -105,7 +105,8 @@ async def test_what_is_not_unicode_does_not_end_the_stream(http: httpx2.AsyncCli
     reading = await run(http, code, cell_id="bytes")
     assert end(reading)["finish_reason"] == "stop", outputs(reading)
     assert printed(reading).startswith("a")
-    assert printed(reading).endswith("after\n")
+    # What a process writes comes over a pipe, so perhaps behind what the cell itself says next.
+    assert "after\n" in printed(reading)
     assert "~" in printed(reading)
     # The record can be read, and exported.
     assert await kept(http, "bytes")

@@ -33,7 +33,7 @@ from tests.support.upstream import BEHAVIOURS, KEY, TEXT, ModelService, model_se
 LIMITS: dict[str, Any] = {
     "connect_timeout": 2,
     "first_token_timeout": 2,
-    "token_timeout": 0.3,
+    "token_timeout": 0.6,
     "max_connections": 5,
     "keepalive": 60,
     "retries": 2,
