@@ -34,6 +34,7 @@ WITHOUT_DATABASE = (
 
 
 @pytest.mark.server
+@pytest.mark.timeout(300)
 def test_processes_and_journals_on_postgresql(postgresql: Cluster):
     done = subprocess.run(
         [
@@ -48,6 +49,6 @@ def test_processes_and_journals_on_postgresql(postgresql: Cluster):
         env={**os.environ, "DATABASE_URL": postgresql.database(), "HISTORIES": "12"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
