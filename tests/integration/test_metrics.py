@@ -82,6 +82,10 @@ async def some_streams(server: Server, count: int, **options: Any) -> None:
 
 
 async def test_a_scrape_shows_the_sum_of_all_processes(pair: Server):
+    async def both_serve() -> bool:
+        return total(await scrape(pair), "sluice_processes") == 2
+
+    assert await eventually(both_serve, 30)
     before = await scrape(pair)
     await some_streams(pair, 12)
 
