@@ -55,26 +55,16 @@ def _sentence(clause: Clause) -> str:
 
 def _shown(clause: Clause) -> Mapping[str, Any]:
     """Its numbers, durations in words."""
-    if clause.fact in _OF_DURATIONS:
-        return {name: words.duration(value) for name, value in clause.numbers.items()}
     if clause.fact is Fact.LONGEST_WAIT:
         return {"oldest": words.duration(clause.numbers["oldest_wait_seconds"] * 1000)}
-    return clause.numbers
-
-
-_OF_DURATIONS: Final = frozenset(
-    {
-        Fact.WAITED,
-        Fact.FIRST_WORDS,
-        Fact.NO_WORDS,
-        Fact.INTERRUPTED,
-        Fact.WRITING,
-        Fact.READER_LEFT,
-        Fact.CANCELLED,
-        Fact.TIMED_OUT,
-        Fact.NEVER_STARTED,
+    return {
+        name: words.duration(value) if name in _MILLISECONDS else value
+        for name, value in clause.numbers.items()
     }
-)
+
+
+_MILLISECONDS: Final = ("milliseconds", "left", "grace")
+"""Numbers of clauses that are durations."""
 
 
 def _text(clause: Clause) -> str:

@@ -31,7 +31,7 @@ from streaming.runtime.task import Task
 
 from . import process, words
 from .detail import Content, detail_of
-from .export import FORMATS, as_file
+from .export import FORMATS, HEAVY, TEXTS, as_file
 from .filters import ErrorFilter, KindFilter, PeriodFilter, PoolFilter, ReasonFilter, RouteFilter, StateFilter
 from .theme import ChangeList, ReadOnlyAdmin
 
@@ -42,12 +42,6 @@ READ_CONTENT: Final = "streaming.read_content"
 VIEW_TASKS: Final = "streaming.view_streamtask"
 
 CHANGE_TASKS: Final = "streaming.change_streamtask"
-
-CONTENT: Final = ("text", "arguments", "error_message", "error_detail")
-"""Columns with what people and models wrote."""
-
-HEAVY: Final = (*CONTENT, "snapshot", "timing", "usage")
-"""Columns that the list does not need."""
 
 UNSEARCHED: Final = frozenset({*HEAVY, "fingerprint"})
 """Columns that no hand-written URL searches in: not to be read, or told by no index. Who guesses a prompt
@@ -114,7 +108,7 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         rows: QuerySet[StreamTask] = super().get_queryset(request)
         if not _is_detail(request):
             return rows.defer(*HEAVY)
-        return rows if may_read(request) else rows.defer(*CONTENT)
+        return rows if may_read(request) else rows.defer(*TEXTS)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """A hand-written URL does not search in what its author may not read, nor in what no index helps."""
