@@ -1,9 +1,10 @@
 """What every journal promises.
 
 Append assigns the id: 1, 2, 3 … without holes. Readers come with a cursor (the last id they have) and
-get what follows it; a reader whose cursor is older than `first_id - 1` has a gap and can see so. One hole is
-possible: after a crash the end stands far behind the last event that survived, so that no id ever names two
-events; a reader whose cursor is in that hole has read what is lost.
+get what follows it; a reader whose cursor is older than `first_id - 1` has a gap and can see so. Holes come
+from crashes alone: what follows one stands far behind the last event that survived, so that no id ever names
+two events. It is either the end: a reader whose cursor is in that hole has read what is lost. Or it is a
+`restart`: another process begins the task anew, and what was before is void and gone (see `anew_id`).
 Frames are the SSE bytes of the events, encoded once, shared by all readers.
 """
 
@@ -16,7 +17,16 @@ from streaming.core.errors import StorageFull
 from streaming.core.events import Event
 
 LOST_IDS: Final = 1_000_000
-"""How far behind the last event that survived a crash its end stands."""
+"""How far behind the last event that survived a crash the next one stands: more than a process can have sent
+and not stored."""
+
+
+def lost_ids(attempts: int) -> int:
+    """How far behind the last event that survived the next one of a task stands that was begun so many times.
+
+    It grows with each attempt: one of which nothing was stored has used ids, too.
+    """
+    return LOST_IDS * max(attempts, 1)
 
 
 class JournalClosed(RuntimeError):
@@ -54,8 +64,24 @@ class Journal(Protocol):
         ...
 
     @property
+    def next_id(self) -> int:
+        """The id that the next event will have: the one after `last_id`, except after `skip`."""
+        ...
+
+    @property
+    def anew_id(self) -> int:
+        """The id of the `restart` with which a new process began the task anew: nothing of what was before is
+        missing. 0 without one."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes that the journal holds in this process."""
+        ...
+
+    def skip(self, ids: int) -> None:
+        """Let the next event stand so many ids behind the last one, because a process that is gone may have
+        used those between. It must be a `restart` or terminal."""
         ...
 
     def append(self, event: Event) -> int:

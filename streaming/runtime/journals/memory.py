@@ -34,8 +34,10 @@ class MemoryJournal:
 
     __slots__ = (
         "_frames",
+        "_skipped",
         "_store",
         "_subscribers",
+        "anew_id",
         "closed",
         "dense_id",
         "first_id",
@@ -53,13 +55,24 @@ class MemoryJournal:
         self.first_id = 1
         # The same but for the hole of a crash, which is before the last frame.
         self.dense_id = self.last_id = 0
-        self.restart_id = 0
+        self.restart_id = self.anew_id = 0
+        self._skipped = 0
         self.size = 0
         self.closed = False
 
+    @property
+    def next_id(self) -> int:
+        return self.last_id + 1 + self._skipped
+
+    def skip(self, ids: int) -> None:
+        self._skipped = ids - 1
+
     def append(self, event: Event) -> int:
-        event_id = self.last_id + 1
+        event_id = self.next_id
         frame = sse.frame(event_id, event.name, encode(event))
+        if self._skipped:
+            self.adopt(event_id, [frame])
+            return event_id
         restarts = isinstance(event, Restart)
         always = event.terminal or isinstance(event, Truncated)
         self._add(frame, always=always, closes=event.terminal, restarts=restarts)
@@ -73,18 +86,23 @@ class MemoryJournal:
     def adopt(self, first_id: int, frames: list[bytes]) -> None:
         """Take over frames that were written elsewhere, the first of which has the id `first_id`.
 
-        The hole that a crash leaves is kept as such; behind any other only what follows it is kept (readers
-        see the gap). The limit is the writer's affair.
+        The hole that a crash leaves before the end is kept as such. Behind any other only what follows it is
+        kept: readers see the gap, unless it is a `restart` that follows a crash. The limit is the writer's
+        affair.
         """
         if not frames:
             return
-        after_hole = first_id >= self.last_id + LOST_IDS
+        crashed = first_id >= self.last_id + LOST_IDS
+        after_hole = crashed and sse.name(frames[0]) in TERMINAL_NAMES
         if after_hole:
             self.last_id = first_id - 1
         elif first_id > self.last_id + 1:
             self.clear()
             self.first_id = first_id
             self.last_id = self.dense_id = first_id - 1
+            if crashed and _RESTART in frames[0]:
+                self.anew_id = first_id
+        self._skipped = 0
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
             self._frames.append(frame)
             self._account(len(frame) + _FRAME_OVERHEAD)
