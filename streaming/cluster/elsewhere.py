@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connection
 
 from streaming.core.errors import EventsPruned, TaskNotFound
 from streaming.core.schedule import PollSchedule
@@ -23,6 +23,14 @@ from .neighbours import Prioritised, answers, ask_for_priority, ask_to_cancel
 from .processes import Registry
 from .replicas import Replicas
 from .takeover import cancel_unclaimed
+
+if TYPE_CHECKING:
+    from .shared_queue import SharedQueue
+
+T = TypeVar("T")
+
+AT_ONCE: Final = 8
+"""Look-ups of tasks at the same time: with two or three connections the database is busy already."""
 
 UNWRITTEN: Final = 1.0
 """Seconds after which a task of another process has its row at the latest."""
@@ -41,18 +49,21 @@ class Elsewhere:
         registry: Registry,
         replicas: Replicas,
         schedule: PollSchedule,
+        queue: SharedQueue | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._recorder = recorder
         self._replicas = replicas
         self._schedule = schedule
+        self._queue = queue
         self._loading: dict[str, asyncio.Task[Task]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def row(self, task_id: str) -> StreamTask:
         """The task's row. Where other processes live, it is looked for until one of them must have written
         it. Raises `TaskNotFound`."""
-        row = await StreamTask.objects.filter(pk=task_id).afirst()
+        row = await self._visit(StreamTask.objects.filter(pk=task_id).first)
         if row is None and await self._others_live():
             row = await self._row_in_a_moment(task_id)
         if row is None:
@@ -77,8 +88,11 @@ class Elsewhere:
         seconds have passed."""
         await sync_to_async(ask_to_cancel)(task_ids, reason.value)
         await sync_to_async(cancel_unclaimed)(
-            task_ids, self._recorder.process_id, reason.value, self._registry.tell_end
+            *(task_ids, self._recorder.process_id, reason.value),
+            *(self._registry.tell_end, self._registry.survivors),
         )
+        if self._queue is not None:
+            await self._queue.cancelled(task_ids, reason.value)
         active = StreamTask.objects.filter(pk__in=task_ids, finished_at=None)
         began = time.monotonic()
         waited = 0.0
@@ -90,6 +104,8 @@ class Elsewhere:
         """Have the tasks wait in another priority class, by those who let them wait; returns when they have
         done so, or `CANCEL_WAIT` seconds have passed."""
         found = await sync_to_async(ask_for_priority)(task_ids, priority)
+        if self._queue is not None:
+            await self._queue.prioritised(task_ids, priority)
         asked = [pk for pk, outcome in found.items() if outcome is Prioritised.ASKED]
         began = time.monotonic()
         waited = 0.0
@@ -111,18 +127,26 @@ class Elsewhere:
             return False
 
     async def _others_live(self) -> bool:
-        return await Process.objects.exclude(pk=self._recorder.process_id).aexists()
+        return await self._visit(Process.objects.exclude(pk=self._recorder.process_id).exists)
 
     async def _row_in_a_moment(self, task_id: str) -> StreamTask | None:
         began = time.monotonic()
         row = None
         while row is None and (waited := time.monotonic() - began) < UNWRITTEN:
             await asyncio.sleep(self._schedule.pause(waited))
-            row = await StreamTask.objects.filter(pk=task_id).afirst()
+            row = await self._visit(StreamTask.objects.filter(pk=task_id).first)
         return row
 
+    async def _visit(self, function: Callable[[], T]) -> T:
+        """Call it in the request's thread; `AT_ONCE` at a time. In a crowd none keeps its connection: of
+        readers of another process' streams who all come back at once each has a thread until the answer
+        begins, and all of them would need as many connections as there are threads."""
+        async with self._turns:
+            crowded = self._turns.locked()
+            return await sync_to_async(_and_close(function) if crowded else function)()
+
     async def _load(self, row: StreamTask) -> Task:
-        segments = await sync_to_async(lambda: list(stored_events(row.id)))()
+        segments = await self._visit(lambda: list(stored_events(row.id)))
         journal = self._supervisor.tasks.new_journal()
         for first_id, frames in segments:
             journal.adopt(first_id, frames)
@@ -134,3 +158,16 @@ class Elsewhere:
         task = stored_task(row, journal, ended)
         self._supervisor.tasks.keep(task)
         return task
+
+
+def _and_close(function: Callable[[], T]) -> Callable[[], T]:
+    """The function; after it this thread's connection is closed, unless a transaction needs it."""
+
+    def visit() -> T:
+        try:
+            return function()
+        finally:
+            if not connection.in_atomic_block:
+                connection.close()
+
+    return visit

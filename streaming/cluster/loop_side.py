@@ -10,7 +10,7 @@ from streaming.core.events import Terminal
 from streaming.models import StreamTask
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason
-from streaming.storage.stored import lost_task, waiting_task
+from streaming.storage.stored import Events, lost_task, waiting_task
 
 from .neighbours import Wish
 from .replicas import Replicas
@@ -19,7 +19,8 @@ from .replicas import Replicas
 class LoopSide:
     """Made on the loop, called in the writer's thread. Numbers are read as they stand; whatever changes
     something is done on the loop, in a moment. `statistics` is called there, too; `lag`, how many seconds the
-    loop is late, is not: it is wanted most when nothing is done there."""
+    loop is late, is not: it is wanted most when nothing is done there. `takes_up`: whether tasks that wait
+    for any process are taken up from the database."""
 
     def __init__(
         self,
@@ -27,6 +28,8 @@ class LoopSide:
         replicas: Replicas,
         statistics: Callable[[], dict[str, Any]],
         lag: Callable[[], float] = lambda: 0.0,
+        *,
+        takes_up: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._supervisor = supervisor
@@ -34,6 +37,7 @@ class LoopSide:
         self._make_statistics = statistics
         self._statistics: dict[str, Any] | None = None
         self._lag = lag
+        self._takes_up = takes_up
 
     def active(self) -> list[str]:
         return list(self._supervisor.tasks.active)
@@ -42,6 +46,8 @@ class LoopSide:
         return self._replicas.followed()
 
     def room(self) -> dict[str, int]:
+        if not self._takes_up:
+            return {}
         return {name: pool.ledger.room() for name, pool in self._supervisor.pools.items()}
 
     def statistics(self) -> dict[str, Any] | None:
@@ -63,8 +69,8 @@ class LoopSide:
     def ended(self, row: StreamTask, terminal: Terminal) -> None:
         self._on_loop(self._tell_end, row, terminal)
 
-    def take_up(self, row: StreamTask) -> None:
-        self._on_loop(self._take_up, row)
+    def take_up(self, row: StreamTask, events: Events) -> None:
+        self._on_loop(self._take_up, row, events)
 
     def _on_loop(self, function: Callable[..., object], *arguments: object) -> None:
         if not self._loop.is_closed():
@@ -94,9 +100,10 @@ class LoopSide:
         journal = self._supervisor.tasks.new_journal()
         self._supervisor.tell_lost(lost_task(row, terminal, journal, self._loop.create_future()))
 
-    def _take_up(self, row: StreamTask) -> None:
+    def _take_up(self, row: StreamTask, events: Events) -> None:
         """If there is no room any more, or the process goes down, it waits for a process again."""
         replica = self._replicas.released(row.id)
-        task = waiting_task(row, self._supervisor.tasks.new_journal(), self._loop.create_future(), replica)
+        journal, ended = self._supervisor.tasks.new_journal(), self._loop.create_future()
+        task = waiting_task(row, journal, ended, replica, events)
         if not self._supervisor.take_up(task):
             self._supervisor.leave_to_others(task)

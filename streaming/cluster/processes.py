@@ -26,8 +26,10 @@ from streaming.models import LostProcess, Process, StreamTask
 from streaming.producers import is_registered
 from streaming.storage.pruning import prune_alerts, prune_refusals, prune_some, prune_some_keys
 from streaming.storage.rollups import backfill_some, compact_some, prune_rollups
+from streaming.storage.stored import Events, former_events
 
 from .neighbours import Wish, Wishes, orphaning, purged_of_late, show_following, taken_from
+from .survivors import NO_SURVIVORS, Survivors
 from .takeover import claim, take_over, unclaimed
 
 logger = logging.getLogger(__name__)
@@ -81,17 +83,18 @@ class RegistryHost(Protocol):
         """This process has written the end of a task that no process had any more."""
         ...
 
-    def take_up(self, row: StreamTask) -> None:
-        """The waiting task is ours now."""
+    def take_up(self, row: StreamTask, events: Events) -> None:
+        """The waiting task is ours now; `events` are its `former_events`."""
         ...
 
 
 class Registry:
     """This process among the others. `process_id`: 32 hex digits, new for each start. `alone`: whether no
-    other lived a second ago."""
+    other lived a second ago. `survivors`: where events of dead processes may be beside the database."""
 
-    def __init__(self, process_id: str) -> None:
+    def __init__(self, process_id: str, survivors: Survivors = NO_SURVIVORS) -> None:
         self.process_id = process_id
+        self.survivors = survivors
         self.alone = True
         self._host: RegistryHost | None = None
         self._revocations: int | None = None
@@ -167,7 +170,7 @@ class Registry:
         beats = {each.id: each.beat for each in others}
         silent = self._observer.look(dict.fromkeys(orphaning(), -1) | beats, now, able=able)
         for process_id in silent | set(gone(others)):
-            found = take_over(process_id, self.process_id, TAKEOVER_SHARE, self.tell_end)
+            found = take_over(process_id, self.process_id, TAKEOVER_SHARE, self.tell_end, self.survivors)
             if not found.all:
                 self._next_beat = now
             logger.warning(
@@ -185,7 +188,7 @@ class Registry:
             if room:
                 for row in unclaimed(pool, room):
                     if is_registered(row.kind) and claim(row, self.process_id):
-                        host.take_up(row)
+                        host.take_up(row, former_events(row))
 
     def _prune(self, now: float) -> None:
         """Delete some of what is too old, and count or merge some of what the statistics have: a little each

@@ -3,6 +3,9 @@
 A replica is a task whose journal is fed from the database. One thread looks for all replicas together, each
 as often as the adaptive schedule says: often while something comes, seldom while nothing does. What a reader
 sees trails behind by what the owner collects (`journal_flush_interval`) and by one pause of the schedule.
+
+Where processes share a Redis, events come from there as they are written (`Feed`). The database is then asked
+for what is not an event: when something begins or ends, and seldom otherwise, in case nobody said so.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connections
 
-from streaming.core.errors import Draining, EventsPruned
+from streaming.core.errors import Draining, EventsPruned, StorageUnavailable
 from streaming.core.schedule import PollSchedule
+from streaming.core.states import State
 from streaming.models import StreamTask
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.supervisor import Supervisor
@@ -36,6 +41,12 @@ R = TypeVar("R")
 IDLE: Final = 2.0
 """Seconds that a replica stays without readers, who may come back."""
 
+SELDOM: Final = 2.0
+"""Seconds between two looks at the row of a replica whose events come by themselves."""
+
+UNTOLD: Final = 1.0
+"""Seconds for which the record may still say that a task waits of which an event has come."""
+
 TROUBLE_PAUSE: Final = 1.0
 """Seconds before the next look when the database did not answer."""
 
@@ -47,23 +58,49 @@ def _first_news_of(cursors: dict[str, int]) -> dict[str, News]:
     return news_of(cursors)
 
 
+class Feed(Protocol):
+    """What brings events of tasks that run elsewhere, as they are written."""
+
+    @property
+    def away(self) -> bool:
+        """Whether nothing comes for now."""
+        ...
+
+    async def open(self, task_id: str, journal: MemoryJournal) -> bool:
+        """Bring what there is behind the journal's last event, and from now on what comes. False if there is
+        nothing; what comes is brought all the same."""
+        ...
+
+    def watch(self, task_id: str, journal: MemoryJournal) -> None:
+        """Bring what comes."""
+        ...
+
+    def leave(self, task_id: str) -> None:
+        """Bring no more."""
+        ...
+
+
 class _Watched:
     """A replica, when something last happened to it, when to look again, and when it was last read (infinite
-    until it can be). Monotonic seconds."""
+    until it can be). Monotonic seconds. `fed`: called when events have come by themselves, None where they do
+    not. `begun`: when its first event came by itself."""
 
     def __init__(self, task: Task, journal: MemoryJournal, now: float) -> None:
         self.task = task
         self.journal = journal
+        self.fed: Callable[[], None] | None = None
         self.stirred = now
         self.due = now
         self.read_at = math.inf
+        self.begun = -math.inf
 
 
 class Replicas:
     """The replicas of one event loop."""
 
-    def __init__(self, supervisor: Supervisor, schedule: PollSchedule) -> None:
+    def __init__(self, supervisor: Supervisor, schedule: PollSchedule, feed: Feed | None = None) -> None:
         self._supervisor = supervisor
+        self._feed_of_events = feed
         self._schedule = schedule
         self._watched: dict[str, _Watched] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-replicas")
@@ -86,8 +123,10 @@ class Replicas:
         watched = self._watched.get(row.id)
         if watched is not None:
             watched.stirred = watched.due = now
-            watched.read_at = max(watched.read_at, now)
+            if watched.read_at < math.inf:
+                watched.read_at = now
             self._stirred.set()
+            self._keep_looking()
             return watched.task
         loop = asyncio.get_running_loop()
         journal = self._supervisor.tasks.new_journal()
@@ -96,6 +135,7 @@ class Replicas:
         self._supervisor.tasks.show(task)
         try:
             await self._refresh([watched], _first_news_of)
+            await self._be_fed(watched)
         except BaseException:
             self._drop(watched)
             await self._disconnect()
@@ -104,20 +144,48 @@ class Replicas:
             self._drop(watched)
             raise Draining(row.id)
         watched.read_at = time.monotonic()
-        if self._feeder is None or self._feeder.done():
-            # Also for one that has gone: it closes the thread's connection at its end.
-            self._feeder = asyncio.create_task(self._feed(), name="replicas")
+        self._keep_looking()
         if task.ended.done() and not task.state.terminal:
             raise EventsPruned(row.id)
         return task
+
+    def show(self, task: Task, journal: MemoryJournal) -> None:
+        """Keep a task that waits for any process, and was admitted in this one, as a replica from now on. It
+        is in the database within `SELDOM` seconds."""
+        assert self._feed_of_events is not None
+        watched = self._watched[task.id] = _Watched(task, journal, time.monotonic())
+        watched.read_at = watched.stirred
+        watched.due = watched.stirred + SELDOM
+        self._feed_of_events.watch(task.id, journal)
+        self._fed(watched)
+        self._keep_looking()
+
+    def hide(self, task: Task) -> None:
+        """Undo `show`: the task was not accepted."""
+        if (watched := self._watched.get(task.id)) is not None:
+            self._drop(watched)
+
+    def look(self, task_id: str) -> None:
+        """Something has become of the task: look now."""
+        if (watched := self._watched.get(task_id)) is not None:
+            watched.stirred = watched.due = time.monotonic()
+            self._stirred.set()
 
     def followed(self) -> list[str]:
         """The ids of those that are read. Called in any thread."""
         return [pk for pk, watched in list(self._watched.items()) if watched.task.attended]
 
+    def waiting(self) -> list[Task]:
+        """Those that wait, and are read."""
+        return [
+            watched.task
+            for watched in self._watched.values()
+            if watched.task.state is State.QUEUED and watched.task.attended
+        ]
+
     def released(self, task_id: str) -> Task | None:
         """Feed a task no more, because it runs here from now on; None if it was not fed."""
-        watched = self._watched.pop(task_id, None)
+        watched = self._forget(task_id)
         return None if watched is None else watched.task
 
     async def close(self) -> None:
@@ -127,10 +195,45 @@ class Replicas:
             self._feeder.cancel()
             with suppress(asyncio.CancelledError):
                 await self._feeder
+        for watched in list(self._watched.values()):
+            # Who waits for its end is told here that it is not known.
+            self._drop(watched)
         with suppress(RuntimeError):
             # It may have been closed before.
             self._thread.submit(connections.close_all)
         self._thread.shutdown(wait=False)
+
+    def _keep_looking(self) -> None:
+        if self._feeder is None or self._feeder.done():
+            # Also for one that has gone: it closes the thread's connection at its end.
+            self._feeder = asyncio.create_task(self._feed(), name="replicas")
+
+    async def _be_fed(self, watched: _Watched) -> None:
+        feed = self._feed_of_events
+        if feed is None or self._watched.get(watched.task.id) is not watched:
+            return
+        try:
+            await feed.open(watched.task.id, watched.journal)
+        except StorageUnavailable:
+            # Until it is back the database will do.
+            feed.watch(watched.task.id, watched.journal)
+        if self._watched.get(watched.task.id) is watched:
+            self._fed(watched)
+
+    def _fed(self, watched: _Watched) -> None:
+        watched.fed = partial(self._came, watched)
+        watched.journal.subscribe(watched.fed)
+
+    def _came(self, watched: _Watched) -> None:
+        """An event has come. What begins and what ends is looked up; what runs is not."""
+        task = watched.task
+        if task.state is State.QUEUED and not watched.journal.closed:
+            # Its readers are told before they see the event.
+            task.state, watched.begun = State.RUNNING, time.monotonic()
+            task.update_readers(time.monotonic())
+            self.look(task.id)
+        elif watched.journal.closed:
+            self.look(task.id)
 
     async def _feed(self) -> None:
         try:
@@ -141,7 +244,9 @@ class Replicas:
                     self._drop_if_idle(watched, now)
                 await self._pause()
         finally:
-            self._thread.submit(connections.close_all)
+            with suppress(RuntimeError):
+                # It may have been closed before.
+                self._thread.submit(connections.close_all)
 
     async def _look_at_those_due(self) -> None:
         now = time.monotonic()
@@ -210,12 +315,26 @@ class Replicas:
             self._end(watched, news.row)
             return
         state = news.state
+        if state is State.QUEUED and now - watched.begun < UNTOLD:
+            # Its events came before the record that tells so.
+            state = task.state
         if news.segments or state is not task.state:
             watched.stirred = now
         if state is not task.state:
-            task.state, task.started_at = state, news.started_at
+            task.state, task.started_at, task.attempts = state, news.started_at, news.attempts
             task.update_readers(now)
-        watched.due = now + self._schedule.pause(now - watched.stirred)
+        feed = self._feed_of_events
+        if watched.fed and feed is not None and not feed.away and not watched.journal.closed:
+            watched.due = now + SELDOM
+        else:
+            watched.due = now + self._schedule.pause(now - watched.stirred)
+
+    def _forget(self, task_id: str) -> _Watched | None:
+        watched = self._watched.pop(task_id, None)
+        if watched is not None and watched.fed is not None and self._feed_of_events is not None:
+            watched.journal.unsubscribe(watched.fed)
+            self._feed_of_events.leave(task_id)
+        return watched
 
     def _end(self, watched: _Watched, row: StreamTask) -> None:
         task = watched.task
@@ -223,7 +342,7 @@ class Replicas:
             # Its end did not reach the database: who comes back is told that it is gone.
             self._drop(watched)
             return
-        del self._watched[task.id]
+        self._forget(task.id)
         settle(task, row)
         self._supervisor.tasks.keep(task)
         task.ended.set_result(None)
@@ -236,7 +355,7 @@ class Replicas:
 
     def _drop(self, watched: _Watched) -> None:
         if self._watched.get(watched.task.id) is watched:
-            del self._watched[watched.task.id]
+            self._forget(watched.task.id)
             self._supervisor.tasks.hide(watched.task)
             if not watched.task.ended.done():
                 watched.task.ended.set_result(None)

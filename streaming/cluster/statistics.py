@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .neighbours import others_than
 
-_LONGEST: Final = ("oldest_wait_seconds", "loop_lag_seconds")
+_LONGEST: Final = ("oldest_wait_seconds", "loop_lag_seconds", "late_seconds")
 _LONGEST_BY_CLASS: Final = "oldest_wait_by_class"
 _MEAN: Final = "mean_service_seconds"
 
@@ -18,7 +18,7 @@ def last_told() -> dict[str, Any]:
     second old. For who runs no tasks; `Service.statistics_of_all` knows its own process to the moment. Empty
     but for `processes` where none lives. Synchronous."""
     told = [each for each in others_than("") if each["statistics"] is not None]
-    return {**summed([each["statistics"] for each in told]), "processes": told}
+    return {**of_all([each["statistics"] for each in told]), "processes": told}
 
 
 def summed(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -42,3 +42,29 @@ def _summed(name: str, values: list[Any]) -> Any:
     if name == _MEAN:
         return sum(known) / len(known) if known else None
     return sum(known)
+
+
+def of_all(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of several processes as those of one. What they share each of them tells, and it is counted
+    once: the line, and its places."""
+    shared: dict[str, Any] = next((one["shared"] for one in each if one.get("shared")), {})
+    whole = summed([{name: each for name, each in numbers.items() if name != "shared"} for numbers in each])
+    for name, line in shared.items():
+        if name in whole.get("pools", {}):
+            whole["pools"][name] = _with_line(whole["pools"][name], line)
+    return whole
+
+
+def _with_line(pool: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """A pool, of which each process counts what runs there, and the line of all: who waits in a process of
+    its own is in that, too, but not whether it can be served."""
+    longest = [{_LONGEST_BY_CLASS: each[_LONGEST_BY_CLASS]} for each in (pool, line)]
+    return {
+        **pool,
+        **summed(longest),
+        "waiting": line["waiting"],
+        "waiting_by_class": line["waiting_by_class"],
+        "away": pool["away"] + line["away"],
+        "queue_size": line["queue_size"],
+        "oldest_wait_seconds": max(pool["oldest_wait_seconds"], line["oldest_wait_seconds"]),
+    }
