@@ -88,8 +88,8 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
             "--workers",
             type=int,
             default=1,
-            help="Server processes that share the port and the database; one that dies is replaced. Pools "
-            "and limits count in each by itself. Default: 1",
+            help="Server processes that share the port and the database; one that dies is replaced. Without "
+            "REDIS_URL pools and limits count in each by itself. Default: 1",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -148,9 +148,14 @@ and replaces it; SIGHUP to this one replaces all of them, one after the other.""
         url = url_of(host, port)
         self.stdout.write(f"Sluice serves at {url} (uvicorn, httptools, {config.loop} event loop).")
         if workers > 1:
+            counting = (
+                "queue and limits are of all together"
+                if conf.redis_url()
+                else ("queues and limits count in each by itself")
+            )
             self.stdout.write(
-                f"  {workers} processes: pools, queues and limits count in each by itself, so together they "
-                f"run up to {workers} times as many tasks. /stats shows all and each."
+                f"  {workers} processes: workers are of each, so together they run up to {workers} times as "
+                f"many tasks; {counting}. /stats shows all and each."
             )
         for title, name in PAGES.items():
             if path := _path_of(name):
