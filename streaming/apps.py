@@ -13,7 +13,7 @@ class StreamingConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; have the service begin with its process, and revocations noticed."""
-        from . import checks, exposure, installation, revocation  # noqa: F401
+        from . import checks, exposure, installation, revocation, sharing_checks  # noqa: F401
         from .service import begin
         from .signals import starting
 

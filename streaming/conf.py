@@ -116,6 +116,17 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pool: str = ""
 
 
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """CLUSTER_CONFIG. Times in seconds, counts of tasks."""
+
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] = "sluice"
+    redis_timeout: Annotated[float, Meta(ge=0.05, le=30)] = 1.0
+    on_lost: Literal["error", "restart"] = "error"
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    max_running: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    signed: bool = False
+
+
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -170,6 +181,23 @@ def server() -> ServerConfig:
 def reuse() -> CacheConfig:
     """CACHE_CONFIG."""
     return _load("CACHE_CONFIG", "CACHE", CacheConfig)
+
+
+@cache
+def cluster() -> ClusterConfig:
+    """CLUSTER_CONFIG."""
+    return _load("CLUSTER_CONFIG", "CLUSTER", ClusterConfig)
+
+
+@cache
+def redis_url() -> str:
+    """REDIS_URL: what processes share; empty where they share the database only."""
+    return str(getattr(settings, "REDIS_URL", ""))
+
+
+def stream_engine() -> str:
+    """STREAM_ENGINE: who runs tasks that wait, `local` or `celery`."""
+    return str(getattr(settings, "STREAM_ENGINE", "local"))
 
 
 @cache
@@ -233,8 +261,8 @@ def stream_compression() -> tuple[str, ...]:
 
 @cache
 def stream_limits() -> StreamLimits:
-    """What the runtime needs of SSE_CONFIG and BUFFER_CONFIG."""
-    events, text = sse(), buffer()
+    """What the runtime needs of SSE_CONFIG, BUFFER_CONFIG and CLUSTER_CONFIG."""
+    events, text, processes = sse(), buffer(), cluster()
     return StreamLimits(
         heartbeat_interval=events.heartbeat_interval,
         connection_timeout=events.connection_timeout,
@@ -249,6 +277,8 @@ def stream_limits() -> StreamLimits:
         flush_interval=text.flush_interval,
         buffer_size=text.buffer_size,
         max_flush_interval=text.max_flush_interval,
+        restarts=processes.on_lost == "restart",
+        max_attempts=processes.max_attempts,
     )
 
 
@@ -269,6 +299,8 @@ def _forget(**kwargs: Any) -> None:
         buffer,
         server,
         reuse,
+        cluster,
+        redis_url,
         metrics,
         alerting,
         alert_rules,
@@ -290,6 +322,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
+        ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
         ("ALERT_CONFIG", "ALERT", AlertConfig),
     ):

@@ -187,7 +187,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            await starting.asend(StreamingHandler)
+            await starting.asend(StreamingHandler, http=True)
             await send({"type": "lifespan.startup.complete"})
         else:
             await DRAIN.finish()

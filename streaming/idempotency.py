@@ -32,9 +32,9 @@ from .access import Caller
 from .descriptions import RETRYABLE
 from .digests import digest
 from .models import IdempotencyKey, StreamTask
-from .reuse import Reuse
+from .opening import Opening
 from .storage.records import DatabaseRecorder
-from .storage.rows import write_tasks
+from .storage.rows import NOBODY, write_tasks
 from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ def call_key(key: str, caller: Caller, end_user: str, route: str, work: Any) -> 
 class KeyedTasks:
     """Tasks by the keys of those who asked for them. Belongs to the event loop of its supervisor."""
 
-    def __init__(self, supervisor: Supervisor, recorder: DatabaseRecorder, reuse: Reuse) -> None:
+    def __init__(self, supervisor: Supervisor, recorder: DatabaseRecorder, opening: Opening) -> None:
         self._supervisor = supervisor
-        self._reuse = reuse
+        self._opening = opening
         self._recorder = recorder
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -95,7 +95,6 @@ class KeyedTasks:
                         raise KeyReused(known.task_id)
                     if resumed or not await self._is_free(known.task):
                         return Claim(known.task_id)
-                await self._reuse.prepare(spec)
                 task = await self._begin(call, spec, known, awaited=awaited)
                 if task is not None:
                     return Claim(task.id, task)
@@ -118,7 +117,8 @@ class KeyedTasks:
     ) -> Task | None:
         """The new task; None if the key went to another one. Goes on when the caller leaves, who may come
         back with the key; in a context of its own, as the request's thread is given back then."""
-        begun = asyncio.create_task(self._start(call, spec, known), context=contextvars.Context())
+        starting = self._start(call, spec, known, awaited=awaited)
+        begun = asyncio.create_task(starting, context=contextvars.Context())
         try:
             return await asyncio.shield(begun)
         except asyncio.CancelledError:
@@ -126,7 +126,9 @@ class KeyedTasks:
                 begun.add_done_callback(self._nobody_waits)
             raise
 
-    async def _start(self, call: CallKey, spec: TaskSpec, known: IdempotencyKey | None) -> Task | None:
+    async def _start(
+        self, call: CallKey, spec: TaskSpec, known: IdempotencyKey | None, *, awaited: bool
+    ) -> Task | None:
         committed = asyncio.Event()
 
         def gated(admitted: TaskSpec) -> TaskSpec:
@@ -137,8 +139,10 @@ class KeyedTasks:
 
             return replace(admitted, open_source=once_committed)
 
-        task = self._reuse.open(spec, gated)
+        task = await self._opening.open(spec, gated)
         row = {"id": task.id, **self._recorder.row(task)}
+        if self._opening.waits_for_anybody(task):
+            row["process"] = NOBODY
         won = False
         try:
             won = await asyncio.to_thread(_write, row, call, known)
@@ -147,11 +151,13 @@ class KeyedTasks:
             raise StorageUnavailable(task.id) from error
         finally:
             if not won:
-                self._supervisor.retract(task)
+                self._opening.retract(task)
         if not won:
             return None
-        self._supervisor.record(task, known=True)
+        commit = self._supervisor.record(task, known=True)
         committed.set()
+        if self._opening.waits_for_anybody(task):
+            await self._opening.settled(task, commit, attended=awaited)
         return task
 
     def _nobody_waits(self, begun: asyncio.Task[Task | None]) -> None:

@@ -82,6 +82,9 @@ class StreamTask(models.Model):
     epoch = models.PositiveIntegerField(
         _("epoch"), default=1, help_text=_("Rises when another process takes the task over.")
     )
+    attempts = models.SmallIntegerField(
+        _("attempts"), default=0, db_default=0, help_text=_("How often a process has begun to run it.")
+    )
     grace = models.FloatField(
         _("grace, s"),
         null=True,

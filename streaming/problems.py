@@ -68,6 +68,8 @@ TITLES: Final = {
     "draining": gettext_lazy("The server is restarting"),
     "too_many_followers": gettext_lazy("Too many read this stream already"),
     "storage_unavailable": gettext_lazy("The database is away"),
+    "redis_unavailable": gettext_lazy("Redis is away"),
+    "storage_full": gettext_lazy("There is no room for more events"),
     "server_error": gettext_lazy("Something went wrong here"),
 }
 
@@ -185,6 +187,10 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(409, error.code, _("Ask again after its terminal event."))
         case errors.KeyReused():
             return Problem(409, error.code, _("Send a new key with a new body."))
+        case errors.RedisFull():
+            return Problem(503, errors.StorageFull.code, retry_after=NOT_NOW_RETRY)
+        case errors.RedisAway():
+            return Problem(503, error.code, retry_after=NOT_NOW_RETRY)
         case errors.StorageUnavailable():
             return Problem(503, error.code, retry_after=STORAGE_RETRY)
         case errors.NotNow():

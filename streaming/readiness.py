@@ -6,8 +6,9 @@ stranger may know.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
@@ -15,12 +16,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from .api import api
+from .core.errors import RedisFull
 from .problems import Problem
 from .requests import endpoint
 from .runtime.supervisor import Supervisor
 from .schema import REF, problem_response
 from .service import service
 from .storage.probe import Answer
+
+if TYPE_CHECKING:
+    from .cluster.sharing import Sharing
 
 MAX_BEHIND: Final = 5.0
 """Seconds that news of tasks may wait for the database; usually it is a quarter of one."""
@@ -47,8 +52,10 @@ class Readiness(msgspec.Struct, frozen=True):
 async def checks() -> list[Check]:
     """Everything, in the language of the request."""
     here = service()
+    database, redis = await asyncio.gather(here.probe.ask(), _of_redis(here.sharing))
     return [
-        *_of_database(await here.probe.ask()),
+        *_of_database(database),
+        *redis,
         _of_records(here.recorder.behind),
         *_of_pools(here.supervisor),
         _of_loop(here.loop_lag.recent),
@@ -75,6 +82,18 @@ def _of_database(answer: Answer) -> Iterator[Check]:
                 count,
             )
             yield Check("migrations", "failed", message % count)
+
+
+async def _of_redis(sharing: Sharing | None) -> list[Check]:
+    """What is shared by all processes; nothing where they share the database only."""
+    if sharing is None:
+        return []
+    match await sharing.trouble():
+        case None:
+            return [Check("redis", "ok", _("Redis answers."))]
+        case RedisFull():
+            return [Check("redis", "failed", _("Redis has no memory left."))]
+    return [Check("redis", "failed", _("Redis does not answer."))]
 
 
 def _of_records(behind: float) -> Check:

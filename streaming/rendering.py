@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 import nh3
-from markdown_it import MarkdownIt
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 MAX_CHARACTERS: Final = 100_000
 """Longer texts stay plain: hardly anybody reads them formatted, and a hostile one takes 20 µs a character."""
@@ -29,19 +32,25 @@ _TAGS: Final = {
 _BLOCKS: Final = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "blockquote", "td", "th")
 _ATTRIBUTES: Final = {**{tag: {"dir": "auto"} for tag in _BLOCKS}, "a": {"target": "_blank"}}
 
-# Raw HTML in the text is escaped, not passed on; line ends of a post are line ends; an image stays a link,
-# because fetching it would tell a stranger who reads.
-_MARKDOWN: Final = (
-    MarkdownIt("commonmark", {"html": False, "breaks": True})
-    .enable(["table", "strikethrough"])
-    .disable("image")
-)
+
+@cache
+def _markdown() -> MarkdownIt:
+    """The reader of Markdown: sixty modules, loaded when somebody first wants to see a text."""
+    from markdown_it import MarkdownIt
+
+    # Raw HTML in the text is escaped, not passed on; line ends of a post are line ends; an image stays a
+    # link, because fetching it would tell a stranger who reads.
+    return (
+        MarkdownIt("commonmark", {"html": False, "breaks": True})
+        .enable(["table", "strikethrough"])
+        .disable("image")
+    )
 
 
 def to_html(text: str) -> str:
     """`text`, read as Markdown, as clean HTML."""
     return nh3.clean(
-        _MARKDOWN.render(text),
+        _markdown().render(text),
         tags=_TAGS,
         attributes={"a": {"href", "title"}, "ol": {"start"}},
         url_schemes={"http", "https", "mailto"},

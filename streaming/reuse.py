@@ -7,11 +7,13 @@ CACHE_CONFIG says otherwise. Copies are never copied: how old a text may be coun
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, InterfaceError
@@ -22,7 +24,7 @@ from streaming.core.errors import EventsPruned, NotNow
 from streaming.core.events import Complete
 from streaming.core.states import State
 from streaming.runtime.copying import copying
-from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.supervisor import Admission, Supervisor
 from streaming.runtime.task import Task, TaskSpec
 
 from . import conf
@@ -32,6 +34,12 @@ from .models import StreamTask
 from .threads import borrowed_thread
 
 logger = logging.getLogger(__name__)
+
+UNWRITTEN: Final = 1.0
+"""Seconds after which a task of another process has its row at the latest."""
+
+LOOK: Final = 0.05
+"""Seconds between two looks for it."""
 
 
 def fingerprint(caller: Caller, end_user: str, kind: str, identity: Mapping[str, Any] | None) -> str:
@@ -83,9 +91,37 @@ class Reuse:
             logger.warning("the cache could not be asked: %s", error)
             self._newest.pop(spec.fingerprint, None)
 
-    def open(self, spec: TaskSpec, wrap: Callable[[TaskSpec], TaskSpec] = lambda spec: spec) -> Task:
+    async def adopt(self, spec: TaskSpec, task_id: str) -> bool:
+        """Have the task of another process as the source of `spec`, if it will do. Its row may be a moment
+        away."""
+        async with borrowed_thread():
+            began = time.monotonic()
+            while True:
+                try:
+                    await self._find_stored(spec.fingerprint)
+                except (DatabaseError, InterfaceError) as error:
+                    logger.warning("the cache could not be asked: %s", error)
+                    return False
+                if self._source(spec) is not None:
+                    return True
+                row = StreamTask.objects.filter(pk=task_id)
+                if time.monotonic() - began >= UNWRITTEN or await row.aexists():
+                    return False
+                await asyncio.sleep(LOOK)
+
+    def has_source(self, spec: TaskSpec) -> bool:
+        """Whether `open` makes a copy, which takes no permit."""
+        return bool(spec.fingerprint) and self._source(spec) is not None
+
+    def open(
+        self,
+        spec: TaskSpec,
+        wrap: Callable[[TaskSpec], TaskSpec] = lambda spec: spec,
+        admission: Admission | None = None,
+    ) -> Task:
         """Admit the task as the supervisor does, as a copy if there is a source; `wrap` has the last word on
-        its specification. One synchronous step, so that of two at once the second one finds the first.
+        its specification. `admission`: of a task that has no source. One synchronous step, so that of two at
+        once the second one finds the first.
 
         Raises `PoolRefused`; a copy only while the process goes down.
         """
@@ -93,7 +129,7 @@ class Reuse:
         if source is not None:
             copy = replace(spec, open_source=copying(source), source=source, fingerprint="")
             return self._supervisor.open(wrap(copy))
-        task = self._supervisor.open(wrap(spec))
+        task = self._supervisor.open(wrap(spec), admission)
         if spec.fingerprint:
             self._newest[spec.fingerprint] = task
         return task

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, InterfaceError, connections
@@ -29,7 +29,7 @@ from streaming.core.framing import SSE
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.loop_lag import LoopLag
-from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
+from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
@@ -40,19 +40,27 @@ from .cluster.loop_side import LoopSide
 from .cluster.neighbours import Prioritised, others_than
 from .cluster.processes import Registry
 from .cluster.replicas import Replicas
-from .cluster.statistics import summed
+from .cluster.statistics import of_all
+from .cluster.survivors import NO_SURVIVORS, Survivors
 from .descriptions import describe, describe_row, text_of
 from .idempotency import CallKey, KeyedTasks
 from .messages import DjangoMessages
 from .metrics.collecting import kind_label
 from .metrics.scraping import Scraping
 from .models import IdempotencyKey, Segment, StreamTask
+from .opening import Opening
 from .rendering import RenderedTexts
 from .retry import retry_spec
 from .reuse import Reuse
 from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
 from .telemetry.observers import observers
+from .threads import give_back_thread
+from .worker.slots import SLOTS
+
+if TYPE_CHECKING:
+    from .cluster.shared_queue import SharedQueue
+    from .cluster.sharing import Sharing
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -68,31 +76,47 @@ class Service:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        registry = Registry(secrets.token_hex(16))
+        self._registry = registry = Registry(secrets.token_hex(16), _survivors())
         self.recorder = DatabaseRecorder(
             conf.sse().journal_flush_interval,
             registry,
             lambda task_id, epoch: loop.call_soon_threadsafe(self.supervisor.abandon, task_id, epoch),
         )
+        self.sharing = _sharing(registry.process_id)
         self.supervisor = Supervisor(
-            conf.pools(),
+            SLOTS.applied_to(conf.pools()),
             conf.stream_limits(),
-            self.recorder,
+            self.recorder if self.sharing is None else self.sharing.mirroring(self.recorder),
             DjangoMessages(),
             tidy_thread=connections.close_all,
             kind_of=kind_label,
             observers=observers(),
+            place_elsewhere=self._place,
         )
         self.loop_lag = LoopLag(loop)
         self.loop_lag.start()
         schedule = conf.poll_schedule()
-        self._replicas = Replicas(self.supervisor, schedule)
-        self._elsewhere = Elsewhere(self.supervisor, self.recorder, registry, self._replicas, schedule)
+        feed = None if self.sharing is None else self.sharing.feed
+        self._replicas = Replicas(self.supervisor, schedule, feed)
+        self._queue: SharedQueue | None = None
+        if self.sharing is not None:
+            self._queue = self.sharing.queue(self.supervisor, self._replicas, registry)
+        self._elsewhere = Elsewhere(
+            self.supervisor, self.recorder, registry, self._replicas, schedule, self._queue
+        )
         registry.speak_for(
-            LoopSide(self.supervisor, self._replicas, self.statistics, lambda: self.loop_lag.recent)
+            LoopSide(
+                self.supervisor,
+                self._replicas,
+                self.statistics,
+                lambda: self.loop_lag.recent,
+                takes_up=self._queue is None,
+            )
         )
         self._reuse = Reuse(self.supervisor, self._elsewhere.task)
-        self._keyed = KeyedTasks(self.supervisor, self.recorder, self._reuse)
+        flights = None if self.sharing is None else self.sharing.flights
+        self._opening = Opening(self.supervisor, self._reuse, self._queue, flights)
+        self._keyed = KeyedTasks(self.supervisor, self.recorder, self._opening)
         self._rendered = RenderedTexts()
         self.probe = Probe()
         self.scraping = Scraping(self, registry.process_id)
@@ -107,13 +131,15 @@ class Service:
         A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
         what a reader was promised is not forgotten. Raises `PoolRefused`.
         """
-        await self._reuse.prepare(spec)
-        task = self._reuse.open(spec)
+        task = await self._opening.open(spec)
+        if self._opening.waits_for_anybody(task):
+            await self._opening.settled(task, self.supervisor.record(task), attended=True)
+            return self.supervisor.follow(task, options)
         follower = self.supervisor.follow(task, options)
         commit = self.supervisor.record(task)
         if task.state is State.QUEUED:
             try:
-                await commit.wait(COMMIT_PATIENCE)
+                await self._opening.settled(task, commit, attended=True)
             except BaseException:
                 follower.close()
                 raise
@@ -124,10 +150,12 @@ class Service:
 
         Raises `PoolRefused`, and `StorageUnavailable` when the database is away (nothing runs then).
         """
-        await self._reuse.prepare(spec)
-        task = self._reuse.open(spec)
+        task = await self._opening.open(spec)
+        commit = self.supervisor.record(task)
+        if self._opening.waits_for_anybody(task):
+            await self._opening.settled(task, commit, attended=False)
+            return task
         try:
-            commit = self.supervisor.record(task)
             # The caller waits, so the writer shall not collect for its interval.
             self.recorder.flush()
             durable = await commit.wait(RECORD_PATIENCE)
@@ -145,9 +173,10 @@ class Service:
 
         Raises `PoolRefused`. Who stops waiting counts as a reader who left.
         """
-        await self._reuse.prepare(spec)
-        task = self._reuse.open(spec)
-        self.supervisor.record(task)
+        task = await self._opening.open(spec)
+        commit = self.supervisor.record(task)
+        if self._opening.waits_for_anybody(task):
+            await self._opening.settled(task, commit, attended=True)
         await self._end_of(task)
         return task, await text_of(task)
 
@@ -176,9 +205,13 @@ class Service:
             return claim.task, await text_of(claim.task), False
         follower = await self.follow(claim.task_id, caller, FollowOptions(framing=SSE, resumed=True))
         assert follower is not None
+        give_back_thread()
         async with aclosing(follow(follower)) as events:
             async for _ in events:
                 pass
+        if follower.task.journal.closed:
+            # Read to its end, which the record tells a moment later if another process ran it.
+            await asyncio.wait([follower.task.ended], timeout=RECORD_PATIENCE)
         return follower.task, await text_of(follower.task), True
 
     async def accept_once(
@@ -330,6 +363,22 @@ class Service:
         items = [describe_row(row) for row in found[:limit]]
         return {"items": items, "next": items[-1]["id"] if len(found) > limit else None}
 
+    # As one of several
+
+    def start(self) -> None:
+        """Take part from now on, and not only from the first task on."""
+        self.recorder.start()
+        if self.sharing is not None:
+            self.sharing.start()
+
+    async def run_handed(self, pool: str, task_id: str) -> None:
+        """Run a task that was handed to this worker; see `SharedQueue.run_handed`."""
+        assert self._queue is not None
+        await self._queue.run_handed(pool, task_id)
+
+    def _place(self, task: Task) -> tuple[int | None, float | None]:
+        return (None, None) if self._queue is None else self._queue.place(task)
+
     # The whole
 
     async def statistics_of_all(self) -> dict[str, Any]:
@@ -342,7 +391,7 @@ class Service:
         except (DatabaseError, InterfaceError):
             others = []
         told = [me, *(each for each in others if each["statistics"] is not None)]
-        return {**summed([each["statistics"] for each in told]), "processes": told}
+        return {**of_all([each["statistics"] for each in told]), "processes": told}
 
     def statistics(self) -> dict[str, Any]:
         """Pools, routes and totals of this process."""
@@ -355,6 +404,7 @@ class Service:
                 "dropped": self.recorder.dropped,
                 "dropped_events": self.recorder.dropped_events,
             },
+            **({} if self.sharing is None else self.sharing.statistics()),
         }
 
     async def close(self, grace: float) -> int:
@@ -363,22 +413,53 @@ class Service:
         Returns the number of producers that did not come back from their threads.
         """
         self.alerts.stop()
-        await self.supervisor.drain(grace)
+        if self._queue is not None:
+            await self._queue.go_down()
+        await self.supervisor.drain(grace, others=lambda: not self._registry.alone)
+        if self._queue is not None:
+            await self._queue.close()
         await self._replicas.close()
         self.recorder.flush()
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         await asyncio.to_thread(self.alerts.close, ALERTS_PATIENCE)
         await self.scraping.close()
+        if self.sharing is not None:
+            await self.sharing.close()
         self.loop_lag.close()
         self.supervisor.close()
         return self.supervisor.lingering
 
     async def _end_of(self, task: Task) -> None:
+        give_back_thread()
         self.supervisor.attendance.attend(task)
         try:
             await asyncio.shield(task.ended)
         finally:
             self.supervisor.attendance.leave(task)
+
+
+def _survivors() -> Survivors:
+    """Where events of dead processes may be beside the database."""
+    if not conf.redis_url():
+        return NO_SURVIVORS
+    from .cluster.redis_survivors import RedisSurvivors
+
+    config = conf.cluster()
+    return RedisSurvivors(
+        conf.redis_url(),
+        prefix=config.prefix,
+        timeout=config.redis_timeout,
+        lifetime=conf.sse().replay_ttl,
+    )
+
+
+def _sharing(process_id: str) -> Sharing | None:
+    """What REDIS_URL names. Who needs no Redis needs its client neither."""
+    if not conf.redis_url():
+        return None
+    from .cluster.sharing import Sharing
+
+    return Sharing(conf.redis_url(), process_id, SLOTS.offered)
 
 
 _services: dict[asyncio.AbstractEventLoop, Service] = {}
@@ -399,7 +480,7 @@ def service() -> Service:
 
 async def begin(sender: Any, **kwargs: Any) -> None:
     """The process starts: what a dead one left behind gets its end now, and not at the first request."""
-    service().recorder.start()
+    service().start()
 
 
 async def close_service(grace: float) -> int:

@@ -22,8 +22,9 @@ stopping = Signal()
 receivers that close what they hold open. They must not raise, nor take long."""
 
 starting = Signal()
-"""A server process starts its event loop (ASGI's lifespan; not on servers without it). Sent with `asend`, for
-receivers that prepare what the first request would otherwise wait for. They must not raise, nor take long."""
+"""A server process starts its event loop (ASGI's lifespan; not on servers without it), or a worker. Argument:
+`http`, whether it takes requests; a worker does not. Sent with `asend`, for receivers that prepare what the
+first request or task would otherwise wait for. They must not raise, nor take long."""
 
 _DJANGOS_RECEIVERS: Final = frozenset({reset_queries, close_old_connections, close_caches, reset_urlconf})
 

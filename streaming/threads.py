@@ -80,7 +80,7 @@ class LentThread(Executor):
 _lenders: dict[asyncio.AbstractEventLoop, ThreadLender] = {}
 
 
-_borrows: ContextVar[bool] = ContextVar("borrows", default=False)
+_borrowed: ContextVar[LentThread | None] = ContextVar("borrowed", default=None)
 
 
 class borrowed_thread:  # noqa: N801 (a context manager, named as one)
@@ -91,21 +91,29 @@ class borrowed_thread:  # noqa: N801 (a context manager, named as one)
 
     async def __aenter__(self) -> None:
         self._context: ThreadSensitiveContext | None = None
-        if _borrows.get():
+        if _borrowed.get() is not None:
             return
-        self._token = _borrows.set(True)
         self._thread = _lender().lend()
+        self._token = _borrowed.set(self._thread)
         self._context = ThreadSensitiveContext(executor=self._thread)
         await self._context.__aenter__()  # type: ignore[no-untyped-call]
 
     async def __aexit__(self, *exc_info: Any) -> None:
         if self._context is None:
             return
-        _borrows.reset(self._token)
+        _borrowed.reset(self._token)
         try:
             await self._context.__aexit__(*exc_info)  # type: ignore[no-untyped-call]
         finally:
             self._thread.shutdown()
+
+
+def give_back_thread() -> None:
+    """Before a long wait: the thread that was borrowed, and its database connection, are for others; the next
+    synchronous call borrows again."""
+    lent = _borrowed.get()
+    if lent is not None:
+        lent.shutdown()
 
 
 def _lender() -> ThreadLender:

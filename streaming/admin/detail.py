@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from streaming.core import sse
 from streaming.core.states import State
 from streaming.models import StreamTask
-from streaming.storage.stored import newest_events
+from streaming.storage.stored import count_of_events, newest_events
 from streaming.storage.transcript import main_text
 
 from . import words
@@ -120,6 +120,7 @@ def _overview(row: StreamTask) -> Facts:
         (_("language"), row.language),
         (_("accepted"), words.local_time(row.created_at)),
         (_("started"), row.started_at and words.local_time(row.started_at)),
+        (_("attempts"), words.count(row.attempts) if row.attempts > 1 else None),
         (_("finished"), row.finished_at and words.local_time(row.finished_at)),
         (_("model"), words.isolated(row.model) if row.model else ""),
         (_("finish reason"), row.finish_reason),
@@ -190,14 +191,14 @@ def _events(memory: Memory, may_read: bool) -> Events:
     return Events(
         shown=[_event(frame, may_read) for frame in frames],
         earlier=len(memory.frames) - len(frames),
-        gone=memory.first_id - 1,
+        gone=memory.gone,
     )
 
 
 def _stored_events(row: StreamTask, may_read: bool) -> Events | None:
-    """What the database has of them; None for nothing."""
+    """What the database has of them; None for nothing. (A crash leaves holes in their ids.)"""
     shown = [_event(frame, may_read) for frame in newest_events(row.id, EVENTS)]
-    return Events(shown=shown, earlier=shown[0].id - 1, gone=0) if shown else None
+    return Events(shown=shown, earlier=count_of_events(row.id) - len(shown), gone=0) if shown else None
 
 
 def _event(frame: bytes, may_read: bool) -> Event:

@@ -30,11 +30,12 @@ class NoStreamsHere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What this process has of a task in memory: its row's values as of now, and its events."""
+    """What this process has of a task in memory: its row's values as of now, and its events; `gone` ones were
+    trimmed."""
 
     active: bool
     values: dict[str, Any]
-    first_id: int
+    gone: int
     last_id: int
     frames: list[bytes]
 
@@ -95,7 +96,8 @@ async def _in_memory(task_id: str) -> Memory | None:
     return Memory(
         active=not task.state.terminal,
         values=plain_values(task),
-        first_id=journal.first_id,
+        # What a `restart` after a crash has made void is not missing.
+        gone=journal.first_id - max(journal.anew_id, 1),
         last_id=journal.last_id,
         frames=journal.read(0, journal.last_id),
     )

@@ -95,7 +95,8 @@ def _seen(before: tuple[int, float] | None, beat: int, now: float) -> tuple[int,
 
 def _waits(rule: Rule, told: Iterable[Mapping[str, Any]]) -> Iterable[Reading]:
     for statistics in told:
-        for pool, numbers in statistics.get("pools", {}).items():
+        lines = (*statistics.get("pools", {}).items(), *statistics.get("shared", {}).items())
+        for pool, numbers in lines:
             if rule.pool in ("", pool):
                 yield Reading(numbers.get("oldest_wait_seconds"), about=pool)
 

@@ -181,6 +181,18 @@ class StorageUnavailable(StreamError):
     retryable = True
 
 
+class RedisAway(StorageUnavailable):
+    """The Redis that processes share did not answer in time, or cannot write; nothing was promised."""
+
+    code = "redis_unavailable"
+
+
+class RedisFull(RedisAway):
+    """Redis has no memory left for what was to be written; clients are told `storage_full`."""
+
+    code = "redis_full"
+
+
 class KeyReused(StreamError):
     """The Idempotency-Key stands for another call already."""
 

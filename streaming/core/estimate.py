@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-_WEIGHT: Final = 0.2
+WEIGHT: Final = 0.2
 """Share of the newest observation in the moving average: about the last ten tasks count."""
 
 _UNKNOWN: Final = 1.0
@@ -28,7 +28,7 @@ class ServiceTime:
 
     def observe(self, seconds: float) -> None:
         """Count one finished task."""
-        self._mean = seconds if self._mean is None else self._mean + _WEIGHT * (seconds - self._mean)
+        self._mean = seconds if self._mean is None else self._mean + WEIGHT * (seconds - self._mean)
 
     @property
     def observed(self) -> float | None:

@@ -1,9 +1,10 @@
 """The life of a task as a table.
 
     queued ──► running ──► complete
-       │          ├──────► error
-       ├──────────┼──────► error      (queue time-out, shutdown)
-       └──────────┴──────► cancelled
+      ▲│          │├─────► error
+      └┼──────────┘│                  (its process is gone, or goes: it waits for another one)
+       ├───────────┼─────► error      (queue time-out, shutdown)
+       └───────────┴─────► cancelled
 
 A task that is routed directly is `running` from its first moment. Terminal states have no way out,
 which is what makes "exactly one terminal event" checkable.
@@ -30,7 +31,7 @@ class State(StrEnum):
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.QUEUED: frozenset({State.RUNNING, State.ERROR, State.CANCELLED}),
-    State.RUNNING: frozenset({State.COMPLETE, State.ERROR, State.CANCELLED}),
+    State.RUNNING: frozenset({State.QUEUED, State.COMPLETE, State.ERROR, State.CANCELLED}),
     State.COMPLETE: frozenset(),
     State.ERROR: frozenset(),
     State.CANCELLED: frozenset(),

@@ -98,6 +98,34 @@ _ALL: Final = (
     Metric("sluice_record_failures_total", "Writes to the database that failed and were tried again."),
     Metric("sluice_records_dropped_total", "Records that were never written."),
     Metric("sluice_events_dropped_total", "Events that were never written."),
+    # What several processes share; each tells the same of the line
+    Metric(
+        "sluice_shared_tasks_waiting",
+        "Tasks that wait for a permit of any process.",
+        _GAUGE,
+        ("pool", "class"),
+        merge=Merge.MAX,
+    ),
+    Metric(
+        "sluice_shared_oldest_wait_seconds",
+        "How long the one of them that has waited longest has waited.",
+        _GAUGE,
+        ("pool",),
+        merge=Merge.MAX,
+    ),
+    Metric("sluice_redis_away", "Processes that get no answers from Redis.", _GAUGE),
+    Metric("sluice_redis_failures_total", "Questions to which Redis gave no answer."),
+    Metric("sluice_redis_commands_total", "Commands that Redis was given."),
+    Metric(
+        "sluice_redis_late_seconds",
+        "For how long the oldest event that Redis does not have has waited.",
+        _GAUGE,
+        merge=Merge.MAX,
+    ),
+    Metric("sluice_redis_events_total", "Events written to Redis."),
+    Metric("sluice_redis_resent_events_total", "Of them, those that Redis had lost."),
+    Metric("sluice_redis_refused_writes_total", "Writes that Redis refused for want of memory."),
+    Metric("sluice_redis_followed_streams", "Tasks of other processes that are read here.", _GAUGE),
     # The processes
     Metric(
         "sluice_loop_lag_seconds", "How late the event loop's timer was.", _HISTOGRAM, (), loop_lag.BOUNDS

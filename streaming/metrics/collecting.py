@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import django
 from prometheus_client import ProcessCollector
@@ -45,6 +45,8 @@ def samples_of(service: Service) -> Samples:
     _add_pools(found, supervisor, measures)
     _add_ends(found, measures)
     _add_totals(found, service, measures)
+    if service.sharing is not None:
+        _add_sharing(found, service.sharing.statistics())
     return found | app_samples()
 
 
@@ -157,6 +159,28 @@ def _add_totals(found: Samples, service: Service, measures: Measures) -> None:
     found.update(((name, ()), [value]) for name, value in totals.items())
     found["sluice_loop_lag_seconds", ()] = service.loop_lag.distribution.values
     found["sluice_build_info", _build()] = [1]
+
+
+def _add_sharing(found: Samples, numbers: Mapping[str, Any]) -> None:
+    names = _class_names(conf.priorities())
+    for pool, line in numbers["shared"].items():
+        found["sluice_shared_oldest_wait_seconds", (pool,)] = [line["oldest_wait_seconds"]]
+        for name in names.values():
+            found["sluice_shared_tasks_waiting", (pool, name)] = [0]
+        for number, count in line["waiting_by_class"].items():
+            found["sluice_shared_tasks_waiting", (pool, names.get(int(number), OTHER))] = [count]
+    redis = numbers["redis"]
+    totals = {
+        "sluice_redis_away": redis["away"],
+        "sluice_redis_failures_total": redis["failures"],
+        "sluice_redis_commands_total": redis["commands"],
+        "sluice_redis_late_seconds": redis["late_seconds"],
+        "sluice_redis_events_total": redis["written_events"],
+        "sluice_redis_resent_events_total": redis["resent_events"],
+        "sluice_redis_refused_writes_total": redis["refused_writes"],
+        "sluice_redis_followed_streams": redis["followed_streams"],
+    }
+    found.update(((name, ()), [value]) for name, value in totals.items())
 
 
 @cache

@@ -36,7 +36,9 @@ async def _parts(source: Task, kept: list[bytes]) -> AsyncGenerator[Any, None]:
         while True:
             news.clear()
             if not kept and journal.first_id > read + 1:
-                raise Interrupted(f"its source {source.id} lost events")
+                if journal.first_id != journal.anew_id:
+                    raise Interrupted(f"its source {source.id} lost events")
+                read = journal.first_id - 1
             frames = kept or journal.read(read, MAX_FRAMES)
             for frame in frames:
                 event = events.decode(sse.payload(frame))

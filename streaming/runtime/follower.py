@@ -182,7 +182,10 @@ class Follower:
             # What is missing here is where the reader is sent to.
             self.done = True
             return b"".join(pieces + self._send_away(sent_at))
-        if self._cursor + 1 < journal.first_id:
+        if self._cursor + 1 < journal.first_id == journal.anew_id:
+            # Whatever this reader had is void, and the `restart` says so; who had nothing need not clear it.
+            self._cursor = journal.first_id - 1 if self._cursor else journal.first_id
+        elif self._cursor + 1 < journal.first_id:
             self._notices.append(Gap(requested=self._cursor, available_from=journal.first_id))
             self._cursor = journal.first_id - 1
         elif journal.dense_id < self._cursor < journal.last_id or (
@@ -335,6 +338,8 @@ class Follower:
 
     def _status_name(self) -> str:
         if self.task.state is State.QUEUED:
+            # It may have run before, in a process that is gone.
+            self._told_running = False
             return "queued"
         fresh = not self._told_running and self.task.first_content is None
         self._told_running = True

@@ -26,11 +26,11 @@ from streaming.core.routing import Decision, Reason, Route, Snapshot, decide
 LONGEST_WAIT: Final = 10.0
 """Service times that nobody shall wait longer than."""
 
-_HASTE: Final = 2.5
+HASTE: Final = 2.5
 """Service times before that at which arrival begins to decide: a permit comes back only when a service is
 over, and the average of recent services moves by a tenth by chance."""
 
-_FULL_LINE_AND: Final = 1.5
+FULL_LINE_AND: Final = 1.5
 """Service times beyond those of a full line before which arrival does not decide: in a line that is too
 long for the promise classes still count for something."""
 
@@ -60,15 +60,15 @@ class Holding(Enum):
 
 class Ticket:
     """A task's claim on a pool: a permit or a place in the queue. `granted` is called once when a waiting
-    ticket gets its permit; `on_release`, if set, once when it holds nothing any more."""
+    ticket gets its permit."""
 
     __slots__ = (
         "_granted",
+        "_on_release",
         "_place",
         "_since",
         "decision",
         "holding",
-        "on_release",
         "owner",
         "series",
         "snapshot",
@@ -87,7 +87,7 @@ class Ticket:
         self.decision = decision
         self.snapshot = snapshot
         self.holding = Holding.PERMIT
-        self.on_release: Callable[[], None] | None = None
+        self._on_release: tuple[Callable[[], None], ...] = ()
         self._granted: Callable[[], None] | None = None
         self._place: Place[Ticket] | None = None
         self._since = now
@@ -95,6 +95,13 @@ class Ticket:
     def withdraw(self) -> None:
         """It claims nothing: the decision of a task that ran elsewhere, or needs no worker."""
         self.holding = Holding.NOTHING
+
+    def when_released(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the ticket holds nothing any more; at once if it does not."""
+        if self.holding is Holding.NOTHING:
+            callback()
+        else:
+            self._on_release += (callback,)
 
 
 class PoolRefused(Refused):
@@ -134,6 +141,10 @@ class Ledger:
         self._series: dict[Hashable, deque[Ticket]] = {}
         self._service = ServiceTime()
         self._draining = False
+        self.others_wait = False
+        """Whether tasks wait for this pool in the line that all processes share. Then every other permit is
+        for that line, as far as tasks wait here, too (`hold_for_others`)."""
+        self._turn_of_others = False
 
     @property
     def running(self) -> int:
@@ -213,8 +224,40 @@ class Ledger:
         ticket.withdraw()
         return ticket
 
-    def release(self, ticket: Ticket) -> None:
-        """Give back whatever the ticket holds; a freed permit goes on at once. Idempotent."""
+    def hold(self, owner: Hashable, priority: int = 0) -> Ticket | None:
+        """A permit for a task that all processes together admit: here it only counts whether one is free that
+        nobody waits for. None if there is none."""
+        snapshot = msgspec.structs.replace(self._snapshot(owner), owner_active=0)
+        decision = decide(snapshot)
+        if decision.route is not Route.DIRECT:
+            return None
+        self._queue.charge(owner, priority)
+        return self._out(owner, decision, snapshot)
+
+    def hold_for_others(self, owner: Hashable) -> Ticket | None:
+        """A permit for who waits in the line of all processes. None if none is free, or if it is the turn of
+        those that wait here."""
+        if self._draining or self.running >= self.limits.max_workers:
+            return None
+        if self._queue.eligible and not self._turn_of_others:
+            return None
+        self._turn_of_others = False
+        return self._out(owner, Decision(Route.DIRECT, Reason.WORKER_FREE), self._snapshot(owner))
+
+    def _out(self, owner: Hashable, decision: Decision, snapshot: Snapshot) -> Ticket:
+        ticket = Ticket(owner, decision, snapshot, self._clock())
+        self._per_owner[owner] += 1
+        self._running.add(ticket)
+        return ticket
+
+    def runs_at_once(self, series: Hashable | None = None) -> bool:
+        """Whether a newcomer, of that series, would get a permit at once, if its owner may have one more."""
+        snapshot = msgspec.structs.replace(self._snapshot(None, series), owner_active=0)
+        return decide(snapshot).route is Route.DIRECT
+
+    def release(self, ticket: Ticket, *, used: bool = True) -> None:
+        """Give back whatever the ticket holds; a freed permit goes on at once. Idempotent. `used`: whether
+        anything was done with a permit, so that its time says something of others."""
         held, ticket.holding = ticket.holding, Holding.NOTHING
         if held is Holding.NOTHING:
             return
@@ -227,14 +270,15 @@ class Ledger:
             self._queue.remove(ticket._place)
         else:
             self._running.discard(ticket)
-            self._service.observe(self._clock() - ticket._since)
+            if used:
+                self._service.observe(self._clock() - ticket._since)
         if follower is not None:
             assert follower._place is not None
             self._queue.let_go(follower._place)
         if held is Holding.PERMIT or follower is not None:
             self._grant()
-        if ticket.on_release is not None:
-            ticket.on_release()
+        for callback in ticket._on_release:
+            callback()
 
     def step_aside(self, ticket: Ticket) -> None:
         """Let others pass a ticket that waits; its place and its order key stay. Otherwise nothing."""
@@ -293,6 +337,9 @@ class Ledger:
 
     def _grant(self) -> None:
         while self._queue.eligible and self.running < self.limits.max_workers and not self._draining:
+            if self.others_wait and self._turn_of_others:
+                return
+            self._turn_of_others = self.others_wait
             now = self._clock()
             ticket = self._queue.pop(now, self._promise()).payload
             ticket.holding = Holding.PERMIT
@@ -322,7 +369,7 @@ class Ledger:
         if not service or math.isinf(limits.longest_wait):
             return None
         full_line = limits.queue_size / limits.max_workers
-        longest = max(limits.longest_wait - _HASTE, full_line + _FULL_LINE_AND)
+        longest = max(limits.longest_wait - HASTE, full_line + FULL_LINE_AND)
         return Promise(longest * service, service / limits.max_workers)
 
     def _next_of_series(self, ticket: Ticket) -> Ticket | None:

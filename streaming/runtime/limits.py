@@ -15,7 +15,11 @@ RETRY_JITTER: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
-    """The settings of streams (SSE_CONFIG, BUFFER_CONFIG). Seconds, bytes, counts."""
+    """The settings of streams (SSE_CONFIG, BUFFER_CONFIG, CLUSTER_CONFIG). Seconds, bytes, counts.
+
+    `restarts`: whether a task whose process goes begins anew although readers have some of it;
+    `max_attempts`: how often it may begin in all.
+    """
 
     heartbeat_interval: float
     connection_timeout: float
@@ -30,6 +34,8 @@ class StreamLimits:
     flush_interval: float
     buffer_size: int
     max_flush_interval: float
+    restarts: bool = False
+    max_attempts: int = 3
 
     def jittered_retry(self) -> float:
         """Seconds that a reader who is sent away shall wait before it comes back."""

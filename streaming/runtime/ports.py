@@ -51,8 +51,9 @@ class Recorder(Protocol):
         """A waiting task got its permit."""
         ...
 
-    def given_up(self, task: Task) -> None:
-        """The waiting task belongs to no process from now on; any of them may take it up again."""
+    def given_up(self, task: Task) -> Commit:
+        """The waiting task belongs to no process from now on; any of them may take it up (again). What it has
+        said so far is kept for that one."""
         ...
 
     def appended(self, task: Task) -> None:
@@ -73,6 +74,10 @@ class Observer(Protocol):
 
     def decided(self, task: Task) -> None:
         """A task was admitted for good; its ticket tells why it goes which way."""
+        ...
+
+    def began_anew(self, task: Task) -> None:
+        """A task that had begun in a process that is gone begins here; `attempts` counts this time, too."""
         ...
 
     def ended(self, task: Task) -> None:

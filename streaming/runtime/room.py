@@ -26,13 +26,26 @@ async def make_room(
     """
     until = time.monotonic() + ROOM_PATIENCE
     while ledger.at_limit(spec.share_key) and (left := until - time.monotonic()) > 0:
-        unread = _oldest_unread(spec, active.values())
-        if unread is None:
+        if not await let_one_give_way(spec, active, cancel, left):
             return
-        back = asyncio.get_running_loop().create_future()
-        unread.ticket.on_release = partial(_resolve, back)
-        cancel(unread, CancelReason.DISCONNECT)
-        await asyncio.wait([back], timeout=left)
+
+
+async def let_one_give_way(
+    spec: TaskSpec,
+    active: Mapping[str, Task],
+    cancel: Callable[[Task, CancelReason], None],
+    seconds: float = ROOM_PATIENCE,
+) -> bool:
+    """Cancel the owner's oldest task in its grace, and wait for what it held, for so long. False if there is
+    none."""
+    unread = _oldest_unread(spec, active.values())
+    if unread is None:
+        return False
+    back = asyncio.get_running_loop().create_future()
+    unread.ticket.when_released(partial(_resolve, back))
+    cancel(unread, CancelReason.DISCONNECT)
+    await asyncio.wait([back], timeout=seconds)
+    return True
 
 
 def _oldest_unread(spec: TaskSpec, tasks: Iterable[Task]) -> Task | None:

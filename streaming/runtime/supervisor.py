@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -25,7 +25,7 @@ from streaming.core.errors import (
     RunTimeout,
     TooManyFollowers,
 )
-from streaming.core.events import Status, encode
+from streaming.core.events import Restart, Status, encode
 from streaming.core.routing import Reason
 from streaming.core.states import State
 
@@ -34,8 +34,8 @@ from .attendance import Attendance
 from .backlog import Backlogs
 from .executor import WorkerPool
 from .follower import Follower, FollowOptions
-from .journals.base import LOST_IDS
-from .ledger import Holding, PoolLimits, PoolRefused
+from .journals.base import lost_ids
+from .ledger import Holding, PoolLimits, PoolRefused, Ticket
 from .limits import Counters, StreamLimits
 from .measures import Measures
 from .ports import Commit, Messages, Nowhere, Observer, Recorder
@@ -62,10 +62,22 @@ STUCK_AFTER: Final = 1.0
 COMMIT_PATIENCE: Final = 0.25
 """Seconds that a terminal event waits for the record to be durable."""
 
+PROCESS_LOST: Final = "process_lost"
+"""The reason of the `restart` of a task whose process is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """All processes together have admitted a task. `ticket`: a permit of this process; or one that claims
+    nothing, for a task that waits for any process; None where its own process decides which way it goes."""
+
+    task_id: str
+    ticket: Ticket | None
+
 
 class Supervisor:
     """See the module. Belongs to the running event loop; made inside it. `kind_of`: as what tasks of a kind
-    are counted (see `Measures`)."""
+    are counted (see `Measures`). `place_elsewhere`: `place_of` for a task that waits for any process."""
 
     def __init__(
         self,
@@ -76,6 +88,7 @@ class Supervisor:
         tidy_thread: Callable[[], None],
         kind_of: Callable[[str], str] = lambda kind: kind,
         observers: Sequence[Observer] = (),
+        place_elsewhere: Callable[[Task], tuple[int | None, float | None]] = lambda task: (None, None),
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
@@ -87,9 +100,10 @@ class Supervisor:
         self.pools = {name: WorkerPool(pool) for name, pool in pools.items()}
         self.followers: set[Follower] = set()
         self.tidy_thread = tidy_thread
-        self.draining = False
+        self.draining = self._left = False
         self._recorder = recorder
         self._observers = observers
+        self._place_elsewhere = place_elsewhere
         self._announcements = Announcements(messages)
         self._waiting = WaitingLines(self.pools)
         self._ids = TaskIds()
@@ -102,32 +116,24 @@ class Supervisor:
 
     # Admitting
 
-    def open(self, spec: TaskSpec) -> Task:
+    def new_id(self) -> str:
+        """The id of a task that is still to be admitted."""
+        return self._ids.new()
+
+    def open(self, spec: TaskSpec, admission: Admission | None = None) -> Task:
         """Admit a task and start it, or let it wait. One synchronous step: nothing can leak between.
 
-        Raises `PoolRefused`, and `KeyError` for a pool that the settings do not name.
+        `admission`: what all processes together have decided of it; without a ticket, that its own process
+        decides the rest. Raises `PoolRefused`, and `KeyError` for a pool that the settings do not name.
         """
-        pool = self.pools[spec.pool]
-        task_id = self._ids.new()
-        try:
-            if spec.source is not None:
-                ticket = pool.ledger.pass_by(spec.share_key, Reason.CACHED)
-            elif not spec.needs_worker:
-                ticket = pool.ledger.pass_by(spec.share_key, Reason.NO_WORKER_NEEDED)
-            else:
-                ticket = pool.ledger.admit(
-                    spec.share_key,
-                    spec.priority,
-                    lambda: self._start(self.tasks.active[task_id]),
-                    spec.series,
-                )
-        except PoolRefused as refusal:
-            self.counters.routes[refusal.decision.route.value] += 1
-            self.counters.refusals[refusal.decision.reason.value] += 1
-            route, reason = refusal.decision.route.value, refusal.decision.reason.value
-            self.measures.decisions[spec.pool, route, reason] += 1
-            self._recorder.refused(refusal.snapshot, refusal.decision.reason.value)
-            raise
+        task_id = self.new_id() if admission is None else admission.task_id
+        ticket = None if admission is None else admission.ticket
+        if ticket is None:
+            try:
+                ticket = self._ticket(spec, task_id)
+            except PoolRefused as refusal:
+                self.count_refusal(refusal)
+                raise
         now = time.monotonic()
         task = Task(
             id=task_id,
@@ -141,6 +147,10 @@ class Supervisor:
         if spec.kept:
             self.counters.routes[task.route] += 1
             self.measures.decisions[spec.pool, task.route, task.reason] += 1
+        if ticket.holding is Holding.NOTHING and task.route == "queued":
+            # It waits for any process.
+            self.tasks.show(task)
+            return task
         self.tasks.admit(task)
         if spec.source is not None:
             self.attendance.read_by_copy(spec.source, task)
@@ -148,8 +158,29 @@ class Supervisor:
             self._start(task)
         else:
             self._waiting.join(task)
-            task.deadline = now + pool.limits.queue_timeout
+            task.deadline = now + self.pool_of(task).limits.queue_timeout
         return task
+
+    def _ticket(self, spec: TaskSpec, task_id: str) -> Ticket:
+        ledger = self.pools[spec.pool].ledger
+        if spec.source is not None:
+            return ledger.pass_by(spec.share_key, Reason.CACHED)
+        if not spec.needs_worker:
+            return ledger.pass_by(spec.share_key, Reason.NO_WORKER_NEEDED)
+        return ledger.admit(
+            spec.share_key,
+            spec.priority,
+            lambda: self._start(self.tasks.active[task_id]),
+            spec.series,
+        )
+
+    def count_refusal(self, refusal: PoolRefused) -> None:
+        """A task was not admitted, here or by all processes together."""
+        route, reason = refusal.decision.route.value, refusal.decision.reason.value
+        self.counters.routes[route] += 1
+        self.counters.refusals[reason] += 1
+        self.measures.decisions[refusal.snapshot.pool, route, reason] += 1
+        self._recorder.refused(refusal.snapshot, reason)
 
     async def make_room(self, spec: TaskSpec) -> None:
         """Before `open`; see `room.make_room`. Raises `KeyError` for a pool that the settings do not name."""
@@ -164,27 +195,35 @@ class Supervisor:
             return Nowhere()
         for observer in self._observers:
             observer.decided(task)
+        if task.id in self.tasks.foreign:
+            return Nowhere() if known else self._recorder.given_up(task)
         return self._record(task, known=known)
 
     def _record(self, task: Task, *, known: bool) -> Commit:
         task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task, known=known)
 
-    def take_up(self, task: Task) -> bool:
+    def take_up(self, task: Task, permit: Ticket | None = None) -> bool:
         """Let a task wait or run here that another process had let wait; its grace begins anew. Readers that
-        follow it already (`show`) stay. False if there is no room: nothing has happened then."""
+        follow it already (`show`) stay. `permit`: of this process' ledger, for it to run at once. False if
+        there is no room: nothing has happened then."""
         pool = self.pools[task.spec.pool]
         now = time.monotonic()
+        if permit is not None:
+            permit.decision, permit.snapshot = task.ticket.decision, task.ticket.snapshot
+            task.ticket = permit
         self.tasks.admit(task)
         self._waiting.join(task)
         task.deadline = now + pool.limits.queue_timeout
-        if not pool.ledger.readmit(
+        if permit is None and not pool.ledger.readmit(
             task.ticket, task.spec.priority, now - task.created, partial(self._start, task)
         ):
             self._waiting.leave(task)
             del self.tasks.active[task.id]
             return False
         self._record(task, known=True)
+        if permit is not None:
+            self._start(task)
         self.attendance.answered_unread(task)
         return True
 
@@ -203,8 +242,8 @@ class Supervisor:
         task are gone, `TooManyFollowers`.
         """
         # Of a foreign task the newest events may still be on their way.
-        ahead = LOST_IDS if task.id in self.tasks.foreign else 0
-        if options.after > task.journal.last_id + ahead:
+        ahead = lost_ids(task.attempts + 1) if task.id in self.tasks.foreign else 0
+        if options.after >= task.journal.next_id + ahead:
             raise CursorAhead(task.id)
         if task.state.terminal and task.journal.first_id > task.journal.last_id:
             raise EventsPruned(task.id)
@@ -216,6 +255,9 @@ class Supervisor:
             self.measures.resumes += 1
         follower = Follower(self, task, options)
         self.followers.add(follower)
+        if self._left and not task.state.terminal:
+            # Its end is told elsewhere.
+            follower.dismiss()
         return follower
 
     def reader_left(self, follower: Follower) -> None:
@@ -230,6 +272,8 @@ class Supervisor:
 
     def place_of(self, task: Task) -> tuple[int | None, float | None]:
         """Position in the queue (from 1) and expected seconds until the permit; None when not waiting."""
+        if task.id in self.tasks.foreign:
+            return self._place_elsewhere(task)
         return self._waiting.place(task, time.monotonic())
 
     def status(self, task: Task, name: str, position: int | None, eta: float | None, language: str) -> Status:
@@ -270,14 +314,9 @@ class Supervisor:
         self.measures.left(task)
         self._waiting.leave(task)
         task.send_readers_away()
-        if task.final is None:
-            task.final = self._announcements.end(task, Interrupted(), task.timing(time.monotonic()))
         if task.pump is None:
             self.pool_of(task).ledger.release(task.ticket)
-        else:
-            task.pump.cancel()
-        if not task.ended.done():
-            task.ended.set_result(None)
+        self._silence(task)
 
     def tell_lost(self, task: Task) -> None:
         """This process has told the end of a task of a process that is gone: count it, and tell who looks
@@ -291,6 +330,7 @@ class Supervisor:
     def retract(self, task: Task) -> None:
         """The admission is void: no reader and no observer was told of the task, and nothing was recorded."""
         self.counters.routes[task.route] -= 1
+        self.tasks.hide(task)
         self.abandon(task.id)
 
     async def end(self, task: Task, outcome: Outcome) -> None:
@@ -329,9 +369,10 @@ class Supervisor:
 
     # Going down
 
-    async def drain(self, grace: float) -> None:
+    async def drain(self, grace: float, others: Callable[[], bool] = lambda: False) -> None:
         """Refuse newcomers, give what runs `grace` seconds, then interrupt it. Of what waits, registered
-        producers are left to another process, and their readers sent away to find them there.
+        producers are left to another process, and their readers sent away to find them there; so is of what
+        runs still what may begin anew. `others`: whether other processes live.
 
         Returns when every other task has its terminal event and every reader had time to get it.
         """
@@ -345,8 +386,12 @@ class Supervisor:
                 self._stop(task, Interrupted())
         await self._all_ended(grace)
         for task in list(self.tasks.active.values()):
-            self._stop(task, Interrupted())
+            if self._may_begin_anew(task, others=others()):
+                self._give_back(task)
+            else:
+                self._stop(task, Interrupted())
         await self._all_ended(CANCEL_PATIENCE + SWEEP_INTERVAL + COMMIT_PATIENCE)
+        self._left = True
         for follower in list(self.followers):
             if not follower.task.state.terminal:
                 follower.dismiss()
@@ -388,16 +433,21 @@ class Supervisor:
     def _start(self, task: Task) -> None:
         now = time.monotonic()
         task.advance(State.RUNNING)
+        task.attempts += 1
         task.started = now
         task.started_at = datetime.now(UTC)
         if task.spec.source is None:
             task.deadline = now + self.pool_of(task).limits.run_timeout
-        ready = None
+        ready: Callable[[], Awaitable[object]] | None = None
         has_waited = self._waiting.leave(task)
         if has_waited:
             self.measures.waited(task, now - task.created)
             # Known to run before its first event is seen: what waits is started anew after a crash.
-            ready = partial(self._recorder.started(task).wait, COMMIT_PATIENCE)
+            started = self._recorder.started(task)
+            if task.begins_anew:
+                ready = partial(self._begin_anew, task, started)
+            else:
+                ready = partial(started.wait, COMMIT_PATIENCE)
         # A copy has the end and the chunks of its source.
         spec = task.spec
         coalescer = self.limits.coalescer(joining=spec.source is None, eager=spec.eager)
@@ -408,6 +458,15 @@ class Supervisor:
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
         if has_waited:
             task.update_readers(now)
+
+    async def _begin_anew(self, task: Task, started: Commit) -> None:
+        """Make what was before void. Not before the attempt is known: the next one, should this process be
+        killed, too, takes other ids than this one. Raises `Interrupted` if it cannot be known."""
+        if not await started.wait(self.pool_of(task).limits.run_timeout):
+            raise Interrupted
+        task.append(Restart(attempt=task.attempts, reason=PROCESS_LOST))
+        for observer in self._observers:
+            observer.began_anew(task)
 
     def _stop(self, task: Task, outcome: Outcome) -> None:
         if task.ending is not None or task.final is not None:
@@ -464,6 +523,32 @@ class Supervisor:
         """Whoever reads it now is the last one."""
         if not task.spec.kept and task.state.terminal and not task.followers:
             self.tasks.forget(task)
+
+    def _may_begin_anew(self, task: Task, *, others: bool) -> bool:
+        """Whether another process may do what has begun here: as often as the settings allow, and only if
+        nobody has seen any of it, unless they say otherwise. (Then somebody must be there to do it soon.)"""
+        if not task.can_begin_anew_elsewhere or task.ending is not None or task.final is not None:
+            return False
+        if task.attempts >= self.limits.max_attempts:
+            return False
+        journal = task.journal
+        return self.limits.restarts or (others and journal.last_id == journal.restart_id)
+
+    def _give_back(self, task: Task) -> None:
+        """What runs waits for another process."""
+        task.advance(State.QUEUED)
+        task.started = task.started_at = None
+        self._give_up(task)
+        self._silence(task)
+
+    def _silence(self, task: Task) -> None:
+        """It is no more ours: its producer is stopped, and nothing that it still says counts."""
+        if task.final is None:
+            task.final = self._announcements.end(task, Interrupted(), task.timing(time.monotonic()))
+        if task.pump is not None:
+            task.pump.cancel()
+        if not task.ended.done():
+            task.ended.set_result(None)
 
     def _give_up(self, task: Task) -> None:
         del self.tasks.active[task.id]

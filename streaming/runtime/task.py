@@ -123,7 +123,8 @@ class Task:
     `error_detail`: foreign words about a fault, for its record alone.
     `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
     `epoch` rises when another process takes the task
-    over. `followed_elsewhere_at`: when another process last had a reader, None for not of late.
+    over, `attempts` when one begins to run it.
+    `followed_elsewhere_at`: when another process last had a reader, None for not of late.
     `left_at`: when a reader last left here. `pauses`: the longer gaps between events of text (see `GAPS`).
     `lost`: its process is gone, and what it had counted for itself with it. `route`, `reason`: what the
     router decided, and why.
@@ -157,6 +158,7 @@ class Task:
     stuck: bool = False
     recorded_id: int = 0
     epoch: int = 1
+    attempts: int = 0
     followed_elsewhere_at: float | None = None
     left_at: float = 0.0
     read: bool = False
@@ -179,6 +181,16 @@ class Task:
         """Whether another process could do it, and nobody waits here for it: a registered producer, which is
         plain data, and at most readers, who can come back."""
         return self.spec.arguments is not None and not self.waiters
+
+    @property
+    def can_begin_anew_elsewhere(self) -> bool:
+        """Likewise, although it runs: and it neither copies another task nor has its turn among others."""
+        return self.can_go_on_elsewhere and self.spec.source is None and self.spec.series is None
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a process that is gone had begun it, and this one has said nothing of it yet."""
+        return self.journal.next_id > self.journal.last_id + 1
 
     def advance(self, target: State) -> None:
         """Step along the state table."""

@@ -129,9 +129,11 @@ class DatabaseRecorder:
         """Note that a waiting task runs."""
         return self._note(task, Note(task.epoch, values=self.row(task)))
 
-    def given_up(self, task: Task) -> None:
-        """Note that a waiting task is anybody's."""
-        self._note(task, Note(task.epoch, values=self.row(task) | {"process": NOBODY}))
+    def given_up(self, task: Task) -> Promise:
+        """Note that a waiting task is anybody's, with what it has said."""
+        self._unread.pop(task.id, None)
+        values = self.row(task) | {"process": NOBODY}
+        return self._note(task, Note(task.epoch, values=values, batches=[_new_events(task)]))
 
     def appended(self, task: Task) -> None:
         """There are new events; they are collected once per interval. (The last one came with `ended`.)"""
@@ -148,7 +150,7 @@ class DatabaseRecorder:
         self._unread.pop(task.id, None)
         journal = task.journal
         batch = _new_events(task)
-        batch.frames.append(sse.frame(journal.last_id + 1, task.final.name, encode(task.final)))
+        batch.frames.append(sse.frame(journal.next_id, task.final.name, encode(task.final)))
         note = Note(task.epoch, values=self.row(task), text=journal.read(0, journal.last_id), batches=[batch])
         return self._note(task, note)
 
@@ -367,10 +369,10 @@ class DatabaseRecorder:
         try:
             with COURTESY:
                 unwritable = self._write(notes, refusals)
-        except (DatabaseError, InterfaceError):
+        except (DatabaseError, InterfaceError) as error:
             self.failed_writes += 1
             self._able = False
-            logger.exception("could not write %d records; trying again", len(notes))
+            logger.warning("could not write %d records; trying again: %s", len(notes), _first_line(error))
             self._put_back(notes, refusals, flushes)
             connection.close()
             if not self._closing:
@@ -470,7 +472,7 @@ def _new_events(task: Task) -> Batch:
     first_id = max(task.recorded_id + 1, journal.first_id)
     frames = journal.read(first_id - 1, journal.last_id)
     task.recorded_id = journal.last_id
-    return Batch(first_id, frames)
+    return Batch(first_id if frames else journal.next_id, frames)
 
 
 def _first_line(error: Exception) -> str:

@@ -192,6 +192,7 @@ def row_values(task: Task) -> dict[str, Any]:
         "content_length": counts.content_length,
         "status_messages": counts.status_messages,
         "resumes": counts.resumes,
+        "attempts": task.attempts,
     }
     timing = task.receipt
     if timing is not None:
@@ -200,7 +201,7 @@ def row_values(task: Task) -> dict[str, Any]:
         values["first_content_ms"] = timing.first_content_ms
         values["total_ms"] = timing.total_ms
         # The terminal event itself comes right after this record.
-        values["last_event_id"] += 1
+        values["last_event_id"] = task.journal.next_id
     if final is not None:
         values |= ending_columns(final)
     if task.error_detail:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
@@ -13,7 +13,8 @@ from operator import or_
 from typing import Any, Final
 
 import msgspec
-from django.db.models import Q
+from django.db.models import F, Q, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from streaming.access import Caller
@@ -23,6 +24,7 @@ from streaming.core.routing import Decision, Reason, Route, Snapshot
 from streaming.core.states import State
 from streaming.models import Segment, StreamTask
 from streaming.retry import spec_again
+from streaming.runtime.journals.base import lost_ids
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.ledger import Ticket
 from streaming.runtime.task import Counts, Task, TaskSpec
@@ -37,11 +39,21 @@ CHUNK: Final = 100
 """Tasks in one statement: below every database's limits."""
 
 
+Events = Sequence[tuple[int, list[bytes]]]
+"""Events of a task: the first one's id, and frames that follow it."""
+
+
 def stored_events(task_id: str, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
     """The stored events behind the id `after`, in order: the first one's id, and frames that follow it."""
     segments = Segment.objects.filter(task_id=task_id, last_id__gt=after).order_by("first_id")
     for segment in segments.iterator(chunk_size=100):
         yield _behind(segment, after)
+
+
+def former_events(row: StreamTask) -> Events:
+    """What other processes have stored of a waiting task, as `stored_events` gives it: nothing of one that
+    nobody has begun."""
+    return list(stored_events(row.pk)) if row.attempts else []
 
 
 def _behind(segment: Segment, after: int) -> tuple[int, list[bytes]]:
@@ -60,6 +72,14 @@ def newest_events(task_id: str, count: int) -> list[bytes]:
     return frames[-count:]
 
 
+def count_of_events(task_id: str) -> int:
+    """How many events of the task are stored."""
+    held = Segment.objects.filter(task_id=task_id).aggregate(
+        count=Coalesce(Sum(F("last_id") - F("first_id") + 1), 0)
+    )
+    return int(held["count"])
+
+
 def split_frames(joined: bytes) -> list[bytes]:
     """Frames that were joined: each ends with an empty line, and has none inside."""
     return [piece + END_OF_FRAME for piece in joined.split(END_OF_FRAME)[:-1]]
@@ -72,6 +92,7 @@ class News:
 
     state: State
     started_at: datetime | None
+    attempts: int
     row: StreamTask | None
     segments: list[tuple[int, list[bytes]]]
 
@@ -83,9 +104,9 @@ def news_of(cursors: Mapping[str, int]) -> dict[str, News]:
     for start in range(0, len(ids), CHUNK):
         some = ids[start : start + CHUNK]
         # Rows first: what has ended by then has all its events in the database.
-        states = StreamTask.objects.filter(pk__in=some).values_list("pk", "state", "started_at")
-        for pk, state, started_at in states:
-            found[pk] = News(State(state), started_at, None, [])
+        states = StreamTask.objects.filter(pk__in=some).order_by()
+        for pk, state, started_at, attempts in states.values_list("pk", "state", "started_at", "attempts"):
+            found[pk] = News(State(state), started_at, attempts, None, [])
         ended = [pk for pk in some if pk in found and found[pk].state.terminal]
         rows = StreamTask.objects.defer("text", "arguments").in_bulk(ended) if ended else {}
         found |= {pk: replace(found[pk], row=row) for pk, row in rows.items()}
@@ -118,6 +139,7 @@ def stored_task(row: StreamTask, journal: MemoryJournal, ended: asyncio.Future[N
         started_at=row.started_at,
         recorded_id=journal.last_id,
         epoch=row.epoch,
+        attempts=row.attempts,
     )
     if task.state.terminal:
         settle(task, row)
@@ -154,14 +176,31 @@ def lost_task(row: StreamTask, final: Terminal, journal: MemoryJournal, ended: a
 
 
 def waiting_task(
-    row: StreamTask, journal: MemoryJournal, ended: asyncio.Future[None], replica: Task | None
+    row: StreamTask,
+    journal: MemoryJournal,
+    ended: asyncio.Future[None],
+    replica: Task | None,
+    events: Events = (),
+    *,
+    come_back: float = COME_BACK,
 ) -> Task:
     """The waiting task behind `row`, of a registered producer, as one that this process can run; `replica`
-    is it already, if it has readers here."""
+    is it already, if it has readers here; one that was admitted here knows itself what to do. `events`: its
+    `former_events`; what it says from now on comes behind them, and behind what may
+    be lost of them. `come_back`: seconds of grace at least."""
     task = replica or stored_task(row, journal, ended)
-    task.spec = spec_again(row, grace=math.inf if row.grace is None else max(row.grace, COME_BACK))
+    history = task.journal
+    assert isinstance(history, MemoryJournal)
+    for first_id, frames in events:
+        history.adopt(first_id, frames)
+    if row.attempts:
+        history.skip(lost_ids(row.attempts))
+    task.recorded_id = history.last_id
+    if task.spec.open_source is _nothing_to_open:
+        task.spec = spec_again(row, grace=math.inf if row.grace is None else max(row.grace, come_back))
     task.ticket.owner = task.spec.share_key
-    task.state, task.epoch = State.QUEUED, row.epoch
+    task.state, task.epoch, task.attempts = State.QUEUED, row.epoch, row.attempts
+    task.started = task.started_at = None
     return task
 
 

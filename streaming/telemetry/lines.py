@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final, TextIO
 
 import msgspec
-import structlog
 
 from streaming.core.origin import Origin
 from streaming.core.redaction import redacted_member
@@ -209,7 +209,7 @@ _plain: Final = logging.Formatter()
 # Formatting
 
 
-class LineFormatter(structlog.stdlib.ProcessorFormatter):
+class LineFormatter(logging.Formatter):
     """Records as lines of text (`console`) or as objects (`json`), one a line; without secrets and prompts.
     What comes by way of structlog's own loggers looks the same.
 
@@ -219,16 +219,24 @@ class LineFormatter(structlog.stdlib.ProcessorFormatter):
     def __init__(self, style: str = "console", hide: Iterable[str] = ()) -> None:
         self._hide = [re.compile(each) for each in hide]
         self._render = _json if style == "json" else _console
-        super().__init__(processors=[self._of_structlog])
+        super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, also of a record that comes straight from its logger."""
         if hasattr(record, "_logger"):
-            return super().format(record)
+            return self._structlog.format(record)
         # Nearly all lines: past structlog's copies of the record, which cost as much as all the rest.
         if record.args or record.exc_info:
             record = _complete(record)
         return self._render(self._without_secrets(_members(record)))
+
+    @cached_property
+    def _structlog(self) -> logging.Formatter:
+        """For records of structlog's loggers. Whoever has none need not wait at each start of a process until
+        structlog is loaded, and with it whatever it finds installed (Twisted, Rich)."""
+        from structlog.stdlib import ProcessorFormatter
+
+        return ProcessorFormatter(processors=[self._of_structlog])
 
     def _of_structlog(self, logger: Any, name: str, fields: Fields) -> str:
         found = _basis(fields.pop("_record"))

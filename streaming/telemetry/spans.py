@@ -50,6 +50,9 @@ class TaskSpans:
     def decided(self, task: Task) -> None:
         """Its span is made when it has ended."""
 
+    def began_anew(self, task: Task) -> None:
+        """Likewise: `generate` begins with this attempt."""
+
     def ended(self, task: Task) -> None:
         """A task has its terminal event."""
         self._background.put(self._make, task)

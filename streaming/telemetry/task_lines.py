@@ -1,4 +1,5 @@
-"""One line for each routing decision, and one for each task that ended.
+"""One line for each routing decision, and one for each task that ended; in between one for each that began
+anew in this process.
 
 The event loop notes the task and nothing more; the lines are made in the background. What was refused is
 counted, and logged once a second with its number (see `storage.records`): a flood of requests must not become
@@ -49,6 +50,11 @@ class TaskLines:
         if logger.isEnabledFor(logging.INFO):
             self._background.put(_log_decision, task)
 
+    def began_anew(self, task: Task) -> None:
+        """A task whose process is gone begins here."""
+        if logger.isEnabledFor(logging.INFO):
+            self._background.put(_log_beginning, (task, time.time()))
+
     def ended(self, task: Task) -> None:
         """A task has its terminal event."""
         if logger.isEnabledFor(logging.WARNING):
@@ -68,6 +74,12 @@ def _log_decision(task: Task) -> None:
         owner_active=load.owner_active,
     )
     emit(logger, logging.INFO, line, seconds_ago(task.created))
+
+
+def _log_beginning(note: tuple[Task, float]) -> None:
+    task, moment = note
+    line = Line("stream started again", **_identity(task), attempt=task.attempts)
+    emit(logger, logging.INFO, line, moment)
 
 
 def _log_end(note: tuple[Task, float]) -> None:
@@ -94,6 +106,7 @@ def _log_end(note: tuple[Task, float]) -> None:
             "blocked_ms": receipt.blocked_ms,
         }
     told |= {
+        "attempts": task.attempts,
         "events": task.journal.last_id,
         "parts": counts.parts,
         "chunks": counts.chunks,
