@@ -28,10 +28,11 @@ class NotebooksConfig(AppConfig):
 
 
 def _refuse(sender: Any, *, workers: int, **kwargs: Any) -> None:
-    if workers > 1 and conf.has_kernels():
+    if workers > 1 and conf.has_kernels() and not conf.gateway().url:
         raise CommandError(
             f"kernels are on and --workers is {workers}: a kernel belongs to one process, and the next call "
-            "for its notebook may come to another. Serve with one worker, or set KERNELS_ENABLED=false."
+            "for its notebook may come to another. Serve with one worker, let kernels run on a Jupyter "
+            "server (KERNEL_GATEWAY_URL), or set KERNELS_ENABLED=false."
         )
 
 
@@ -44,17 +45,23 @@ def _announce(sender: Any, *, url: str, **kwargs: Any) -> list[str]:
         return []
     if not conf.has_kernels():
         return []
-    sandbox = "in a sandbox" if conf.limits().sandbox else "with the rights of the user of this server"
+    if conf.gateway().url:
+        sandbox = "on the Jupyter server of KERNEL_GATEWAY_URL"
+    elif conf.limits().sandbox:
+        sandbox = "in a sandbox"
+    else:
+        sandbox = "with the rights of the user of this server"
     whence = " from this machine" if conf.kernels_enabled() == "loopback" else ""
     return [f"Notebooks: {url}{place}", f"  Who has the permission runs code here{whence}, {sandbox}."]
 
 
-async def _warm(**kwargs: Any) -> None:
-    if conf.has_kernels():
+async def _warm(*, http: bool, **kwargs: Any) -> None:
+    # A kernel belongs to the process that takes the calls for its notebook.
+    if http and conf.has_kernels():
         from .engine import kernels
         from .kernels.keeper import hide_from_equals
 
-        if not conf.limits().sandbox:
+        if not conf.limits().sandbox and not conf.gateway().url:
             hide_from_equals()
         kernels().warm_up()
 

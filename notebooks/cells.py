@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,7 @@ from streaming.core.events import Result
 from . import store
 from .kernels.key import Key
 from .kernels.output import CellEnd, CellOutput
-from .kernels.table import Kernels
+from .kernels.service import KernelService
 from .operations import Complete, Inspect
 
 logger = logging.getLogger(__name__)
@@ -58,28 +58,27 @@ class CellRun:
                 # It ran and ended while this was written.
                 await self._end(stream_id)
 
-    async def parts(self, kernels: Kernels) -> AsyncIterator[Any]:
+    async def parts(self, kernels: KernelService) -> AsyncIterator[Any]:
         """Its output as it comes. Raises `KernelDied`, `KernelStopped`, `KernelNotStarted`,
         `TooManyKernels`, `RunTimeout`."""
         key, stream_id = self.key, current_stream_id()
         self.begun = True
-        _refuse_if_restarted(kernels, key, self.era)
+        await _refuse_if_restarted(kernels, key, self.era)
         output = CellOutput(kernels.limits.output_limit)
         end = CellEnd("aborted", None)
-        async with _lock_of(key, self.cell_id):
+        async with _lock_of(key, self.cell_id), AsyncExitStack() as stack:
             await self._begin(stream_id)
-            interrupts = kernels.interrupts(key)
             try:
-                kernel = await kernels.get(key, partial(_keep_late, key))
+                lent = kernels.lent(key, partial(_keep_late, key), self.era)
+                loan = await stack.enter_async_context(lent)
             except BaseException:
                 # Nothing has run: what the cell said before stays.
                 await self._end(stream_id)
                 raise
             began = time.monotonic()
             try:
-                # Unless somebody did not want it any more before there was a kernel.
-                if kernels.interrupts(key) == interrupts:
-                    async with aclosing(kernel.execute(self.code, output, self.cell_id)) as parts:
+                if not loan.interrupted:
+                    async with aclosing(loan.kernel.execute(self.code, output, self.cell_id)) as parts:
                         async for part in parts:
                             if isinstance(part, CellEnd):
                                 end = part
@@ -109,13 +108,14 @@ class CellRun:
         await end(self.key.owner, self.key.notebook, self.cell_id, stream_id, **result)
 
 
-async def ask(kernels: Kernels, key: Key, question: Complete | Inspect, era: int) -> AsyncIterator[Any]:
+async def ask(kernels: KernelService, key: Key, question: Complete | Inspect, era: int) -> AsyncIterator[Any]:
     """What the kernel knows at a position in the code. Raises as `CellRun.parts`."""
-    _refuse_if_restarted(kernels, key, era)
-    kernel = await kernels.get(key, partial(_keep_late, key))
+    await _refuse_if_restarted(kernels, key, era)
     cursor = len(question.code) if question.cursor is None else question.cursor
     kind = "complete" if isinstance(question, Complete) else "inspect"
-    yield Result(data=await kernel.ask(kind, question.code, cursor))
+    async with kernels.lent(key, partial(_keep_late, key), era) as loan:
+        result = await loan.kernel.ask(kind, question.code, cursor)
+    yield Result(data=result)
 
 
 async def answer(data: Any) -> AsyncIterator[Any]:
@@ -123,42 +123,55 @@ async def answer(data: Any) -> AsyncIterator[Any]:
     yield Result(data=data)
 
 
-async def interrupt(kernels: Kernels, key: Key) -> AsyncIterator[Any]:
+async def interrupt(kernels: KernelService, key: Key) -> AsyncIterator[Any]:
     """Interrupt what runs, or waits for a kernel that starts."""
-    yield Result(data={"interrupted": await kernels.interrupt(key), **status(kernels, key)})
+    interrupted = await kernels.interrupt(key)
+    yield Result(data={"interrupted": interrupted, **await status(kernels, key)})
 
 
-async def restart(kernels: Kernels, key: Key) -> AsyncIterator[Any]:
+async def restart(kernels: KernelService, key: Key) -> AsyncIterator[Any]:
     """Begin with a new kernel; what runs and what waits for the old one ends."""
     await kernels.stop(key)
-    await kernels.get(key, partial(_keep_late, key))
-    yield Result(data=status(kernels, key))
+    async with kernels.lent(key, partial(_keep_late, key)):
+        # It is there: no more is asked of it.
+        pass
+    yield Result(data=await status(kernels, key))
 
 
-async def shutdown(kernels: Kernels, key: Key) -> AsyncIterator[Any]:
+async def shutdown(kernels: KernelService, key: Key) -> AsyncIterator[Any]:
     """End the kernel; what runs and what waits for it ends."""
     stopped = await kernels.stop(key)
-    yield Result(data={"stopped": stopped, **status(kernels, key)})
+    yield Result(data={"stopped": stopped, **await status(kernels, key)})
 
 
-async def list_notebooks(kernels: Kernels, owner: str) -> AsyncIterator[Any]:
+async def list_notebooks(kernels: KernelService, owner: str) -> AsyncIterator[Any]:
     """The owner's notebooks, each with what its kernel does."""
-    found = await sync_to_async(store.listed)(owner)
-    for each in found:
-        each["kernel"] = status(kernels, Key(owner, each["notebook_id"]))["state"]
-    yield Result(data={"notebooks": found})
+    yield Result(
+        data={"notebooks": await with_states(kernels, owner, await sync_to_async(store.listed)(owner))}
+    )
 
 
-def status(kernels: Kernels, key: Key) -> dict[str, Any]:
+async def with_states(
+    kernels: KernelService, owner: str, notebooks: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The owner's notebooks as `store.listed` has them, each with what its kernel does."""
+    statuses = await kernels.statuses(Key(owner, each["notebook_id"]) for each in notebooks)
+    return [{**each, "kernel": found.state} for each, found in zip(notebooks, statuses, strict=True)]
+
+
+async def status(kernels: KernelService, key: Key) -> dict[str, Any]:
     """What the notebook's kernel does: `none`, `starting`, `idle` or `busy`."""
-    kernel = kernels.find(key)
-    if kernel is None:
-        return {"state": "starting" if kernels.starting(key) else "none", "execution_count": None}
-    return {"state": "busy" if kernel.busy else "idle", "execution_count": kernel.execution_count}
+    (found,) = await kernels.statuses([key])
+    return {"state": found.state, "execution_count": found.execution_count}
 
 
-def _refuse_if_restarted(kernels: Kernels, key: Key, era: int) -> None:
-    if kernels.era(key) != era:
+async def tell_status(kernels: KernelService, key: Key) -> AsyncIterator[Any]:
+    """The same, as a result."""
+    yield Result(data=await status(kernels, key))
+
+
+async def _refuse_if_restarted(kernels: KernelService, key: Key, era: int) -> None:
+    if await kernels.era(key) != era:
         raise KernelStopped(key.notebook)
 
 

@@ -22,7 +22,8 @@ from .access import RUN_CODE
 @register("notebooks")
 def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """E001: a value that cannot be right. E002: a pool that is not there. E004: nobody need sign in, from
-    anywhere. W001: kernels are on outside of development."""
+    anywhere. W001: kernels are on outside of development. W002: what bounds kernels here does not bound those
+    of a Jupyter server."""
     found: list[CheckMessage] = [
         Error(text, hint=HINT, obj=setting, id="notebooks.E001") for setting, text in conf.problems()
     ]
@@ -44,7 +45,16 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
                 id="notebooks.E004",
             )
         )
-    if not settings.DEBUG and not conf.limits().sandbox:
+    if conf.gateway().url:
+        found.append(
+            Warning(
+                "kernels run on a Jupyter server: memory_limit, file_limit, cpu_limit, processes, "
+                "prestarted, python, sandbox and environment of KERNEL_CONFIG do not hold there",
+                hint="Bound and separate them where they run: see docs/notebooks.md.",
+                id="notebooks.W002",
+            )
+        )
+    elif not settings.DEBUG and not conf.limits().sandbox:
         found.append(
             Warning(
                 "kernels are on, without a sandbox",
@@ -63,7 +73,8 @@ def check_who_runs_code(
     where that is asked for: as servers do, and `check --database`."""
     if not databases or not conf.has_kernels() or conf.without_sandbox() or list(conf.problems()):
         return []
-    if conf.limits().sandbox:
+    elsewhere = bool(conf.gateway().url)
+    if conf.limits().sandbox and not elsewhere:
         return []
     try:
         several = _outside_of_the_loop(_several_run_code)
@@ -77,6 +88,8 @@ def check_who_runs_code(
         "Set KERNEL_SANDBOX (docs/notebooks.md), or KERNELS_WITHOUT_SANDBOX=true if they trust each other, "
         "and this server's data to each of them."
     )
+    if elsewhere:
+        hint = "Set KERNELS_WITHOUT_SANDBOX=true if the Jupyter server keeps their kernels apart."
     return [Error(text, hint=hint, id="notebooks.E003")]
 
 

@@ -7,20 +7,31 @@ import asyncio
 from streaming.metrics import gauge
 
 from . import conf
+from .kernels.service import KernelService
 from .kernels.table import Kernels
 
-_tables: dict[asyncio.AbstractEventLoop, Kernels] = {}
+_tables: dict[asyncio.AbstractEventLoop, KernelService] = {}
 
 
-def kernels() -> Kernels:
+def kernels() -> KernelService:
     """The running loop's kernels."""
     loop = asyncio.get_running_loop()
     found = _tables.get(loop)
     if found is None:
         for closed in [each for each in _tables if each.is_closed()]:
             del _tables[closed]
-        found = _tables[loop] = Kernels(conf.limits())
+        found = _tables[loop] = _made()
     return found
+
+
+def _made() -> KernelService:
+    config = conf.gateway()
+    if not config.url:
+        return Kernels(conf.limits())
+    from .kernels.elsewhere import KernelsElsewhere
+    from .register import DatabaseRegister
+
+    return KernelsElsewhere(conf.limits(), config, DatabaseRegister())
 
 
 @gauge("sluice_kernels_running", "Kernels of notebooks that run or start.")

@@ -65,3 +65,28 @@ class Cell(models.Model):
 
     def __str__(self) -> str:
         return f"{self.notebook} {self.cell_id}"
+
+
+class KernelElsewhere(models.Model):
+    """Which kernel of a Jupyter Server belongs to a notebook, and which process uses it, until when: what
+    `notebooks.kernels.elsewhere.Entry` says. Not tied to accounts and notebooks by keys: the kernel of a
+    deleted one is ended as all idle ones are."""
+
+    owner = models.CharField(max_length=MAX_ID)
+    slug = models.CharField(max_length=MAX_ID)
+    kernel = models.CharField(max_length=MAX_ID, blank=True, default="")
+    era = models.PositiveIntegerField(default=0)
+    interrupts = models.PositiveIntegerField(default=0)
+    execution_count = models.PositiveIntegerField(null=True, blank=True)
+    holder = models.CharField(max_length=MAX_ID, blank=True, default="")
+    held_until = models.DateTimeField(null=True, blank=True)
+    used_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("kernel elsewhere")
+        verbose_name_plural = _("kernels elsewhere")
+        default_permissions = ()
+        constraints = (models.UniqueConstraint(fields=("owner", "slug"), name="one_kernel_of_a_notebook"),)
+
+    def __str__(self) -> str:
+        return f"{self.owner} {self.slug}"

@@ -18,7 +18,6 @@ from streaming.problems import Problem
 from . import cells, store
 from .access import account_of, require_runner
 from .engine import kernels
-from .kernels.key import Key
 from .operations import check_id
 from .record import record_of
 
@@ -36,10 +35,9 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
     """`GET /notebook/`."""
     caller = await identify(request)
     owner = account_of(caller)
-    found = await sync_to_async(store.listed)(owner)
+    found = await cells.with_states(kernels(), owner, await sync_to_async(store.listed)(owner))
     for each in found:
         each["changed"] = datetime.fromisoformat(each["updated_at"])
-        each["kernel"] = cells.status(kernels(), Key(owner, each["notebook_id"]))["state"]
     context = {"notebooks": found, "obstacle": await _obstacle(request, caller)}
     return await show(request, "notebooks/notebooks.html", caller, **context)
 

@@ -32,7 +32,7 @@ async def record_of(caller: Caller, slug: str) -> dict[str, Any] | None:
     for cell in found["cells"]:
         if cell["stream"] and not await _has_more(cell["stream"], caller):
             cell["stream"] = None
-    return {**found, "kernel": cells.status(kernels(), Key(owner, slug))}
+    return {**found, "kernel": await cells.status(kernels(), Key(owner, slug))}
 
 
 def _read(owner: str, slug: str) -> dict[str, Any] | None:

@@ -77,17 +77,17 @@ async def work_of(
     in_order = {**options, "series": f"{key.owner} {key.notebook}"}
     match operation:
         case Execute():
-            run = CellRun(key, operation.cell_id or store.new_cell_id(), operation.code, table.era(key))
+            run = CellRun(key, operation.cell_id or store.new_cell_id(), operation.code, await table.era(key))
             # Who closes the page comes back to what the cell has said meanwhile.
             how = {**in_order, "eager": True, "on_disconnect": "continue"}
             return Work(how, run.parts(table), run=run)
         case Complete() | Inspect():
             how = {**in_order, "on_disconnect": "cancel"}
-            return Work(how, cells.ask(table, key, operation, table.era(key)))
+            return Work(how, cells.ask(table, key, operation, await table.era(key)))
         case Interrupt():
             return Work(alone, cells.interrupt(table, key))
         case Restart():
             return Work(alone, cells.restart(table, key))
         case Shutdown():
             return Work(alone, cells.shutdown(table, key))
-    return Work(alone, cells.answer(cells.status(table, key)))
+    return Work(alone, cells.tell_status(table, key))

@@ -1,8 +1,8 @@
-"""One kernel: a process, its sockets, and the cells that it runs.
+"""One kernel as all others see it, wherever it runs: the cells that it runs, and the messages of each.
 
-Two tasks wait on the sockets and hand each message to the cell that it belongs to (`parent_header.msg_id`);
-nothing polls for output. A cell is over when the kernel has answered *and* said on iopub that it is idle.
-What a cell's threads say later goes to `on_late`, never to another cell.
+Each message goes to the cell that it belongs to (`parent_header.msg_id`). A cell is over when the kernel has
+answered *and* said on iopub that it is idle. What a cell's threads say later goes to `on_late`, never to
+another cell. `local.py` has the kernels of this machine, `remote.py` those of a Jupyter Server.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
-import select
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import zmq
-import zmq.asyncio
-from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.manager import AsyncKernelManager
+from streaming.core.errors import Interrupted, KernelDied, KernelStopped, RunTimeout
 
-from streaming.core.errors import KernelDied, KernelNotStarted, KernelStopped, RunTimeout
-
-from .launch import Folder, OnlySpec, command, environment
 from .limits import KernelLimits
 from .output import CellEnd, CellOutput, Part, count_of
 
@@ -41,9 +34,6 @@ heard."""
 
 INTERRUPT_PATIENCE: Final = 3.0
 """Seconds that an interrupted cell has before its kernel is killed."""
-
-EXIT_PATIENCE: Final = 7.0
-"""Seconds until a killed kernel's keeper has taken everything down (`keeper.PATIENCE` and a bit)."""
 
 REMEMBERED: Final = 1_000
 """Cells whose late output still finds its cell."""
@@ -65,7 +55,7 @@ IDLE_PATIENCE: Final = 1.0
 lost."""
 
 IDLE_QUESTIONS: Final = 3
-"""Questions without any answer after which it counts as dead."""
+"""Questions that a kernel answers while nothing at all is heard on iopub, after which it counts as dead."""
 
 Late = Callable[[str, CellOutput], object]
 """Called with a cell's tag and its output, when its threads have said something after its end."""
@@ -75,7 +65,8 @@ Late = Callable[[str, CellOutput], object]
 class Run:
     """A request under way. `tag` is the caller's name for it. It is over with `reply`, which came when
     `answered` says (monotonic seconds), and `idle`, or when the kernel is dead. `asked`: how often in vain
-    whether it is idle."""
+    whether it is idle. `in_doubt`: the way to the kernel broke meanwhile, and whether all has come is not
+    known yet; `lost`: it has not."""
 
     tag: str
     output: CellOutput
@@ -85,47 +76,55 @@ class Run:
     answered: float = math.inf
     asked: int = 0
     idle: bool = False
+    in_doubt: bool = False
+    lost: bool = False
 
     @property
     def over(self) -> bool:
         """Whether the kernel has said all of it."""
-        return self.reply is not None and self.idle
+        return self.lost or (self.reply is not None and self.idle and not self.in_doubt)
 
 
-class Kernel:
-    """See the module. Made by `started`; belongs to the running event loop.
+class Kernel(ABC):
+    """See the module. Belongs to the running event loop.
 
     `busy`: whether it works for somebody. `used`: when it last did, monotonic seconds. `execution_count`: of
     the last cell, None before the first.
     """
 
-    def __init__(self, limits: KernelLimits, on_late: Late | None = None) -> None:
+    def __init__(self, limits: KernelLimits) -> None:
         self._limits = limits
-        self._on_late = on_late
-        self._folder = Folder()
+        self._on_late: Late | None = None
         self._runs: dict[str, Run] = {}
         self._past: OrderedDict[str, Run] = OrderedDict()
-        self._readers: list[asyncio.Task[None]] = []
-        self._lifeline = self._notice = -1
-        self._client: AsyncKernelClient | None = None
-        self._manager: AsyncKernelManager | None = None
         self._dead = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._stopped_alive = False
+        self._heard = 0
         self.used = time.monotonic()
         self.execution_count: int | None = None
         self.misunderstood = 0
 
-    @classmethod
-    async def started(cls, limits: KernelLimits) -> Kernel:
-        """A kernel that is ready. Raises `KernelNotStarted`."""
-        kernel = cls(limits)
-        try:
-            await kernel._start()
-        except BaseException:
-            await kernel.stop()
-            raise
-        return kernel
+    # What each kind does in its own way
+
+    @abstractmethod
+    def lives(self) -> bool:
+        """Look whether it is there; once it is not, everybody who waits is told."""
+
+    @abstractmethod
+    def _send(self, kind: str, content: dict[str, Any]) -> str:
+        """Send a request (`execute`, `complete`, `inspect`, `kernel_info`) on the shell channel; the id of
+        the message."""
+
+    @abstractmethod
+    async def _signal(self) -> None:
+        """Interrupt what runs, as Ctrl-C does. Raises nothing where nobody hears."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Kill it, and forget what belongs to it. Called once."""
+
+    # What everybody may know
 
     def listen(self, on_late: Late) -> None:
         """Who gets what comes late."""
@@ -141,32 +140,17 @@ class Kernel:
         """Whether it works for somebody."""
         return bool(self._runs)
 
-    @property
-    def work(self) -> str:
-        """The folder in which code runs."""
-        return str(self._folder.work)
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of its keeper, while there is one."""
-        return None if self._process is None else int(self._process.pid)
-
-    @property
-    def _process(self) -> Any:
-        """The keeper, as `subprocess.Popen`; None before the start."""
-        return getattr(getattr(self._manager, "provisioner", None), "process", None)
-
     # What it is asked
 
     async def execute(self, code: str, output: CellOutput, tag: str) -> AsyncGenerator[Part | CellEnd, None]:
         """Run `code`; what it says, as it says it, and at last how it ended. `output` keeps it within bounds,
         and what is left of it; `tag` is what late output will be known by.
 
-        Who stops reading interrupts the code; a kernel that does not obey is killed. Raises `KernelDied`, and
-        `RunTimeout` after `execution_timeout`.
+        Who stops reading interrupts the code; a kernel that does not obey is killed. Raises `KernelDied`,
+        `RunTimeout` after `execution_timeout`, and `Interrupted` where output was lost on the way.
         """
-        client = self._require()
-        run = self._begin(client.execute(code, allow_stdin=False, stop_on_error=False), output, tag)
+        self._require()
+        run = self._ask("execute", request(code), output, tag)
         deadline = time.monotonic() + self._limits.execution_timeout
         try:
             while True:
@@ -178,147 +162,77 @@ class Kernel:
                 await self._news_of(run, deadline)
             for part in output.closing():
                 yield part
-            assert run.reply is not None
-            if _wants_to_leave(run.reply):
+            reply = _reply_of(run)
+            if _wants_to_leave(reply):
                 await self.stop()
                 raise KernelDied(tag)
-            yield CellEnd(str(run.reply.get("status")), count_of(run.reply))
+            yield CellEnd(str(reply.get("status")), count_of(reply))
         finally:
             await self._leave(run)
 
     async def ask(self, kind: str, code: str, cursor: int) -> dict[str, Any]:
         """The answer to `complete` or `inspect` at a position in `code` (code points). Raises as
         `execute`."""
-        client = self._require()
-        message_id = client.complete(code, cursor) if kind == "complete" else client.inspect(code, cursor)
-        run = self._begin(message_id)
+        self._require()
+        detail = {} if kind == "complete" else {"detail_level": 0}
+        run = self._ask(kind, {"code": code, "cursor_pos": cursor, **detail})
         deadline = time.monotonic() + self._limits.execution_timeout
         try:
             while not run.over:
                 run.news.clear()
                 await self._news_of(run, deadline)
-            assert run.reply is not None
-            return dict(run.reply)
+            return dict(_reply_of(run))
         finally:
             await self._leave(run)
 
     async def interrupt(self) -> None:
         """Interrupt what runs, as Ctrl-C does; nothing if nothing runs."""
-        if self._runs and self.alive and self._manager is not None:
-            with contextlib.suppress(ProcessLookupError, RuntimeError):
-                await self._manager.interrupt_kernel()
+        if self._runs and self.alive:
+            await self._signal()
 
     async def stop(self) -> None:
         """Kill it with everything that it has started, and forget its folder. Idempotent; returns when
         nothing of it is left."""
         if self._stopping is None:
             self._stopped_alive = self.lives()
-            self._stopping = asyncio.create_task(self._stop(), name="kernel stops")
+            self._stopping = asyncio.create_task(self._end(), name="kernel stops")
         await asyncio.shield(self._stopping)
 
-    # Its process
+    # Its life
 
-    async def _start(self) -> None:
-        lifeline, self._lifeline = os.pipe()
-        self._notice, notice = os.pipe()
-        try:
-            with self._folder.log.open("wb") as log:
-                await self._launch(lifeline, notice, log)
-        except OSError as error:
-            raise KernelNotStarted(str(error)) from error
-        finally:
-            os.close(lifeline)
-            os.close(notice)
-        asyncio.get_running_loop().add_reader(self._notice, self._is_dead)
-        assert self._manager is not None
-        self._client = self._manager.client(context=self._manager.context)
-        self._client.start_channels(stdin=False, hb=False)
-        self._readers = [
-            asyncio.create_task(self._read(self._client.get_iopub_msg, self._on_iopub), name="kernel iopub"),
-            asyncio.create_task(self._read(self._client.get_shell_msg, self._on_shell), name="kernel shell"),
-        ]
-        await self._become_ready()
-
-    async def _launch(self, lifeline: int, notice: int, log: Any) -> None:
-        self._manager = AsyncKernelManager(
-            transport="ipc",
-            ip=str(self._folder.sockets),
-            connection_file=str(self._folder.connection_file),
-            kernel_spec_manager=OnlySpec(command(self._limits, lifeline, notice)),
-            context=_context(self._limits.output_limit),
-        )
-        await self._manager.start_kernel(
-            cwd=self.work,
-            env=environment(self._folder, self._limits.environment),
-            pass_fds=(lifeline, notice),
-            stdout=log,
-            stderr=log,
-        )
-
-    async def _become_ready(self) -> None:
-        """Wait until it answers and is heard on iopub, so that nothing that it says can be lost."""
-        assert self._client is not None
-        end = time.monotonic() + START_TIMEOUT
+    async def _become_ready(self, seconds: float) -> Mapping[str, Any] | None:
+        """Wait until it answers and is heard on iopub, so that nothing that it says can be lost. What it says
+        of itself (`kernel_info_reply`); None if that takes longer."""
+        end = time.monotonic() + seconds
         questions: list[Run] = []
         news = asyncio.Event()
         try:
             while self.lives() and time.monotonic() < end:
-                question = self._begin(self._client.kernel_info())
+                question = self._ask("kernel_info", {})
                 question.news = news
                 questions.append(question)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ASK_AGAIN):
-                        while not any(each.over for each in questions):
+                        while not (answered := [each for each in questions if each.over]):
                             news.clear()
                             await news.wait()
-                        return
+                        return _reply_of(answered[0])
         finally:
             for question in questions:
                 self._forget(question)
-        raise KernelNotStarted(self._folder.last_words() or "it does not answer")
-
-    def lives(self) -> bool:
-        """Look whether the process is there; once it is not, everybody who waits is told."""
-        if self.alive:
-            process = self._process
-            if process is None or process.poll() is not None or _at_end(self._notice):
-                self._is_dead()
-        return self.alive
+        return None
 
     def _is_dead(self) -> None:
         if self._dead.done():
             return
         self._dead.set_result(None)
-        self._let_go_of_notice()
         for run in self._runs.values():
             run.news.set()
 
-    def _let_go_of_notice(self) -> None:
-        if self._notice >= 0:
-            asyncio.get_running_loop().remove_reader(self._notice)
-            os.close(self._notice)
-            self._notice = -1
-
-    async def _stop(self) -> None:
-        if self._lifeline >= 0:
-            # The keeper sees its end, and kills everything below it.
-            os.close(self._lifeline)
-            self._lifeline = -1
-        for reader in self._readers:
-            reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
-        if self._process is not None:
-            await asyncio.to_thread(_wait_for, self._process)
-        self._is_dead()
-        if self._client is not None:
-            self._client.stop_channels()
-        if self._manager is not None:
-            await self._manager.cleanup_resources()
-        await asyncio.to_thread(self._folder.remove)
-
     # Its messages
 
-    async def _read(self, receive: Callable[[], Any], handle: Callable[[Mapping[str, Any]], None]) -> None:
+    async def _read(self, receive: Callable[[], Any], handle: Callable[[Any], None]) -> None:
+        """Handle what comes, to the end (`EOFError`), if there is one."""
         turn = 0.0
         while True:
             try:
@@ -333,6 +247,8 @@ class Kernel:
                     turn = time.monotonic()
             except asyncio.CancelledError:
                 raise
+            except EOFError:
+                return
             except Exception as error:
                 # Whoever runs code can send what is not signed, or not a message at all, very often.
                 self.misunderstood += 1
@@ -343,6 +259,7 @@ class Kernel:
                 await asyncio.sleep(0)
 
     def _on_iopub(self, message: Mapping[str, Any]) -> None:
+        self._heard += 1
         message_id = message["parent_header"].get("msg_id", "")
         run = self._runs.get(message_id)
         if run is None:
@@ -371,21 +288,16 @@ class Kernel:
 
     # Runs
 
-    def _begin(self, message_id: str, output: CellOutput | None = None, tag: str = "") -> Run:
-        self._look_again()
-        run = self._runs[message_id] = Run(tag, output or CellOutput(self._limits.output_limit))
+    def _ask(
+        self, kind: str, content: dict[str, Any], output: CellOutput | None = None, tag: str = ""
+    ) -> Run:
+        run = Run(tag, output or CellOutput(self._limits.output_limit))
+        self._runs[self._send(kind, content)] = run
         if tag:
             # What its former run says from here on is of no interest any more.
             for former in [key for key, each in self._past.items() if each.tag == tag]:
                 del self._past[former]
         return run
-
-    def _look_again(self) -> None:
-        """To be called after something was sent: jupyter_client sends past the asyncio socket, and may
-        swallow the sign that a message has come. Nobody would be woken for it, nor for any later one
-        (zmq_getsockopt(3), ZMQ_FD: who sends must look at ZMQ_EVENTS)."""
-        assert self._client is not None
-        self._client.shell_channel.socket.get(zmq.EVENTS)
 
     def _forget(self, run: Run) -> None:
         for message_id, each in list(self._runs.items()):
@@ -440,10 +352,14 @@ class Kernel:
 
     async def _ask_whether_idle(self, run: Run) -> None:
         """Messages on iopub keep their order: when the kernel is heard about a later question, nothing more
-        comes of this run."""
-        assert self._client is not None
+        comes of this run.
+
+        A kernel that is slow is asked again. One that answers and is not heard on iopub any more has said
+        what is larger than any message may be.
+        """
         logger.warning("a kernel did not say that a cell was over; it is asked")
-        question = self._begin(self._client.kernel_info())
+        heard = self._heard
+        question = self._ask("kernel_info", {})
         try:
             async with asyncio.timeout(ASK_AGAIN):
                 while not question.over and self.alive:
@@ -451,9 +367,9 @@ class Kernel:
                     await question.news.wait()
             run.idle = True
         except TimeoutError:
-            run.asked += 1
+            if question.reply is not None and self._heard == heard:
+                run.asked += 1
             if run.asked == IDLE_QUESTIONS:
-                # It has said what is larger than any message may be, and is not listened to any more.
                 await self.stop()
                 raise KernelDied(run.tag) from None
             # The next silence asks again.
@@ -462,11 +378,28 @@ class Kernel:
             self._forget(question)
         run.news.set()
 
-    def _require(self) -> AsyncKernelClient:
+    def _require(self) -> None:
         if not self.lives():
             raise KernelDied
-        assert self._client is not None
-        return self._client
+
+
+def request(code: str) -> dict[str, Any]:
+    """The content of an `execute_request`."""
+    return {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
+
+
+def _reply_of(run: Run) -> Mapping[str, Any]:
+    """The answer to a request that is over. Raises `Interrupted` where something was lost on the way."""
+    if run.lost or run.reply is None:
+        raise Interrupted(run.tag)
+    return run.reply
 
 
 def _wants_to_leave(reply: Mapping[str, Any]) -> bool:
@@ -475,31 +408,3 @@ def _wants_to_leave(reply: Mapping[str, Any]) -> bool:
     return isinstance(payload, list) and any(
         isinstance(each, dict) and each.get("source") == "ask_exit" for each in payload
     )
-
-
-def _at_end(descriptor: int) -> bool:
-    """Whether the other end of a pipe into which nobody writes is closed."""
-    # select(2) takes low numbers only.
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _context(output_limit: int) -> zmq.asyncio.Context:
-    """For the sockets of one kernel: what is not read yet waits in the kernel, and no message is much larger
-    than what a cell may show."""
-    # One for all kernels underneath: each would have threads of its own.
-    context = zmq.asyncio.Context.shadow(zmq.Context.instance())
-    context.setsockopt(zmq.RCVHWM, UNREAD)
-    context.setsockopt(zmq.MAXMSGSIZE, 4 * output_limit + LARGEST_ELSE)
-    return context
-
-
-def _wait_for(process: Any) -> None:
-    """Until the keeper is gone; it is killed if it takes too long (blocks)."""
-    try:
-        process.wait(EXIT_PATIENCE)
-    except Exception:
-        logger.warning("kernel %s: its keeper does not end", process.pid)
-        process.kill()
-        process.wait()

@@ -14,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from streaming.core.errors import KernelNotStarted
 
 from . import keeper
-from .limits import KernelLimits
+from .limits import PROGRAM, KernelLimits
 
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that hold no secret and that a program may need."""
@@ -24,8 +24,6 @@ PREFIX: Final = "sluice-"
 
 LONGEST_PLACE: Final = 107 - len(f"/{PREFIX}12345678/s-12")
 """Bytes of the path of a private folder's parent, so that there is room for a socket's path (unix(7))."""
-
-_PROGRAM: Final = Path(__file__).with_name("program.py")
 
 
 class Folder:
@@ -102,7 +100,7 @@ class OnlySpec(KernelSpecManager):
 def command(limits: KernelLimits, lifeline: int, notice: int) -> list[str]:
     """What starts a kernel, with `{connection_file}` in it. `lifeline`, `notice`: see `keeper`."""
     python = limits.python or sys.executable
-    program = _PROGRAM.read_text(encoding="utf-8")
+    program = PROGRAM.read_text(encoding="utf-8")
     kernel = [python, "-c", program, str(limits.output_limit), "-f", "{connection_file}"]
     kernel += [
         "--HistoryManager.enabled=False",

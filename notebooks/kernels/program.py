@@ -1,7 +1,8 @@
 """The program of a kernel: ipykernel, with output that comes soon, and is neither lost nor misplaced.
 
 Its text is given to the kernel's interpreter (`python -c TEXT OUTPUT_LIMIT -f FILE …`), which may be another
-one, of another user; nothing imports it. Attributes of ipykernel (7) with a leading underscore are looked
+one, of another user; nothing imports it. In a kernel that a Jupyter Server has started it runs as a first
+cell (`remote.py`), with `limit` given. Attributes of ipykernel (7) with a leading underscore are looked
 for, and not relied on.
 """
 
@@ -19,13 +20,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-if not sys.path[0]:
+if __name__ == "__main__" and not sys.path[0]:
     # The folder of the cells: what lies there must not stand in for a module of the kernel
     # (ipykernel_launcher does the same).
     del sys.path[0]
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
+
+IN_A_CELL = __name__ != "__main__"
+"""Whether it runs in a kernel that is there already."""
 
 FLUSH_INTERVAL = 0.02
 """Seconds that ipykernel collects what is printed (0.2 by itself, which is what readers of a cell would
@@ -41,9 +45,10 @@ message is large."""
 BACKLOG = 64
 """Messages that may wait to be sent; who shows more waits."""
 
-limit = int(sys.argv.pop(1))
+limit: int = globals()["limit"] if IN_A_CELL else int(sys.argv.pop(1))
 app: Any = IPKernelApp.instance()
-app.initialize()
+if not IN_A_CELL:
+    app.initialize()
 shell = app.shell
 iopub = shell.kernel.iopub_thread
 streams: dict[int, Any] = {1: sys.stdout, 2: sys.stderr}
@@ -67,6 +72,8 @@ def prepare() -> None:
     shell._tee = lambda channel: contextlib.nullcontext()
     session = shell.kernel.session
     session.serialize, session.pack = bounded(session.serialize), tolerant(session.pack)
+    if IN_A_CELL:
+        session.serialize = numbered(session.serialize)
     thread: Any = threading.Thread
     thread.start = in_context(thread.start)
     pool: Any = concurrent.futures.ThreadPoolExecutor
@@ -130,6 +137,25 @@ def bounded(serialize: Callable[..., Any]) -> Callable[..., Any]:
             if size > limit:
                 text = f"[{', '.join(map(str, data))[:200]}: {size} bytes, more than a cell may show]"
                 message["content"] = {**content, "data": {"text/plain": text}, "metadata": {}}
+        return serialize(message, *args, **kwargs)
+
+    return serialized
+
+
+def numbered(serialize: Callable[..., Any]) -> Callable[..., Any]:
+    """`Session.serialize` that numbers what is shown to everybody: on a way that may break, who listens knows
+    what is missing, and what came twice. Words of the kernel's state carry the number of what was shown
+    last."""
+    number, counting = 0, threading.Lock()
+
+    def serialized(message: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal number
+        kind = message.get("msg_type", "")
+        if not kind.endswith(("_reply", "_request")):
+            with counting:
+                number += kind != "status"
+                mine = number
+            message["metadata"] = {**(message.get("metadata") or {}), "number": mine}
         return serialize(message, *args, **kwargs)
 
     return serialized
@@ -243,4 +269,5 @@ def with_context(submit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 prepare()
-app.start()
+if not IN_A_CELL:
+    app.start()

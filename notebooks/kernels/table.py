@@ -1,4 +1,4 @@
-"""All kernels of a process: one for each notebook, started when first needed, ended when idle.
+"""All kernels of this process: one for each notebook, started when first needed, ended when idle.
 
 A kernel belongs to one user's one notebook for all its life. Kernels that were started beforehand belong to
 nobody yet, and come to whoever asks first.
@@ -10,16 +10,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from streaming.core.errors import KernelNotStarted, TooManyKernels
+from streaming.core.errors import KernelNotStarted, KernelStopped, TooManyKernels
 
 from .key import Key
 from .limits import KernelLimits
+from .service import Loan, Status
 
 if TYPE_CHECKING:
-    from .kernel import Kernel, Late
+    from .kernel import Late
+    from .local import LocalKernel as Kernel
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +53,22 @@ class Kernels:
         kernel = self._kernels.get(key)
         return kernel if kernel is not None and kernel.lives() else None
 
-    def era(self, key: Key) -> int:
+    async def statuses(self, keys: Iterable[Key]) -> list[Status]:
+        """What the kernels of these notebooks do, in this order."""
+        return [self._status(key) for key in keys]
+
+    async def era(self, key: Key) -> int:
         """How often the notebook's kernel was ended on purpose: what was asked for before waits in vain."""
         return self._eras[key]
 
-    def interrupts(self, key: Key) -> int:
-        """How often what waits for the notebook's kernel was told not to wait any more."""
-        return self._interrupts[key]
+    @asynccontextmanager
+    async def lent(self, key: Key, on_late: Late, era: int | None = None) -> AsyncIterator[Loan]:
+        """The notebook's kernel for one cell or question: see `KernelService`."""
+        if era is not None and self._eras[key] != era:
+            raise KernelStopped(key.notebook)
+        interrupts = self._interrupts[key]
+        kernel = await self.get(key, on_late)
+        yield Loan(kernel, interrupted=self._interrupts[key] != interrupts)
 
     async def interrupt(self, key: Key) -> bool:
         """Interrupt what the notebook's kernel runs, or what waits until it has started; False if there is
@@ -121,6 +133,12 @@ class Kernels:
         await asyncio.gather(*(kernel.stop() for kernel in kernels), return_exceptions=True)
 
     # Inside
+
+    def _status(self, key: Key) -> Status:
+        kernel = self.find(key)
+        if kernel is None:
+            return Status("starting" if self.starting(key) else "none")
+        return Status("busy" if kernel.busy else "idle", kernel.execution_count)
 
     async def _begin(self, key: Key) -> Kernel:
         try:
@@ -197,6 +215,6 @@ class Kernels:
 
 def _kernel_class() -> type[Kernel]:
     """Loaded late: ZeroMQ and Jupyter's client take a tenth of the start of a server without kernels."""
-    from .kernel import Kernel
+    from .local import LocalKernel
 
-    return Kernel
+    return LocalKernel

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from notebooks.kernels.kernel import Kernel
 from notebooks.kernels.limits import KernelLimits
+from notebooks.kernels.local import LocalKernel as Kernel
 from notebooks.kernels.output import CellOutput
 
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from notebooks.kernels import keeper, launch
-from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.local import LocalKernel as Kernel
 from streaming.core.errors import KernelDied, KernelNotStarted
 
 from .conftest import limits
@@ -194,7 +194,7 @@ def test_a_server_that_is_killed_leaves_no_folder() -> None:
     """Two kernels, one busy with children, one idle."""
     code = (
         "import asyncio, os\n"
-        "from notebooks.kernels.kernel import Kernel\n"
+        "from notebooks.kernels.local import LocalKernel as Kernel\n"
         "from notebooks.kernels.output import CellOutput\n"
         "from tests.notebooks.conftest import limits\n"
         'CODE = \'import subprocess; subprocess.Popen(["setsid", "sleep", "99"]); print(1, flush=True)\\n\'\n'
@@ -260,7 +260,7 @@ async def test_who_kills_the_keeper_gains_nothing(kernel: Kernel) -> None:
 async def test_a_keeper_that_is_stopped_does_not_hold_the_server(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notebooks.kernels.kernel.EXIT_PATIENCE", 0.2)
+    monkeypatch.setattr("notebooks.kernels.local.EXIT_PATIENCE", 0.2)
     folder = str(Path(kernel.work).parent)
     code = (
         "import os, signal, subprocess\nsubprocess.Popen(['setsid', 'sleep', '99'])\n"

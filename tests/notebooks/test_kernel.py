@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.kernel import Kernel as AnyKernel
+from notebooks.kernels.local import LocalKernel as Kernel
 from notebooks.kernels.output import CellEnd, CellOutput
 from streaming.core.errors import KernelDied, KernelNotStarted, RunTimeout
 from streaming.core.events import Content, Output, Truncated
@@ -24,7 +25,11 @@ from .conftest import limits
 
 
 async def run(
-    kernel: Kernel, code: str, tag: str = "cell", limit: int = 1_048_576, begun: asyncio.Event | None = None
+    kernel: AnyKernel,
+    code: str,
+    tag: str = "cell",
+    limit: int = 1_048_576,
+    begun: asyncio.Event | None = None,
 ) -> tuple[list[Any], CellEnd]:
     """What a cell says, and how it ends. `begun` is set when it has said something."""
     output = CellOutput(limit)
@@ -475,7 +480,7 @@ async def test_no_process_is_left_of_what_did_not_start() -> None:
 A_SERVER = """
 import asyncio, os, sys
 sys.path.insert(0, os.getcwd())
-from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.local import LocalKernel as Kernel
 from notebooks.kernels.output import CellOutput
 from tests.notebooks.conftest import limits
 

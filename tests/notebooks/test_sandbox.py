@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from notebooks.kernels import keeper
-from notebooks.kernels.kernel import Kernel
+from notebooks.kernels.local import LocalKernel as Kernel
 from streaming.core.errors import KernelDied, KernelNotStarted
 from tests.support.client import eventually
 from tests.support.servers import ROOT

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import psutil
 import pytest
 
-from notebooks.kernels.kernel import Kernel
 from notebooks.kernels.key import Key
+from notebooks.kernels.local import LocalKernel as Kernel
 from notebooks.kernels.output import CellOutput
 from notebooks.kernels.table import Kernels
 from streaming.core.errors import KernelNotStarted, TooManyKernels
