@@ -2,19 +2,28 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench profile check lint lock clean
+.PHONY: help run cluster test test-all faults chaos bench profile check lint lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
 
 run: ## set up what is missing and serve at HOST:PORT (127.0.0.1:8000)
 	@scripts/run $(ARGS)
 
+cluster: ## start web x 2, workers x 2, Redis, PostgreSQL and nginx on loopback, to try them out; Ctrl-C ends all
+	@scripts/cluster $(ARGS)
+
 test: ## set up what is missing and run the tests: make test ARGS="-k word"
 	@scripts/test $(ARGS)
 
+test-all: ## the same with every variant and all examples, then the fault scripts at full length (over an hour)
+	@scripts/test-all $(ARGS)
+
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
 	@scripts/faults $(ARGS)
+
+chaos: ## random faults over a cluster, judged by a checker: make chaos N=50, or CHAOS_SEED=1 ROUND=7 to repeat one
+	@scripts/chaos $(ARGS)
 
 bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
 	@scripts/bench $(ARGS)

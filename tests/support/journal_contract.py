@@ -28,6 +28,7 @@ from streaming.runtime.journals.base import LOST_IDS, Journal
 from streaming.runtime.ledger import Ticket
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import Task
+from tests.support.scale import ALL
 from tests.unit.runtime.fakes import (
     TERMINAL,
     FakeMessages,
@@ -200,7 +201,7 @@ _ends = st.sampled_from(["end", "crash"])
 
 
 @settings(
-    max_examples=int(os.environ.get("HISTORIES", "40")),
+    max_examples=int(os.environ.get("HISTORIES", "40" if ALL else "15")),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -11,14 +11,14 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
 
-from tests.support.servers import ROOT, free_port
+from tests.support.servers import ROOT, Signalled, free_port
 
 FILES = ("nginx_streaming.conf", "nginx_streaming_tls.conf", "nginx_streaming_locations.conf")
 
@@ -56,14 +56,33 @@ def find_nginx() -> str | None:
 
 
 @dataclass
-class Nginx:
+class Nginx(Signalled):
     """A running nginx. `authority` is the file with the certificate of who signed its own."""
 
-    process: subprocess.Popen[bytes]
+    launch: Callable[[], subprocess.Popen[bytes]]
     folder: Path
     port: int
     tls_port: int
     authority: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Start it (again), and wait until it listens. Raises `RuntimeError`."""
+        self.process = self.launch()
+        _wait_until_it_listens(self)
+
+    def kill(self) -> None:
+        """End it as a crash of the machine would: a worker that were left would keep the port."""
+        self._signal_all(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def freeze(self) -> None:
+        """Let it answer nothing, its workers neither."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal_all(signal.SIGCONT)
 
     @property
     def url(self) -> str:
@@ -88,6 +107,10 @@ class Nginx:
         """Its error log."""
         return (self.folder / "error.log").read_text(errors="replace")
 
+    def _signal_all(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
     def _workers(self) -> int:
         return len(re.findall(r"start worker process \d+", self.errors()))
 
@@ -101,16 +124,24 @@ def shipped(name: str, replaced: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def fronted(folder: Path, upstream: int, changes: Mapping[str, str] | None = None) -> Iterator[Nginx]:
-    """An nginx with its files in `folder`, before a server at the port `upstream`. `changes` of the shipped
-    text, beside ports and paths, are for controls that must fail."""
+def fronted(
+    folder: Path,
+    upstream: int | Sequence[int],
+    changes: Mapping[str, str] | None = None,
+    port: int | None = None,
+) -> Iterator[Nginx]:
+    """An nginx with its files in `folder`, before a server at the port `upstream`, or several; at `port`, or
+    at any that is free. `changes` of the shipped text, beside ports and paths, are for controls that must
+    fail."""
     binary = find_nginx()
     assert binary is not None
-    port, tls_port, plain = free_port(), free_port(), free_port()
+    port = free_port() if port is None else port
+    tls_port, plain = free_port(), free_port()
+    ports = [upstream] if isinstance(upstream, int) else upstream
     authority, key, chain = _certificate(folder)
     replaced = {
         "127.0.0.1:18600": f"127.0.0.1:{port}",
-        "127.0.0.1:8000": f"127.0.0.1:{upstream}",
+        "server 127.0.0.1:8000;": _servers(ports),
         "listen 443 ": f"listen 127.0.0.1:{tls_port} ",
         "listen 80;": f"listen 127.0.0.1:{plain};",
         "/etc/ssl/sluice/fullchain.pem": str(chain),
@@ -138,16 +169,26 @@ def fronted(folder: Path, upstream: int, changes: Mapping[str, str] | None = Non
     )
     command = [binary, "-p", str(folder), "-c", str(main)]
     subprocess.run([*command, "-t", "-q"], check=True, timeout=PATIENCE)
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    nginx = Nginx(process, folder, port, tls_port, authority)
+
+    def launch() -> subprocess.Popen[bytes]:
+        with (folder / "output").open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, process_group=0)
+
+    nginx = Nginx(launch, folder, port, tls_port, authority)
+    nginx.process = launch()
     try:
         _wait_until_it_listens(nginx)
         yield nginx
     finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(PATIENCE)
+        nginx.thaw()
+        nginx.stop(seconds=PATIENCE)
+
+
+def _servers(ports: Sequence[int]) -> str:
+    """The lines of `upstream`. One of several that does not answer is asked again soon: the next one may be
+    restarted then."""
+    patience = " fail_timeout=1s" if len(ports) > 1 else ""
+    return "\n    ".join(f"server 127.0.0.1:{port}{patience};" for port in ports)
 
 
 def _certificate(folder: Path) -> tuple[Path, Path, Path]:

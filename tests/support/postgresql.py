@@ -15,20 +15,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import psycopg
 
-from tests.support.servers import environment, free_port, migrate
+from tests.support.servers import STOP_LIMIT, Signalled, environment, free_port, migrate
 
 INSTALL: Final = "PostgreSQL is not here: sudo apt-get install postgresql"
 
 START_LIMIT: Final = 60.0
-STOP_LIMIT: Final = 20.0
 
 OPTIONS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -49,7 +49,7 @@ def find_programs() -> Path | None:
 
 
 @dataclass
-class Cluster:
+class Cluster(Signalled):
     """A running PostgreSQL."""
 
     launch: Callable[[], subprocess.Popen[bytes]]
@@ -67,14 +67,30 @@ class Cluster:
         self.process = self.launch()
         _wait_until_it_answers(self)
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT sends away whoever is connected, SIGQUIT is a crash."""
+    def stop(self, number: int = signal.SIGINT, seconds: float = STOP_LIMIT) -> int:
+        """End it, and send away whoever is connected; if that takes too long, as a crash does."""
+        with suppress(subprocess.TimeoutExpired):
+            return super().stop(number, seconds)
+        return super().stop(signal.SIGQUIT)
+
+    def kill(self) -> None:
+        """End it as a crash of the machine would. (SIGKILL would leave its children, and their memory, which
+        hinder the next start.)"""
+        self.stop(signal.SIGQUIT)
+
+    def freeze(self) -> None:
+        """Let it answer nothing: also who is connected already has a process there."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
-        try:
-            self.process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(STOP_LIMIT)
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
 
     def url(self, name: str) -> str:
         """DATABASE_URL of the database `name`."""
@@ -141,6 +157,7 @@ def _running(programs: Path, folder: Path) -> Iterator[Cluster]:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env=environment,
+                process_group=0,
                 **who,
             )
 

@@ -16,7 +16,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,8 +51,37 @@ COMMANDS = {
 }
 
 
+class Signalled:
+    """Whatever has a process, to which things are done by its own pid; it may be replaced by another one."""
+
+    process: subprocess.Popen[bytes]
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs, or is frozen."""
+        return self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = STOP_LIMIT) -> int:
+        """Signal it and wait for its end; returns the exit code. Raises `subprocess.TimeoutExpired`."""
+        if self.lives:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.stop(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let it answer nothing, while its connections stay (SIGSTOP)."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self.process.send_signal(signal.SIGCONT)
+
+
 @dataclass
-class Server:
+class Server(Signalled):
     """A running server. `output` is the file with everything that it printed."""
 
     kind: str
@@ -68,12 +98,6 @@ class Server:
     def log(self) -> str:
         """What it printed so far."""
         return self.output.read_text(errors="replace")
-
-    def stop(self, number: int = signal.SIGTERM, seconds: float = STOP_LIMIT) -> int:
-        """Signal it and wait for its end; returns the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(seconds)
 
 
 def free_port() -> int:
@@ -158,6 +182,17 @@ def started(
         if process.poll() is None:
             process.kill()
         process.wait(STOP_LIMIT)
+
+
+@contextmanager
+def side_by_side(folder: Path, env: dict[str, str]) -> Iterator[tuple[Server, Server]]:
+    """Two servers that start at the same time."""
+    houses = [started("serve", folder, env) for _ in range(2)]
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        for house in houses:
+            stack.push(house)
+        one, other = threads.map(lambda house: house.__enter__(), houses)
+        yield one, other
 
 
 @asynccontextmanager

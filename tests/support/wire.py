@@ -25,11 +25,16 @@ PATIENCE: Final = 20.0
 """Seconds without a byte after which a reader takes a connection for dead."""
 
 
+class Silence(ConnectionError):
+    """Nothing came for so long that the connection is taken for dead."""
+
+
 class Exchange:
     """One request on a connection of its own, and its answer as it comes. Made by `request`."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, patience: float) -> None:
         self._reader = reader
+        self._patience = patience
         self.status = 0
         self.headers: dict[str, str] = {}
         self.reads = 0
@@ -65,10 +70,10 @@ class Exchange:
 
     async def _feed(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 data = await self._reader.read(65_536)
         except TimeoutError:
-            raise ConnectionError("silence") from None
+            raise Silence from None
         if not data:
             raise ConnectionResetError("the answer ended before its end")
         self.reads += 1
@@ -96,9 +101,10 @@ class Exchange:
 
 @asynccontextmanager
 async def request(
-    port: int, method: str, path: str, body: Any = None, **headers: str
+    port: int, method: str, path: str, body: Any = None, *, patience: float = PATIENCE, **headers: str
 ) -> AsyncIterator[Exchange]:
-    """An answered request; the connection is closed at the end. Raises `OSError`."""
+    """An answered request; the connection is closed at the end. `patience`: seconds without a byte until
+    `Silence`. Raises `OSError`."""
     data = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
     if body is not None:
@@ -107,7 +113,7 @@ async def request(
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write("\r\n".join([*lines, "", ""]).encode() + data)
-        exchange = Exchange(reader)
+        exchange = Exchange(reader, patience)
         await exchange.head()
         yield exchange
     finally:
@@ -125,6 +131,14 @@ async def start(port: int, **members: Any) -> str:
     async with request(port, "POST", "/content/generate/async", brief(**members)) as answer:
         assert answer.status == 202, (answer.status, await answer.body())
         return str((await answer.json())["task_id"])
+
+
+def code_of(body: bytes) -> str:
+    """That of a problem document; of anything else how it begins."""
+    try:
+        return str(json.loads(body)["code"])
+    except (ValueError, KeyError, TypeError):
+        return repr(body[:60])
 
 
 class Refused(Exception):
@@ -147,6 +161,7 @@ class Persistent:
     """Of each durable event its id, when it came (monotonic seconds), and its text."""
     end: Received | None = None
     gaps: list[dict[str, Any]] = field(default_factory=list)
+    restarts: list[dict[str, Any]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     cuts: int = 0
     resume_gaps: list[float] = field(default_factory=list)
@@ -161,6 +176,8 @@ class Persistent:
     """Seconds of waiting after a cut."""
     key: str = ""
     """The `Idempotency-Key` of its call; without one, a call whose answer is lost becomes another task."""
+    patience: float = PATIENCE
+    """Seconds without a byte after which it takes a connection for dead."""
     _cut_at: float | None = None
 
     @property
@@ -174,8 +191,8 @@ class Persistent:
             await self._once("POST", STREAM, brief(**members))
         await self.follow()
 
-    async def follow(self, deadline: float = 120.0) -> None:
-        """Read to the end. Raises `TimeoutError` after `deadline` seconds."""
+    async def follow(self, deadline: float | None = 120.0) -> None:
+        """Read to the end. Raises `TimeoutError` after `deadline` seconds; None: never."""
         async with asyncio.timeout(deadline):
             while self.end is None:
                 await self._once("GET", f"/streams/{self.task_id}/events", None)
@@ -185,7 +202,8 @@ class Persistent:
         if self.key and method == "POST":
             headers["Idempotency_Key"] = self.key
         try:
-            async with request(self.address(), method, path, body, **headers) as answer:
+            address = self.address()
+            async with request(address, method, path, body, patience=self.patience, **headers) as answer:
                 self.task_id = self.task_id or answer.headers.get("x-stream-id", "")
                 if answer.status != 200:
                     await self._refused(answer)
@@ -194,17 +212,17 @@ class Persistent:
         except ConnectionRefusedError:
             self.unreachable += 1
             await asyncio.sleep(0.05)
-        except OSError:
-            await self._was_cut()
+        except OSError as error:
+            await self._was_cut(error)
 
-    async def _was_cut(self) -> None:
+    async def _was_cut(self, error: Exception) -> None:
         self.cuts += 1
         self._cut_at = time.monotonic()
         if self.pause:
             await asyncio.sleep(self.pause)
 
     async def _refused(self, answer: Exchange) -> None:
-        code = "" if answer.status in (429, 503) else (await answer.json())["code"]
+        code = code_of(await answer.body())
         await self._was_refused(answer.status, code, told_when="retry-after" in answer.headers)
 
     async def _was_refused(self, status: int, code: str, *, told_when: bool) -> None:
@@ -248,6 +266,9 @@ class Persistent:
         if number <= self.after:
             self.violations.append(f"{event.name} {number} after {self.after}")
         self.after = number
+        if event.name == "restart":
+            self.restarts.append(event.data)
+            self.pieces.clear()
         text = event.data["delta"] if event.name == "content" else ""
         self.pieces.append(text)
         self.seen.append((number, event.at, text))
@@ -272,15 +293,17 @@ class PersistentSocket(Persistent):
             await asyncio.sleep(0.05)
         except InvalidStatus as refusal:
             answer = refusal.response
-            code = json.loads(answer.body or b"{}").get("code", "")
+            code = code_of(bytes(answer.body or b""))
             await self._was_refused(answer.status_code, code, told_when="Retry-After" in answer.headers)
-        except (OSError, EOFError, InvalidHandshake, ConnectionClosed):
-            await self._was_cut()
+        except TimeoutError:
+            await self._was_cut(Silence())
+        except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
+            await self._was_cut(error)
 
     @asynccontextmanager
     async def _connected(self, path: str) -> AsyncIterator[ClientConnection]:
         url = f"ws://127.0.0.1:{self.address()}{path}"
-        socket = await connect(url, proxy=None, compression=None, max_size=None, open_timeout=PATIENCE)
+        socket = await connect(url, proxy=None, compression=None, max_size=None, open_timeout=self.patience)
         try:
             yield socket
         finally:
@@ -290,7 +313,7 @@ class PersistentSocket(Persistent):
     async def _take(self, socket: ClientConnection) -> None:
         """The messages of one stream, to its end or to that of the socket. Raises `ConnectionClosed`."""
         while self.end is None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.patience):
                 values = json.loads(await socket.recv())
             name, at = values.pop("type"), time.monotonic()
             self.task_id = self.task_id or values.get("task_id", "")
