@@ -154,7 +154,7 @@ def bars(
         if len(series) > 1:
             axes.legend(loc="best")
 
-    return _svg(heading, draw, 1.1 + 0.24 * len(peers) * (1 + 0.6 * (len(series) - 1)))
+    return svg(heading, draw, 1.1 + 0.24 * len(peers) * (1 + 0.6 * (len(series) - 1)))
 
 
 def _bar(axes: Axes, y: float, height: float, spread: Spread, peer: str, number: int) -> None:
@@ -228,7 +228,7 @@ def curves(results: Results, scenario: str, path: str, heading: str, unit: str) 
         axes.grid()
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
-    return _svg(heading, draw, 4.6)
+    return svg(heading, draw, 4.6)
 
 
 def _streams_label(usual: float | None, others: Sequence[float]) -> str:
@@ -240,7 +240,8 @@ def _streams_label(usual: float | None, others: Sequence[float]) -> str:
     return label
 
 
-def _svg(heading: str, draw: Callable[[Axes], None], height: float) -> str:
+def svg(heading: str, draw: Callable[[Axes], None], height: float) -> str:
+    """One picture, `height` inches high."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
