@@ -143,6 +143,22 @@ KERNEL_CONFIG = overridden(
     },
 )
 
+# Kernels of a Jupyter Server or Kernel Gateway instead of this machine's.
+KERNEL_GATEWAY = overridden(
+    "KERNEL_GATEWAY",
+    {
+        # its address; empty: kernels run here
+        "url": "",
+        # the name of its kernel specification
+        "kernel": "python3",
+        # s until it must have answered at all, and a call
+        "connect_timeout": 1.5,
+        "answer_timeout": 10,
+    },
+)
+# What it knows us by: text also where it looks like a number.
+KERNEL_GATEWAY["token"] = env.str("KERNEL_GATEWAY_TOKEN", default="")
+
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
@@ -292,6 +308,47 @@ OPENAI_CONFIG = overridden(
 CONTENT_PROVIDER = env.str("CONTENT_PROVIDER", default="openai" if OPENAI_API_KEY else "offline")
 # Exact tokens at an exact pace, for tests, demos and benchmarks; never on a public server.
 ALLOW_SCRIPTED_PROVIDER = flag("ALLOW_SCRIPTED_PROVIDER", default=False)
+
+# --- Several machines -----------------------------------------------------------------------------------
+
+# What processes share: queue, limits, events on their way. Empty: they share the database only.
+# redis://[user:password@]host[:port]/number, rediss:// with TLS, unix:///path.
+REDIS_URL = env.str("REDIS_URL", default="")
+# Who runs tasks that wait: "local" this process or another one like it, "celery" workers (manage.py worker).
+STREAM_ENGINE = one_of("STREAM_ENGINE", "local", ("local", "celery"))
+# Through what workers get their tasks; a Redis, which may be the same.
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL)
+CLUSTER_CONFIG = overridden(
+    "CLUSTER",
+    {
+        # before every key in Redis: installations that share one need different ones
+        "prefix": "sluice",
+        # s that Redis has for an answer; then what needs it is refused (503)
+        "redis_timeout": 1.0,
+        # what becomes of a task that had sent something when its process died: "error": it ends
+        # `interrupted`; "restart": it begins anew, and its readers get `restart`
+        "on_lost": "error",
+        # times that a task is begun at most
+        "max_attempts": 3,
+        # tasks of a pool that run at once in all processes; 0: as many as all processes have workers
+        "max_running": 0,
+        # whether workers take only what is signed with SECRET_KEY
+        "signed": False,
+    },
+)
+# Wake-ups between consumers of the host project. The sockets here use no layer: events come from journals,
+# which lose nothing. Two connections per process, however many sockets.
+if REDIS_URL:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {
+                # redis-py would end a connection on which nothing comes for 5 s, with the sockets behind it.
+                "hosts": [{"address": REDIS_URL, "socket_timeout": None}],
+                "prefix": f"{CLUSTER_CONFIG['prefix']}:channels:",
+            },
+        }
+    }
 
 # --- Django --------------------------------------------------------------------------------------------
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2
 from playwright.async_api import Locator, Page, Route, expect
 
-from tests.support.client import brief
+from tests.support.client import brief, client
 
 SCRIPT_TEXT = "".join(f"{k} " for k in range(200))
 """What the scripted provider writes by default, in 4 seconds."""
@@ -58,7 +57,7 @@ async def has_written(page: Page, piece: str) -> None:
 
 async def started(url: str, **members: Any) -> str:
     """Start a scripted task over the API; returns its id."""
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+    async with client(url) as http:
         answer = await http.post("/content/generate/async", json=brief(**members))
         assert answer.status_code == 202, answer.text
         task_id: str = answer.json()["task_id"]
@@ -67,5 +66,5 @@ async def started(url: str, **members: Any) -> str:
 
 async def cancelled(url: str, task_id: str) -> None:
     """End a task over the API."""
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+    async with client(url) as http:
         await http.delete(f"/streams/{task_id}")

@@ -92,7 +92,7 @@ async def test_focus_is_always_visible(resting: Visit) -> None:
         assert outline != "none"
 
 
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("locale", ["en-US", pytest.param("zh-CN", marks=pytest.mark.long)])
 async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Server, locale: str) -> None:
     async with visit(browser, site.url, locale=locale, **PHONE) as seen:
         page = seen.page

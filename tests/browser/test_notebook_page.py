@@ -578,7 +578,9 @@ async def test_writing_can_be_stopped(browser: Browser, lab: Server, people: Ses
 # Access for all
 
 
-@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+@pytest.mark.parametrize(
+    ("locale", "scheme"), [pytest.param("en-US", "light", marks=pytest.mark.long), ("zh-CN", "dark")]
+)
 async def test_axe_finds_nothing(
     browser: Browser, lab: Server, people: Sessions, locale: str, scheme: str
 ) -> None:
@@ -599,7 +601,7 @@ async def test_axe_finds_nothing(
         assert await violations(page) == []
 
 
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("locale", ["en-US", pytest.param("zh-CN", marks=pytest.mark.long)])
 async def test_a_phone_needs_no_sideways_scrolling(
     browser: Browser, lab: Server, people: Sessions, locale: str
 ) -> None:

@@ -72,6 +72,39 @@ def test_values_that_cannot_be_right(changes: dict[str, Any], words: str) -> Non
     assert words in text
 
 
+GATEWAY: dict[str, Any] = {"KERNEL_GATEWAY": {"url": "http://10.0.0.1:8888/hub", "token": "t0ken"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"url": "ftp://host"}, "KERNEL_GATEWAY_URL is no address"),
+        ({"url": "http://ada:secret@host"}, "KERNEL_GATEWAY_URL is no address"),
+        ({"url": "http://host/?token=secret"}, "KERNEL_GATEWAY_URL is no address"),
+        ({"url": "http://host:99999"}, "KERNEL_GATEWAY_URL is no address"),
+        ({"token": "secret\n"}, "KERNEL_GATEWAY_TOKEN holds a blank"),
+        ({"token": 5}, "KERNEL_GATEWAY_TOKEN must be text"),
+        ({"kernel": "a b"}, "KERNEL_GATEWAY_KERNEL"),
+        ({"connect_timeout": 0}, "KERNEL_GATEWAY_CONNECT_TIMEOUT"),
+    ],
+)
+def test_values_of_a_jupyter_server_that_cannot_be_right(values: dict[str, Any], words: str) -> None:
+    ((number, text),) = told(KERNEL_GATEWAY=values)
+    assert number == "notebooks.E001"
+    assert words in text
+    assert "secret" not in text
+
+
+def test_what_does_not_hold_on_a_jupyter_server_is_told() -> None:
+    assert ids(**GATEWAY) == ["notebooks.W002"]
+    assert ids(DEBUG=False, **GATEWAY) == ["notebooks.W002"]
+
+
+def test_a_sandbox_of_this_machine_keeps_nobody_apart_elsewhere(runners: list[User]) -> None:
+    assert "notebooks.E003" in ids(**GATEWAY, **kernels(sandbox="run --"))
+    assert "notebooks.E003" not in ids(**GATEWAY, KERNELS_WITHOUT_SANDBOX=True)
+
+
 def test_the_folder_may_stand_in_the_sandbox() -> None:
     assert told(DEBUG=False, **kernels(sandbox="run '{folder}/a b' --")) == []
     with override_settings(**kernels(sandbox="run '{folder}/a b' --")):

@@ -10,11 +10,13 @@ import sys
 import pytest
 
 from tests.support.postgresql import Cluster
+from tests.support.scale import ALL
 from tests.support.servers import ROOT
 
 MODULES = (
-    "test_alerts.py",
+    *(["test_alerts.py"] if ALL else []),
     "test_journal_stores.py",
+    "test_lost.py",
     "test_processes.py",
     "test_rollups.py",
     "test_several_processes.py",

@@ -76,6 +76,16 @@ def test_a_wrong_value_of_a_pool_is_named_with_its_variable(pool: str, name: str
         ("SSE_CONFIG", "max_journal_bytes", 10, ">= 1024"),
         ("SSE_CONFIG", "poll_schedule", "every second", "array"),
         ("SERVER_CONFIG", "max_body_bytes", 1.5, "int"),
+        ("CLUSTER_CONFIG", "prefix", "a b", "matching regex"),
+        ("CLUSTER_CONFIG", "prefix", "", "matching regex"),
+        ("CLUSTER_CONFIG", "redis_timeout", 0, ">= 0.05"),
+        ("CLUSTER_CONFIG", "redis_timeout", 31, "<= 30"),
+        ("CLUSTER_CONFIG", "on_lost", "retry", "'retry'"),
+        ("CLUSTER_CONFIG", "max_attempts", 0, ">= 1"),
+        ("CLUSTER_CONFIG", "max_attempts", 101, "<= 100"),
+        ("CLUSTER_CONFIG", "max_running", -1, ">= 0"),
+        ("CLUSTER_CONFIG", "signed", "maybe", "bool"),
+        ("CLUSTER_CONFIG", "attempts", 3, "attempts"),
     ],
 )
 def test_the_range_is_told(setting: str, name: str, wrong: Any, part: str):

@@ -111,6 +111,9 @@ class House:
     def decided(self, task: Task) -> None:
         """As an observer of its own supervisor."""
 
+    def began_anew(self, task: Task) -> None:
+        """As an observer of its own supervisor."""
+
     def ended(self, task: Task) -> None:
         """As an observer of its own supervisor."""
         self.told.append(task)
@@ -210,6 +213,13 @@ def row(**columns: Any) -> StreamTask:
     return StreamTask.objects.create(**values | columns)
 
 
+def said(task: StreamTask) -> StreamTask:
+    """Something of it is stored."""
+    frame = sse.frame(1, "content", encode(Content(delta="one ")))
+    Segment.objects.create(task=task, first_id=1, last_id=1, frames=frame)
+    return task
+
+
 arow = sync_to_async(row)
 
 
@@ -231,27 +241,30 @@ def _taken_over(by: str) -> tuple[int, int]:
 def test_what_waited_waits_again_all_else_ends():
     waiting = row(process=A)
     iterator = row(process=A, arguments=None)
-    running = row(process=A, state="running")
+    running = said(row(process=A, state="running", attempts=1))
+    silent = row(process=A, state="running", attempts=1, started_at=timezone.now())
     unwanted = row(process=A, cancel_requested="client")
     unwanted_running = row(process=A, state="running", cancel_requested="admin")
     others = row(process=B, state="running")
     over = row(process=A, state="complete")
     found = take_over(A, C)
-    assert (found.ended, found.waiting, found.all) == (4, 1, True)
+    assert (found.ended, found.waiting, found.all) == (4, 2, True)
     rows = StreamTask.objects.in_bulk()
 
     def now(each: StreamTask) -> tuple[str, str, int, str, str]:
         it = rows[each.id]
         return it.process, it.state, it.epoch, it.error_code, it.cancel_reason
 
-    assert now(waiting) == ("", "queued", 2, "", "")
+    assert now(waiting) == now(silent) == ("", "queued", 2, "", "")
+    assert rows[silent.id].started_at is None
     assert now(iterator) == now(running) == (C, "error", 2, "interrupted", "")
     assert now(unwanted) == (C, "cancelled", 2, "", "client")
     assert now(unwanted_running) == (C, "cancelled", 2, "", "admin")
     assert now(others) == (B, "running", 1, "", "")
     assert now(over) == (A, "complete", 1, "", "")
-    ends = dict(Segment.objects.values_list("task_id", "first_id"))
-    assert ends == dict.fromkeys((iterator.id, running.id, unwanted.id, unwanted_running.id), LOST_IDS), (
+    ends = dict(Segment.objects.exclude(first_id=1).values_list("task_id", "first_id"))
+    silent_ones = (iterator.id, unwanted.id, unwanted_running.id)
+    assert ends == dict.fromkeys(silent_ones, LOST_IDS) | {running.id: 1 + LOST_IDS}, (
         "one end each, and none for what goes on"
     )
 
@@ -259,7 +272,8 @@ def test_what_waited_waits_again_all_else_ends():
 async def test_each_end_that_is_told_for_a_dead_process_is_counted_and_told_once(house: Make):
     """By who took over; and what waits again has no end."""
     ago = timezone.now() - timedelta(seconds=30)
-    running = await arow(process=A, state="running", created_at=ago, started_at=ago + timedelta(seconds=10))
+    began = ago + timedelta(seconds=10)
+    running = await arow(process=A, state="running", created_at=ago, started_at=began, arguments=None)
     unwanted = await arow(process=A, cancel_requested="client", created_at=ago)
     await arow(process=A)
     one, other = house(B), house(C)
@@ -310,7 +324,7 @@ def test_an_end_that_is_told_for_a_dead_process_counts_the_text_that_survived():
 
 async def test_two_processes_that_take_over_at_once_share_the_tasks():
     for number in range(30):
-        await arow(process=A, state="running" if number % 2 else "queued")
+        await (arow(process=A, state="running", arguments=None) if number % 2 else arow(process=A))
     found = await asyncio.gather(*(asyncio.to_thread(_taken_over, by) for by in (B, C)))
     assert [sum(numbers) for numbers in zip(*found, strict=True)] == [15, 15]
     assert await StreamTask.objects.filter(epoch=2).acount() == 30

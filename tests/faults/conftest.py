@@ -14,14 +14,11 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+from tests.support.scale import LONG_FAULTS
+
 T = TypeVar("T")
 
 FIGURES: Final = "figures"
-
-LONG: Final = os.environ.get("FAULTS") == "long"
-
-KINDS: Final = ("serve", pytest.param("daphne", marks=pytest.mark.long))
-"""For rows of which the short script runs on uvicorn only; other tests see to Daphne there."""
 
 SEED: Final = 2026
 """Where none is chosen: the same each time, so that a change of the code is what changes the result."""
@@ -71,7 +68,7 @@ def _written(value: Any) -> str:
 @pytest.fixture(scope="session")
 def scale() -> Scale:
     """Short or long."""
-    return Scale(LONG)
+    return Scale(LONG_FAULTS)
 
 
 @pytest.fixture(scope="session")
@@ -92,17 +89,12 @@ def figures(seed: int, request: pytest.FixtureRequest) -> Callable[..., None]:
     return Figures(request, seed)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long scripts may take long; some there are only long."""
-    if LONG:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long scripts may take long."""
+    if LONG_FAULTS:
         for item in items:
             if "faults" in item.path.parts:
                 item.add_marker(pytest.mark.timeout(LONG_LIMIT))
-        return
-    left_out = [item for item in items if item.get_closest_marker("long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from streaming.runtime.journals.base import LOST_IDS
-from tests.faults.conftest import KINDS, Figures, Scale
+from tests.faults.conftest import Figures, Scale
+from tests.support.scale import SERVERS
 from tests.support.servers import environment, free_port, migrate, serving
 from tests.support.wire import Persistent, PersistentSocket, Refused, ask, percentile, start, until
 
@@ -173,7 +174,7 @@ async def _check(
 
 
 @pytest.mark.load
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_a_herd_that_comes_back_at_once_is_served(
     kind: str, env: dict[str, str], tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Figures, Scale
+from tests.support.scale import SERVERS
 from tests.support.servers import STOP_LIMIT, Server, environment, free_port, migrate, serving
 from tests.support.toxics import CLEAN, Link, Plan, Proxy, Toxics, always, proxy
 from tests.support.wire import Persistent, percentile, until, until_running
@@ -33,7 +34,7 @@ def house(folder: Path, **overrides: str) -> dict[str, str]:
 
 
 @pytest.mark.load
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_two_hundred_open_streams_are_all_told(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -222,7 +223,7 @@ async def test_a_rolling_restart_fails_no_stream(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_threads_that_ignore_the_stop_do_not_keep_the_process(
     kind: str, tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:

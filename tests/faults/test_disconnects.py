@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.conftest import KINDS, Figures, Scale
+from tests.faults.conftest import Figures, Scale
 from tests.support.client import STREAM, brief, client, generate
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import reset
 from tests.support.upstream import BEHAVIOURS, KEY, ModelService, model_service
@@ -61,7 +62,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 @pytest.mark.load
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_readers_who_leave_take_everything_with_them(
     kind: str, house: tuple[Path, dict[str, str]], scale: Scale, dice: random.Random, figures: Figures
 ) -> None:
@@ -114,7 +115,7 @@ async def test_readers_who_leave_take_everything_with_them(
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_who_leaves_before_the_first_byte_keeps_no_place(
     kind: str, house: tuple[Path, dict[str, str]], scale: Scale, dice: random.Random, figures: Figures
 ) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.conftest import KINDS, Figures, Scale
+from tests.faults.conftest import Figures, Scale
 from tests.support.client import brief, row
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.wire import Persistent, ask, request, until
 
@@ -51,7 +52,7 @@ async def limited(server: Server, what: int, limit: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.load
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_without_file_descriptors_streams_go_on(
     kind: str, env: dict[str, str], tmp_path: Path, scale: Scale, figures: Figures
 ) -> None:

@@ -15,8 +15,9 @@ from typing import Final
 import psutil
 import pytest
 
-from tests.faults.conftest import KINDS, Figures, Scale
+from tests.faults.conftest import Figures, Scale
 from tests.support.client import STREAM, brief
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import Link, Toxics, always, proxy
 from tests.support.wire import Persistent, ask, percentile, request, start, until
@@ -63,7 +64,7 @@ UNREAD: Final = ("\U0001f3f4" + "\U000e0061" * 9_999) * 100
 
 
 @pytest.mark.load
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_frozen_readers_harm_nobody(kind: str, tmp_path: Path, scale: Scale, figures: Figures) -> None:
     """R3. The stream that nobody reads is bigger than all buffers of the kernel."""
     timeout = scale(1.5, 30.0)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import KINDS, Figures, Scale
+from tests.faults.conftest import Figures, Scale
 from tests.support.client import client, read_stream
+from tests.support.scale import SERVERS
 from tests.support.servers import environment, migrate, serving
 from tests.support.toxics import End, cut_after, proxy
 from tests.support.wire import Persistent, PersistentSocket, ask, percentile, start, until
@@ -22,7 +23,7 @@ TOKENS = 60
 TEXT = "".join(f"{k} " for k in range(TOKENS))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_streams_that_are_cut_again_and_again_lose_and_repeat_nothing(
     kind: str, tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:

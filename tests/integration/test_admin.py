@@ -308,6 +308,7 @@ async def test_two_clicks_at_once_make_one_key(boss: Operator):
     assert sorted(answer.status_code for answer in answers) == [200, 302, 302, 302]
 
 
+@pytest.mark.long
 async def test_a_plain_uvicorn_serves_the_admin_the_same_tasks(tmp_path: Path):
     with running("uvicorn", tmp_path) as server:
         async with client(server.url) as http:

@@ -30,11 +30,10 @@ from tests.support.client import (
     read_events,
     read_stream,
 )
+from tests.support.scale import TOGETHER
 from tests.support.servers import Server, running
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
-
-KINDS = ("serve", "daphne")
 
 WORKERS, PLACES = 5, 30
 BURST = 100
@@ -85,12 +84,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]
             """With a database of its own: servers that share one show their numbers together."""
             return stack.enter_context(running(kind, tmp_path_factory.mktemp("admission"), **limits))
 
-        yield {kind: Pair(alone(kind, small), alone(kind, impatient)) for kind in KINDS}
+        yield {kind: Pair(alone(kind, small), alone(kind, impatient)) for kind in TOGETHER}
 
 
 @pytest.fixture(scope="module")
 def evidence(pairs: dict[str, Pair]) -> dict[str, Evidence]:
-    seen = {kind: Evidence() for kind in KINDS}
+    seen = {kind: Evidence() for kind in TOGETHER}
 
     async def look() -> None:
         async with asyncio.timeout(100), asyncio.TaskGroup() as group:
@@ -102,12 +101,12 @@ def evidence(pairs: dict[str, Pair]) -> dict[str, Evidence]:
     return seen
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=TOGETHER)
 def seen(request: pytest.FixtureRequest, evidence: dict[str, Evidence]) -> Evidence:
     return evidence[request.param]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=TOGETHER)
 def server(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Server:
     return pairs[request.param].small
 
@@ -134,7 +133,7 @@ async def _look_often(http: httpx2.AsyncClient, seen: Evidence) -> None:
         seen.most_running = max(seen.most_running, pool["running"])
         seen.most_waiting = max(seen.most_waiting, pool["waiting"])
         seen.looks += 1
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 async def _wait(server: Server, seen: Evidence) -> None:
@@ -162,11 +161,11 @@ async def _wait(server: Server, seen: Evidence) -> None:
 async def _until(http: httpx2.AsyncClient, **wanted: int) -> None:
     """Look until the pool's numbers are as wanted."""
     pool: dict[str, Any] = {}
-    for _ in range(1000):
+    for _ in range(200):
         pool = (await http.get("/stats")).json()["pools"]["agent_pool"]
         if all(pool[name] == value for name, value in wanted.items()):
             return
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
     raise AssertionError(f"{wanted} never came: {pool}")
 
 

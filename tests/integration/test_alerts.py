@@ -178,6 +178,7 @@ async def test_two_processes_tell_once_of_bad_streams_and_once_of_their_end(
         assert "Traceback" not in log
 
 
+@pytest.mark.long
 async def test_a_killed_process_is_told_of_by_the_next_and_a_dead_receiver_harms_nobody(
     tmp_path: Path, receiver: Receiver
 ):

@@ -15,6 +15,7 @@ from tests.integration.conftest import assert_clean
 from tests.support.client import STREAM, brief, client, generate, read_stream
 from tests.support.decompression import CODINGS, decoder
 from tests.support.nginx import Nginx, find_nginx, fronted
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, running
 
 pytestmark = pytest.mark.server
@@ -27,7 +28,7 @@ SILENT = brief(options={"tokens": 9, "interval": 0.02, "hang_after": 3}, on_disc
 LAST = b'"delta":"2 "'
 
 
-@pytest.fixture(scope="module", params=["serve", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "STREAM_COMPRESSION": "zstd, br, gzip",

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.client import STREAM, brief, client, exchange, read_stream
 from tests.support.routes import CALLS
+from tests.support.scale import SERVERS
 from tests.support.servers import ROOT, Server, environment, running
 
 pytestmark = pytest.mark.server
@@ -23,7 +24,7 @@ OTHER = "http://localhost:3000"
 QUICK = {"tokens": 3, "interval": 0.005}
 
 
-@pytest.fixture(scope="module", params=["serve", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def open_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("cors")
     with running(
@@ -258,7 +259,13 @@ def test_whatever_a_browser_may_send_can_be_allowed(found: dict[str, str]) -> No
     assert found[",".join(RIGHT)] == ""
 
 
-@pytest.mark.parametrize("command", [["manage.py", "serve", "--port", "0"], ["-m", "daphne", "-p", "0"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["manage.py", "serve", "--port", "0"],
+        pytest.param(["-m", "daphne", "-p", "0"], marks=pytest.mark.long),
+    ],
+)
 def test_no_server_starts_with_a_wrong_origin(tmp_path: Path, command: list[str]) -> None:
     if "daphne" in command:
         command = [*command, "settings.asgi:application"]

@@ -15,6 +15,7 @@ import pytest
 
 from streaming.core.rollup import decode, merged
 from tests.support.client import brief, client, eventually
+from tests.support.scale import DATABASES
 from tests.support.servers import environment, migrate, started
 
 pytestmark = pytest.mark.server
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.server
 LIMITS = {"AGENT_POOL_MAX_WORKERS": "3", "AGENT_POOL_QUEUE_SIZE": "2", "AGENT_POOL_PER_OWNER": "50"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """The environment of servers that share one database."""
     if request.param == "postgresql":
@@ -54,6 +55,12 @@ async def load(
     return Counter(answer.status_code for answer in answers)
 
 
+SAYING = """
+SELECT COUNT(DISTINCT task_id) FROM streaming_segment
+JOIN streaming_streamtask ON streaming_streamtask.id = task_id WHERE finished_at IS NULL
+"""
+
+
 async def test_each_task_and_refusal_is_counted_once_also_when_a_process_is_killed(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -64,6 +71,12 @@ async def test_each_task_and_refusal_is_counted_once_also_when_a_process_is_kill
                 for each in await asyncio.gather(load(http, 9), load(other, 9)):
                     answers += each
             answers += await load(http, 3, "/content/generate/async", tokens=10_000)
+
+            async def begun() -> bool:
+                # What has said nothing yet would begin again in the other process.
+                return ask(env, SAYING) == [(3,)]
+
+            assert await eventually(begun)
             # Refusals are written soon, and with a kill none of them would be missing but the latest.
             refused = answers[503]
             assert refused

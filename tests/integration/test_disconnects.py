@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from tests.support.client import client, generate
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, started
 
-pytestmark = pytest.mark.server
-
-KINDS = ("serve", "daphne")
+pytestmark = [pytest.mark.server, pytest.mark.every_variant]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return folder, env
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, house: tuple[Path, dict[str, str]]) -> Iterator[Server]:
     with started(request.param, *house) as made:
         yield made

@@ -288,6 +288,7 @@ async def test_a_monitor_raises_one_alert_and_resolves_it(tmp_path) -> None:
     assert "alert doctor raised" in errors
 
 
+@pytest.mark.long
 async def test_a_monitor_without_a_database_watches_all_the_same(tmp_path) -> None:
     options = ["--watch", "--every", "1", "--ping"]
     watching = command(

@@ -154,14 +154,16 @@ def test_its_checks_have_nothing_to_say(project: Project) -> None:
     assert "No changes" in printed
 
 
-def test_a_wrong_value_is_named_by_check_and_refused_by_serve(project: Project) -> None:
+@pytest.mark.parametrize(
+    "command", [pytest.param(["check"], marks=pytest.mark.long), ["serve", "--port", "0"]], ids=" ".join
+)
+def test_a_wrong_value_is_named_by_check_and_refused_by_serve(project: Project, command: list[str]) -> None:
     wrong = "from manage import *\n\nSSE_CONFIG = {'retry': -1}\n"
     (project.folder / "wrong.py").write_text(wrong, encoding="utf-8")
-    for command in (["check"], ["serve", "--port", "0"]):
-        done = project.manage(*command, DJANGO_SETTINGS_MODULE="wrong")
-        assert done.returncode == 1
-        assert "streaming.E001" in done.stderr
-        assert "SSE_CONFIG['retry']" in done.stderr
+    done = project.manage(*command, DJANGO_SETTINGS_MODULE="wrong")
+    assert done.returncode == 1
+    assert "streaming.E001" in done.stderr
+    assert "SSE_CONFIG['retry']" in done.stderr
 
 
 def test_what_the_project_lacks_is_named(project: Project) -> None:
@@ -304,7 +306,14 @@ def test_serve_announces_what_the_project_has_and_nothing_else(example: Server) 
     assert "curl" not in example.log()
 
 
-@pytest.mark.parametrize("kind", ["serve", "runserver", "uvicorn without an own application"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "serve",
+        pytest.param("runserver", marks=pytest.mark.long),
+        pytest.param("uvicorn without an own application", marks=pytest.mark.long),
+    ],
+)
 async def test_a_signal_ends_streams_first_and_then_the_server(
     project: Project, tmp_path: Path, kind: str
 ) -> None:

@@ -15,11 +15,10 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, Reading, brief, client, generate, read_stream
+from tests.support.scale import TOGETHER
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
-
-KINDS = ("serve", "daphne")
 
 AGEING = 1.2
 """Seconds of waiting that lift a task by one class, on the servers with one worker."""
@@ -39,7 +38,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     )
     migrate(env)
     with ExitStack() as stack:
-        yield [stack.enter_context(started(kind, folder, env)) for kind in KINDS]
+        yield [stack.enter_context(started(kind, folder, env)) for kind in TOGETHER]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,10 @@ def orders(narrow: list[Server]) -> dict[str, Order]:
         async with asyncio.timeout(100):
             return await asyncio.gather(*(one(server) for server in narrow))
 
-    return dict(zip(KINDS, asyncio.run(all_kinds()), strict=True))
+    return dict(zip(TOGETHER, asyncio.run(all_kinds()), strict=True))
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=TOGETHER)
 def order(request: pytest.FixtureRequest, orders: dict[str, Order]) -> Order:
     return orders[request.param]
 

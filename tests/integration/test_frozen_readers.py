@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from tests.support.client import STREAM, brief, check_replay, client, eventually, generate, read_stream
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, started
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.every_variant]
 
 MIB = 1 << 20
 TEXT = ("\U0001f3f4" + "\U000e0061" * 9_999) * 100
@@ -28,7 +29,7 @@ TIMEOUT = 1.5
 READERS = 24
 
 
-@pytest.fixture(scope="module", params=["serve", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("frozen")
     limits = {

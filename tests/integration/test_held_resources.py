@@ -17,11 +17,11 @@ import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 from tests.support.client import STREAM, Received, brief, client, read_events
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = [pytest.mark.server, pytest.mark.load]
 
-KINDS = ("serve", "daphne")
 STREAMS = 200
 AT_ONCE = 40
 """Connections that are opened at the same moment: Daphne lets the system keep fifty."""
@@ -48,7 +48,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return folder, env
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, house: tuple[Path, dict[str, str]]) -> Iterator[Server]:
     with started(request.param, *house) as made:
         yield made
@@ -68,7 +68,7 @@ async def test_anonymous_streams_hold_no_thread_and_no_connection(server: Server
     await _all_back(process, server)
 
 
-@pytest.mark.parametrize("way", ["session", "key"])
+@pytest.mark.parametrize("way", [pytest.param("session", marks=pytest.mark.long), "key"])
 async def test_owned_streams_hold_no_thread_and_no_connection(server: Server, way: str):
     """A session or a key costs a read of the database at the start, so a thread and a connection, which must
     go back before the first byte. One after the other, so that none needs a second connection."""

@@ -27,6 +27,7 @@ from tests.support.client import (
     read_stream,
     row,
 )
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, started
 
 pytestmark = pytest.mark.server
@@ -263,7 +264,8 @@ async def test_a_repeated_promise_is_the_same_promise(http: httpx2.AsyncClient) 
 # Over processes
 
 
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_after_a_restart_the_key_still_stands_for_its_task(kind: str, tmp_path: Path) -> None:
     env = environment(tmp_path)
     migrate(env)
@@ -296,7 +298,8 @@ async def test_after_a_crash_the_same_call_starts_anew(tmp_path: Path) -> None:
     name = key()
     with started("serve", tmp_path, env) as first:
         async with client(first.url) as http:
-            cut = await stream(http, name, until=5, options=SLOW)
+            # For long enough that its beginning is stored: else the other process would begin it anew.
+            cut = await stream(http, name, until=30, options=SLOW)
         first.stop(signal.SIGKILL)
     place = cut.response.headers["location"]
     with started("serve", tmp_path, env) as second:

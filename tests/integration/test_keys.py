@@ -176,6 +176,7 @@ def test_h4_two_valid_keys_are_refused(server: Server, keys: dict[str, Headers])
     assert response.status == 401
 
 
+@pytest.mark.every_variant
 def test_h4_a_header_of_a_megabyte(server: Server) -> None:
     head = b"GET /streams HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer "
     if server.kind == "daphne":

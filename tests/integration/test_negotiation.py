@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import STREAM, Received, brief, check_replay, generate, lines_of, read_stream
 
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log"), pytest.mark.every_variant]
 
 QUICK = {"tokens": 5, "interval": 0.005}
 NDJSON = {"Accept": "application/x-ndjson"}

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import httpx2
-import jsonschema
-import nbformat
 import pytest
 
 from notebooks.documents import MAX_CELLS
@@ -287,6 +285,8 @@ async def test_a_wrong_notebook_changes_nothing(
 
 async def test_odd_text_in_a_notebook_is_kept_as_databases_can(http: httpx2.AsyncClient) -> None:
     """A NUL goes, a lone surrogate becomes U+FFFD, a pair of them its character; all else is exact."""
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     source = "a\u2028\u0085\r\n\t'\"\\ 中文 👩‍👩‍👧 \u202e e\u0301 \x1b[31m"
     text = r"\u0000 \ud800 \ud83d\udcd3"
     body = json.dumps({"cells": [{"cell_id": "a", "source": source + "@"}], "title": "@"})
@@ -375,6 +375,8 @@ async def test_a_broken_file_changes_nothing(http: httpx2.AsyncClient, body: dic
 
 async def round_trip(http: httpx2.AsyncClient, body: dict[str, Any]) -> Any:
     """The file that comes back, valid for nbformat."""
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     taken = await http.put("/notebooks/file.ipynb", json=body)
     assert taken.status_code == 204, taken.text
     exported = await http.get("/notebooks/file.ipynb")
@@ -531,6 +533,8 @@ async def test_a_notebook_with_figures_is_taken(http: httpx2.AsyncClient) -> Non
 
 
 async def test_answers_are_as_they_are_described(http: httpx2.AsyncClient) -> None:
+    import jsonschema  # late: it takes seconds, in each process that collects tests
+
     described = (await http.get("/openapi.json")).json()
     item = described["paths"]["/notebooks/{notebook_id}"]
     saved = await http.put("/notebooks/described", json={"cells": [{"cell_id": "a", "source": "1"}]})

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import nbformat
 import psutil
 import pytest
 
@@ -377,6 +376,8 @@ async def test_an_interrupt_reaches_what_waits_for_a_kernel(http: httpx2.AsyncCl
 
 
 async def test_a_display_is_updated_from_another_cell(http: httpx2.AsyncClient, ada: Headers) -> None:
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     await ask(http, ada, "bar", "execute", code="h = display('10 %', display_id='bar')", cell_id="one")
     reading = await ask(http, ada, "bar", "execute", code="h.update('20 %')", cell_id="two")
     assert [each["output_type"] for each in outputs(reading)] == ["update_display_data"]
@@ -403,6 +404,8 @@ async def test_code_is_written_and_not_run(http: httpx2.AsyncClient, keys: dict[
 
 
 async def test_a_notebook_is_kept_exported_and_opened_again(http: httpx2.AsyncClient, ada: Headers) -> None:
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     await ask(http, ada, "book", "execute", code="print('hello')\n1 + 1", cell_id="one")
     await ask(http, ada, "book", "execute", code="raise ValueError('é')", cell_id="two")
     shown = (await http.get("/notebooks/book", headers=ada)).json()
@@ -424,6 +427,8 @@ async def test_a_notebook_is_kept_exported_and_opened_again(http: httpx2.AsyncCl
 
 
 async def test_what_comes_late_is_marked_under_its_own_cell(http: httpx2.AsyncClient, ada: Headers) -> None:
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     code = (
         "import threading\n"
         "go = threading.Event()\n"
@@ -504,6 +509,8 @@ async def test_who_saves_what_was_changed_elsewhere_is_told(http: httpx2.AsyncCl
 
 
 async def test_a_notebook_with_figures_is_opened(http: httpx2.AsyncClient, ada: Headers) -> None:
+    import nbformat  # late: it takes seconds, in each process that collects tests
+
     figure = nbformat.v4.new_output("display_data", {"image/png": "A" * 3_000_000})
     document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("plot()", outputs=[figure])])
     headers = {**ada, "Content-Type": "application/json"}

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
-import jsonschema
 import pytest
 
 from contentgen.brief import schema
@@ -133,6 +132,8 @@ async def test_the_example_is_accepted(http: httpx2.AsyncClient, described: dict
 
 def operation_schema(described: dict[str, Any]) -> dict[str, Any]:
     """The schema of what `POST /send_operation` takes, with all that it refers to."""
+    import jsonschema  # late: it takes seconds, in each process that collects tests
+
     body = described["paths"]["/send_operation"]["post"]["requestBody"]["content"]["application/json"]
     jsonschema.Draft202012Validator.check_schema(body["schema"])
     return {**body["schema"], "components": described["components"]}
@@ -174,6 +175,8 @@ async def test_names_that_events_share_with_operations_are_still_the_events(
 async def test_the_description_of_operations_says_what_the_server_does(
     http: httpx2.AsyncClient, described: dict[str, Any], body: dict[str, Any], sound: bool
 ) -> None:
+    import jsonschema  # late: it takes seconds, in each process that collects tests
+
     validator = jsonschema.Draft202012Validator(operation_schema(described))
     assert validator.is_valid(body) is sound
     answer = await http.post("/send_operation", json=body)

@@ -251,6 +251,7 @@ async def test_a_bad_header_is_refused_even_with_a_good_parameter(http: httpx2.A
 LONG_IDS = [("header", 10_000), ("query", 10_000), ("header", 70_000), ("query", 60_000)]
 
 
+@pytest.mark.every_variant
 @pytest.mark.parametrize(("where", "digits"), LONG_IDS)
 async def test_an_endless_id_is_refused(
     http: httpx2.AsyncClient, server: Server, where: str, digits: int

@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.conftest import assert_clean, idle
 from tests.support.client import STREAM, Reading, brief, client, eventually, read_stream, row
+from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, running, started
 
 pytestmark = pytest.mark.server
@@ -23,7 +24,7 @@ LATER = "/content/generate/async"
 LIMITS = {"AGENT_POOL_MAX_WORKERS": "1", "AGENT_POOL_QUEUE_SIZE": "0", "AGENT_POOL_PER_OWNER": "1"}
 
 
-@pytest.fixture(scope="module", params=["serve", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def sharing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that shares work between all callers and has room for one task."""
     folder = tmp_path_factory.mktemp("sharing")

@@ -219,7 +219,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
 
 def test_several_processes_share_the_port_and_one_that_dies_is_replaced(several: tuple[str, str]):
     printed, url = several
-    assert "2 processes: pools, queues and limits count in each by itself" in printed
+    assert "2 processes: workers are of each" in printed
     first = _pids(url, set())
     os.kill(min(first), signal.SIGKILL)
     second = _pids(url, {min(first)})
@@ -253,7 +253,7 @@ from streaming.management.commands.serve import _config
 from streaming.signals import starting
 config = _config(2)
 config.load()
-asyncio.run(starting.asend(None))
+asyncio.run(starting.asend(None, http=True))
 print(config.app, gc.get_threshold() == served.COLLECT_AFTER, gc.get_freeze_count() > 10_000)
 """
 

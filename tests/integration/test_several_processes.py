@@ -6,8 +6,6 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -18,7 +16,9 @@ from tests.integration.test_admin import MAKE_STAFF, operator_of
 from tests.support.client import STREAM, brief, client, eventually, generate, read_stream
 from tests.support.postgresql import Cluster
 from tests.support.programs import Programs, programs
-from tests.support.servers import Server, environment, migrate, started
+from tests.support.redis import RedisServer
+from tests.support.scale import ALL
+from tests.support.servers import Server, environment, migrate, side_by_side, started
 
 pytestmark = pytest.mark.server
 
@@ -31,7 +31,16 @@ def text_of_tokens(count: int) -> str:
     return "".join(f"{k} " for k in range(count))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+SHARED = (
+    *(["sqlite"] if ALL else []),
+    pytest.param("postgresql", marks=pytest.mark.long),
+    "redis",
+)
+"""What processes share: a database alone, or Redis, too (beside SQLite). In `make test` PostgreSQL alone has
+what the mark `every_variant` chooses: what only the database carries from one process to the other."""
+
+
+@pytest.fixture(scope="module", params=SHARED)
 def database(request: pytest.FixtureRequest) -> Callable[[Path], dict[str, str]]:
     """Makes the environment of servers that share a new database."""
 
@@ -39,6 +48,9 @@ def database(request: pytest.FixtureRequest) -> Callable[[Path], dict[str, str]]
         if request.param == "postgresql":
             cluster: Cluster = request.getfixturevalue("postgresql")
             return environment(folder, **LIMITS | overrides, DATABASE_URL=cluster.migrated())
+        if request.param == "redis":
+            server: RedisServer = request.getfixturevalue("redis_server")
+            overrides = {"REDIS_URL": server.url()} | overrides
         env = environment(folder, **LIMITS | overrides)
         migrate(env)
         return env
@@ -47,17 +59,6 @@ def database(request: pytest.FixtureRequest) -> Callable[[Path], dict[str, str]]
 
 
 Database = Callable[..., dict[str, str]]
-
-
-@contextmanager
-def side_by_side(folder: Path, env: dict[str, str]) -> Iterator[tuple[Server, Server]]:
-    """Two servers that start at the same time."""
-    houses = [started("serve", folder, env) for _ in range(2)]
-    with ExitStack() as stack, ThreadPoolExecutor() as threads:
-        for house in houses:
-            stack.push(house)
-        one, other = threads.map(lambda house: house.__enter__(), houses)
-        yield one, other
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,7 @@ async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient
         yield made
 
 
+@pytest.mark.every_variant
 async def test_a_stream_is_followed_live_through_another_process(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -99,6 +101,7 @@ async def test_a_stream_is_followed_live_through_another_process(
     assert len(content) > 5, "it came piece by piece and not at the end"
 
 
+@pytest.mark.every_variant
 async def test_one_goes_on_in_another_process_from_the_last_event_that_was_seen(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -110,6 +113,7 @@ async def test_one_goes_on_in_another_process_from_the_last_event_that_was_seen(
     assert min(rest.ids) > seen
 
 
+@pytest.mark.every_variant
 async def test_a_cancel_reaches_the_process_that_runs_the_task(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -122,6 +126,7 @@ async def test_a_cancel_reaches_the_process_that_runs_the_task(
     assert (end.name, end.data["reason"]) == ("cancelled", "client")
 
 
+@pytest.mark.every_variant
 async def test_a_reader_in_another_process_keeps_a_task_alive_and_its_leaving_starts_the_grace(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -138,6 +143,7 @@ async def test_a_reader_in_another_process_keeps_a_task_alive_and_its_leaving_st
     assert await eventually(dropped, 20)
 
 
+@pytest.mark.every_variant
 async def test_a_record_of_a_task_elsewhere_has_its_text_so_far(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -279,7 +285,7 @@ async def test_what_any_program_changes_holds_in_every_process_within_seconds(
 async def test_a_waiting_task_is_moved_to_another_class_through_another_process(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs
 ):
-    ids = [(await here.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(3)]
+    ids = [(await here.post(LATER, json=brief(options=PATIENT))).json()["task_id"] for _ in range(5)]
     assert (await here.get(f"/streams/{ids[-1]}")).json()["state"] == "queued"
     session = json.loads(await asyncio.to_thread(manage.code, MAKE_STAFF))["boss"]
     page = await operator_of(there, session).press(
@@ -290,6 +296,7 @@ async def test_a_waiting_task_is_moved_to_another_class_through_another_process(
         await here.delete(f"/streams/{task_id}")
 
 
+@pytest.mark.every_variant
 async def test_two_that_write_hard_never_fail_to_write(
     pair: tuple[Server, Server], here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
@@ -310,6 +317,7 @@ async def test_two_that_write_hard_never_fail_to_write(
         assert "could not" not in server.log()
 
 
+@pytest.mark.long
 async def test_workers_of_one_port_are_one_service(tmp_path: Path):
     """On SQLite, which has one writer at a time; the pair is there on either database."""
     env = environment(tmp_path, **LIMITS)
@@ -389,6 +397,7 @@ async def test_a_waiting_task_goes_on_in_another_process_when_its_own_goes_down(
             assert_clean(second)
 
 
+@pytest.mark.long
 async def test_a_waiting_task_goes_on_after_its_process_was_killed(tmp_path: Path):
     env = environment(tmp_path, **LIMITS | {"AGENT_POOL_QUEUE_SIZE": "3"})
     migrate(env)

@@ -12,7 +12,7 @@ from streaming.core import ndjson
 from streaming.core.sse import Decoder
 from tests.support.client import STREAM, brief, lines_of, read_stream
 
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log"), pytest.mark.every_variant]
 
 TEXTS = {
     "chinese": "新开的咖啡店,就在巷子里。“真好喝!”——朋友说:下次还来……𠮷野家、𪚥",

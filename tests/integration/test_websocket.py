@@ -7,8 +7,6 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.integration.conftest import assert_clean, idle
 from tests.support.client import brief, client, eventually, read_stream
+from tests.support.programs import programs
+from tests.support.scale import SERVERS
 from tests.support.servers import ROOT, Server, environment, migrate, running, started
 from tests.support.sockets import (
     BINARY,
@@ -38,17 +38,20 @@ from tests.support.sockets import (
     upgrade,
 )
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.every_variant]
 
 PATIENCE = 30
 
 POEM = '咖啡 👩‍👩‍👧 "quoted" \\ \u2028 \x85 e\u0301 line\nbreak\ttab } {"id":1} ' * 12
 """Everything that some framing could trip over."""
 
+LONG_CLUSTER = "\U0001f3f4" + "\U000e0061" * 9_999
+"""40 KB that no coalescer and no provider cuts: megabytes in few events."""
+
 ROOM = {"AGENT_POOL_MAX_WORKERS": "12", "AGENT_POOL_PER_OWNER": "12"}
 
 
-@pytest.fixture(scope="module", params=["serve", "daphne"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("websocket")
     with running(request.param, folder, **ROOM, CORS_ALLOWED_ORIGINS="https://app.example") as made:
@@ -66,13 +69,9 @@ async def http(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture
 def key(server: Server) -> str:
     """An API key of the administrator."""
-    env = environment(server.database.parent)
-    command = [sys.executable, "manage.py"]
-    subprocess.run([*command, "local_admin"], cwd=ROOT, env=env, check=True, capture_output=True)
-    made = subprocess.run(
-        [*command, "create_api_key", "admin"], cwd=ROOT, env=env, check=True, capture_output=True, text=True
-    )
-    return made.stdout.strip()
+    with programs(environment(server.database.parent)) as manage:
+        manage.command("local_admin")
+        return manage.command("create_api_key", "admin")
 
 
 async def start(http: httpx2.AsyncClient, **members: Any) -> str:
@@ -100,7 +99,7 @@ async def test_the_text_is_exact_over_any_number_of_cuts(server: Server, http: h
     cuts = 0
     while not events or events[-1]["type"] not in ENDS:
         after = ids_of(events)[-1] if ids_of(events) else 0
-        left = dice.randint(1, 12)
+        left = dice.randint(1, 6)
         async with opened(server, f"/ws/streams/{task_id}/?after={after}") as socket:
             while left and not (events and events[-1]["type"] in ENDS):
                 events.append(await socket.next())
@@ -108,7 +107,8 @@ async def test_the_text_is_exact_over_any_number_of_cuts(server: Server, http: h
             if not left:
                 socket.cut()
                 cuts += 1
-    assert cuts >= 5
+    # More where the machine is quick: who comes back late gets what it missed in few events.
+    assert cuts >= 2
     assert text_of(events) == POEM
     assert ids_of(events) == sorted(set(ids_of(events)))
     assert events[-1]["type"] == "complete"
@@ -369,21 +369,23 @@ async def test_text_that_is_not_utf8_closes_the_socket(server: Server, text: byt
 # --- Who does not read, or vanishes -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["serve", "daphne"])
+@pytest.mark.parametrize("kind", SERVERS)
 async def test_who_never_reads_is_closed_and_costs_no_memory(kind: str, tmp_path: Path):
     """Under `serve` by the kernel, a little later; on Daphne by ourselves."""
     short = {
         "SSE_CONNECTION_TIMEOUT": "1",
         "SSE_HEARTBEAT_INTERVAL": "0.5",
         "SSE_MAX_JOURNAL_BYTES": "100000000",
+        "SERVER_MAX_BODY_BYTES": "16000000",
     }
     with running(kind, tmp_path, **ROOM, **short) as server:
         process = psutil.Process(server.process.pid)
         async with client(server.url) as http, asyncio.timeout(PATIENCE * 2):
             # More than the buffers of two kernels take in.
-            task_id = await start(http, options={"tokens": 600_000, "interval": 0})
+            long = LONG_CLUSTER * 100
+            task_id = await start(http, options={"text": long, "interval": 0})
             text = (await read_stream(http, "GET", f"/streams/{task_id}/events")).text
-            assert len(text) > 4_000_000
+            assert text == long
             before = process.memory_info().rss
             async with raw(server, f"/ws/streams/{task_id}/", buffer=4_096) as frozen:
 
@@ -456,7 +458,7 @@ def _endless_start() -> dict[str, Any]:
 # --- Going down ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["serve", "daphne", "uvicorn"])
+@pytest.mark.parametrize("kind", [*SERVERS, "uvicorn"])
 async def test_going_down_every_socket_is_told(kind: str, tmp_path: Path):
     env = environment(tmp_path, **ROOM, SSE_DRAIN_GRACE="0.5")
     migrate(env)

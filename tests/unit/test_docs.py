@@ -24,7 +24,7 @@ from django.urls import get_resolver
 import contentgen.brief
 import contentgen.conf
 import contentgen.script
-from notebooks.kernels.limits import KernelLimits
+from notebooks.kernels.limits import GatewayConfig, KernelLimits
 from streaming import conf, problems
 from streaming.core import errors, events, routing, states, strict_json
 from streaming.core.diagnosis import Arrival, Observation, diagnose
@@ -46,6 +46,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
     "KERNEL_CONFIG": ("KERNEL", KernelLimits),
+    "KERNEL_GATEWAY": ("KERNEL_GATEWAY", GatewayConfig),
     "METRICS_CONFIG": ("METRICS", conf.MetricsConfig),
     "ALERT_CONFIG": ("ALERT", conf.AlertConfig),
     "OPENAI_CONFIG": ("OPENAI", contentgen.conf.OpenAIConfig),

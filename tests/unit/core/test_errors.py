@@ -32,6 +32,8 @@ REFUSALS = {
     "ahead_of_stream": False,
     "events_pruned": False,
     "storage_unavailable": True,
+    "redis_unavailable": True,
+    "redis_full": True,
     "not_found": False,
     "too_many_followers": True,
     "draining": True,

@@ -131,8 +131,9 @@ class FakeRecorder:
         self.calls.append(("started", task.id))
         return FakeCommit(self.delay)
 
-    def given_up(self, task: Task) -> None:
+    def given_up(self, task: Task) -> FakeCommit:
         self.calls.append(("given up", task.id))
+        return FakeCommit(self.delay)
 
     def appended(self, task: Task) -> None:
         assert task.journal.last_id > 0

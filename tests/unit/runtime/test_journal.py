@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from streaming.core import sse
-from streaming.core.events import Cancelled, Content, Error, Output, Restart, Truncated
-from streaming.runtime.journals.base import LOST_IDS, JournalClosed, JournalFull
+from streaming.core.events import Cancelled, Content, Error, Output, Restart, Truncated, encode
+from streaming.runtime.journals.base import LOST_IDS, JournalClosed, JournalFull, lost_ids
 from streaming.runtime.journals.memory import MemoryJournals
 from tests.support.journal_contract import *  # noqa: F403 (tests of every store)
 from tests.support.journal_contract import INTERRUPTED, ids
@@ -412,3 +412,59 @@ def test_an_adopted_restart_is_known(journal, cuts):
     assert late.restart_id == 4
     late.adopt(5 + LOST_IDS, [sse.frame(5 + LOST_IDS, "error", b"{}")])
     assert late.restart_id == 4
+
+
+# Behind what a process that is gone may have said
+
+
+def restart_at(number: int) -> bytes:
+    return sse.frame(number, "restart", encode(Restart(attempt=2, reason="process_lost")))
+
+
+def test_a_restart_behind_lost_ids_leaves_nothing_before_it(journal):
+    journal.append_content("void", None)
+    journal.skip(LOST_IDS)
+    assert (journal.next_id, journal.last_id) == (1 + LOST_IDS, 1)
+    first = journal.append(Restart(attempt=2, reason="process_lost"))
+    assert first == 1 + LOST_IDS == journal.first_id == journal.anew_id == journal.restart_id
+    journal.append_content("right", None)
+    assert journal.last_id == journal.dense_id == first + 1 == journal.next_id - 1
+    assert [sse.name(each) for each in journal.read(0, 9)] == ["restart", "content"]
+    assert [sse.event_id(each) for each in journal.read(first, 9)] == [first + 1]
+    # The same elsewhere, whatever that had before; and of a second time.
+    for before in ([], [frame_of(1)]):
+        other = MemoryJournals(10_000).create()
+        other.adopt(1, before)
+        other.adopt(first, journal.read(0, 9))
+        assert (other.first_id, other.anew_id, other.last_id) == (first, first, first + 1)
+        again = other.last_id + 2 * LOST_IDS
+        other.adopt(again, [restart_at(again)])
+        assert (other.first_id, other.anew_id, other.last_id, other.dense_id) == (again,) * 4
+
+
+def test_an_end_behind_lost_ids_leaves_what_was_before(journal):
+    journal.append_content("kept", None)
+    journal.skip(2 * LOST_IDS)
+    end = journal.append(Cancelled(reason="client"))
+    assert (end, journal.dense_id, journal.closed) == (1 + 2 * LOST_IDS, 1, True)
+    assert len(journal.read(0, 9)) == 2
+    assert [sse.name(each) for each in journal.read(5, 9)] == ["cancelled"]
+
+
+def test_what_is_missing_before_anything_else_is_a_gap_however_large(journal):
+    first = 5 * LOST_IDS
+    journal.adopt(first, [frame_of(first), frame_of(first + 1)])
+    assert (journal.first_id, journal.dense_id, journal.anew_id) == (first, first + 1, 0)
+
+
+def frame_of(number: int) -> bytes:
+    return sse.content_frame(number, "x", None)
+
+
+def test_ids_of_attempts_rise_although_nothing_of_them_survives():
+    assert [lost_ids(attempts) for attempts in (0, 1, 2, 3)] == [
+        LOST_IDS,
+        LOST_IDS,
+        2 * LOST_IDS,
+        3 * LOST_IDS,
+    ]

@@ -351,10 +351,47 @@ def test_on_release_is_called_once_when_the_permit_has_gone_on(clock):
     assert ledger.at_limit("a")
     assert not ledger.at_limit("b")
     seen = []
-    ticket.on_release = lambda: seen.append((ledger.running, ledger.at_limit("a")))
+    ticket.when_released(lambda: seen.append((ledger.running, ledger.at_limit("a"))))
     ledger.release(ticket)
     ledger.release(ticket)
     assert seen == [(0, False)]
+
+
+def test_who_asks_too_late_is_told_at_once_that_the_ticket_was_released(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    ticket = ledger.admit("a", 0, never)
+    ledger.release(ticket)
+    seen = []
+    ticket.when_released(lambda: seen.append("released"))
+    assert seen == ["released"]
+
+
+def test_a_held_permit_counts_until_it_is_given_back(clock):
+    ledger = Ledger(pool_limits(max_workers=1, queue_size=1), clock)
+    permit = ledger.hold("a")
+    assert permit is not None
+    assert ledger.hold("b") is None
+    assert ledger.admit("b", 0, lambda: None).decision.route is Route.QUEUED
+    ledger.release(permit, used=False)
+    assert (ledger.running, ledger.waiting) == (1, 0), "who waited has it"
+    assert ledger.statistics().mean_service_seconds is None, "nothing was served"
+
+
+def test_permits_go_by_turns_to_who_waits_here_and_to_the_line_of_all(clock):
+    ledger = Ledger(pool_limits(max_workers=1, per_owner=9), clock)
+    turns: list[str] = []
+    tickets = [ledger.admit("a", 0, lambda: turns.append("here")) for _ in range(4)]
+    ledger.others_wait = True
+    running = tickets[0]
+    for _ in range(5):
+        ledger.release(running)
+        others = ledger.hold_for_others("all")
+        if others is not None:
+            turns.append("all")
+            running = others
+        else:
+            (running,) = held(tickets, Holding.PERMIT)
+    assert turns == ["here", "all", "here", "all", "here"]
 
 
 def test_when_the_promise_is_in_danger_arrival_decides(clock):

@@ -9,16 +9,31 @@ from typing import Any
 import pytest
 
 from streaming.core.errors import CursorAhead
+from streaming.core.events import Content, Restart, encode
 from streaming.core.framing import SSE
 from streaming.core.routing import Decision, Reason, Route, Snapshot
+from streaming.core.sse import content_frame, frame
 from streaming.core.states import State
+from streaming.runtime.copying import copying
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.ledger import Ticket
 from streaming.runtime.supervisor import Supervisor
-from streaming.runtime.task import Task
+from streaming.runtime.task import CancelReason, Task
 
-from .fakes import Reader, ended, house, now, occupant, pool_limits, pool_numbers, spec, text_of, virtual_time
+from .fakes import (
+    FakeRecorder,
+    Reader,
+    ended,
+    house,
+    now,
+    occupant,
+    pool_limits,
+    pool_numbers,
+    spec,
+    text_of,
+    virtual_time,
+)
 
 PLAIN_DATA: dict[str, Any] = {"arguments": {"say": "anything"}}
 GRACE = 30.0
@@ -142,6 +157,116 @@ async def test_going_down_leaves_waiting_plain_data_to_others_and_sends_its_read
         assert running.state is State.ERROR
         recorder: Any = supervisor._recorder
         assert recorder.calls.count(("given up", plain.id)) == 1
+
+
+def others() -> bool:
+    return True
+
+
+@virtual_time
+async def test_going_down_gives_back_what_nobody_has_seen_if_somebody_is_there_to_do_it():
+    async with house() as supervisor:
+        unseen = supervisor.open(spec(silence, **PLAIN_DATA))
+        seen = supervisor.open(spec(source_of_one, **PLAIN_DATA))
+        iterator = supervisor.open(spec(silence))
+        in_order = supervisor.open(spec(silence, series="notebook", **PLAIN_DATA))
+        reader = Reader(supervisor, unseen)
+        await supervisor.drain(0.1, others)
+        assert (await reader.end())[-1].name == "reconnect"
+        assert (unseen.state, unseen.final and unseen.final.name) == (State.QUEUED, "error")
+        assert unseen.ended.done()
+        for task in (seen, iterator, in_order):
+            assert task.state is State.ERROR
+        recorder: Any = supervisor._recorder
+        assert [each for each in recorder.calls if each[0] == "given up"] == [("given up", unseen.id)]
+        assert ("ended", unseen.id) not in recorder.calls
+
+
+async def source_of_one():
+    yield "one"
+    await asyncio.sleep(100_000)
+
+
+@virtual_time
+async def test_who_is_alone_gives_back_only_what_may_begin_anew_although_it_was_seen():
+    for restarts, state in ((False, State.ERROR), (True, State.QUEUED)):
+        async with house(restarts=restarts) as supervisor:
+            tasks = [supervisor.open(spec(source, **PLAIN_DATA)) for source in (silence, source_of_one)]
+            await supervisor.drain(0.1)
+            assert [task.state for task in tasks] == [state] * 2
+
+
+@virtual_time
+async def test_what_was_begun_as_often_as_it_may_be_is_not_given_back():
+    async with house(restarts=True, max_attempts=1) as supervisor:
+        task = supervisor.open(spec(silence, **PLAIN_DATA))
+        await supervisor.drain(0.1, others)
+        assert task.state is State.ERROR
+
+
+@virtual_time
+async def test_what_was_given_back_says_nothing_more():
+    """Its producer does not stop at once."""
+
+    async def stubborn():
+        yield "one "
+        try:
+            await asyncio.sleep(100_000)
+        finally:
+            yield "more"
+
+    async with house(restarts=True) as supervisor:
+        task = supervisor.open(spec(stubborn, **PLAIN_DATA))
+        supervisor.record(task)
+        reader = Reader(supervisor, task)
+        await supervisor.drain(0.1)
+        assert "more" not in text_of(await reader.end())
+        await asyncio.sleep(1)
+        assert not supervisor.tasks.active
+        assert pool_numbers(supervisor)["running"] == 0
+
+
+@virtual_time
+async def test_a_task_that_begins_anew_says_so_once_its_attempt_is_known():
+    recorder = FakeRecorder(delay=3.0)
+    async with house(recorder=recorder) as supervisor:
+        task = foreign(supervisor)
+        task.journal.append(Content(delta="void"))
+        task.attempts, task.recorded_id = 1, 1
+        task.journal.skip(LOST_IDS)
+        assert task.begins_anew
+        assert supervisor.take_up(task)
+        readers = [Reader(supervisor, task, after=after) for after in (0, 1, 7)]
+        await asyncio.sleep(2)
+        assert task.journal.last_id == 1
+        for reader, has_void in zip(readers, (True, False, False), strict=True):
+            events = await reader.end()
+            assert text_of(events) == ("voidab" if has_void else "ab")
+            (restart,) = (each for each in events if each.name == "restart")
+            assert (restart.id, restart.data["attempt"]) == (1 + LOST_IDS, 2)
+        assert task.final is not None
+        assert task.final.content_length == 2  # type: ignore[union-attr]
+
+
+@virtual_time
+async def test_a_copy_of_a_task_that_begins_anew_begins_anew():
+    async with house() as supervisor:
+        source = foreign(supervisor)
+        supervisor.tasks.show(source)
+        source.journal.append(Content(delta="void"))
+        copy = supervisor.open(spec(copying(source), source=source))
+        reader = Reader(supervisor, copy)
+        await reader.saw("void")
+        journal: Any = source.journal
+        again = Restart(attempt=2, reason="process_lost")
+        first_id = 1 + LOST_IDS
+        journal.adopt(
+            first_id, [frame(first_id, "restart", encode(again)), content_frame(first_id + 1, "right", None)]
+        )
+        await reader.saw("right")
+        assert [each.name for each in reader.events if each.id] == ["content", "restart", "content"]
+        supervisor.cancel(copy, CancelReason.ADMIN)
+        await ended(copy)
 
 
 @virtual_time

@@ -155,6 +155,7 @@ async def test_of_a_task_whose_process_is_gone_only_what_the_record_knows_is_tol
         "content_length",
         "status_messages",
         "resumes",
+        "attempts",
     }
     identity = {"task_id", "kind", "pool", "route", "reason"}
     assert set(end) == identity | known | {"outcome", "cancelled_by"}
