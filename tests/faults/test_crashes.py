@@ -200,7 +200,7 @@ async def test_a_herd_that_comes_back_at_once_is_served(
         # The first event that is no text: the end, or that the task begins again.
         served = [next(at for _, at, text in reader.seen if not text) - back for reader in readers]
         for task_id in ids:
-            await ask(port, f"/streams/{task_id}/cancel", "POST")
+            await ask(port, f"/streams/{task_id}", "DELETE")
         await asyncio.gather(*reading)
         statistics = await ask(port, "/stats")
         assert "Traceback" not in second.log(), second.log()[-3000:]
