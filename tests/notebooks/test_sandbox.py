@@ -271,6 +271,12 @@ asyncio.run(main())
 """
 
 
+async def family_with(name: str, one: psutil.Process) -> list[psutil.Process]:
+    """The process and all below it, once one of these has that name; else none."""
+    processes = [one, *one.children(recursive=True)]
+    return processes if name in [each.name() for each in processes] else []
+
+
 @pytest.mark.usefixtures("namespaces")
 @pytest.mark.parametrize("killed", ["server", "keeper"])
 def test_nothing_is_left_of_it_when_others_are_killed(killed: str) -> None:
@@ -280,8 +286,9 @@ def test_nothing_is_left_of_it_when_others_are_killed(killed: str) -> None:
     with server.stdout:
         pid, work = server.stdout.readline().split()
     one = psutil.Process(int(pid))
-    processes = [one, *one.children(recursive=True)]
-    assert "sleep" in [each.name() for each in processes]
+    # The child that the code makes has this name once it runs that program.
+    processes = asyncio.run(eventually(lambda: family_with("sleep", one)))
+    assert processes
     (server if killed == "server" else one).kill()
     server.wait(30)
     assert asyncio.run(gone(processes))
