@@ -112,6 +112,7 @@ def test_every_reader_comes_to_the_state_of_one_who_saw_all(listed, after, cuts)
 
 
 @given(journals, st.integers(0, 40))
+@example([Content(delta="a"), Content(delta="b", channel="x"), Content(delta="c")], 0)
 def test_each_text_is_merged_with_its_neighbours_of_one_channel_only(listed, after):
     frames = frames_of(listed)
     after = min(after, len(frames))
