@@ -1,4 +1,4 @@
-"""`python -m tests.mutants [WORD...]`: break each law, or those whose words say so, and see its tests fail."""
+"""`python -m tests.mutants [WORD...]`: break each law, or those with all these words, and run its tests."""
 
 from __future__ import annotations
 
