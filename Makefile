@@ -2,7 +2,7 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-all faults chaos bench profile check lint lock clean
+.PHONY: help run cluster test test-all faults chaos soak bench profile check lint lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ faults: ## run the fault scripts at full length (half an hour): make faults FAUL
 
 chaos: ## random faults over a cluster, judged by a checker: make chaos N=50, or CHAOS_SEED=1 ROUND=7 to repeat one
 	@scripts/chaos $(ARGS)
+
+soak: ## ten minutes of steady load with faults, after which nothing may have grown or be left (SOAK_SECONDS=3600: an hour)
+	@scripts/soak $(ARGS)
 
 bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
 	@scripts/bench $(ARGS)

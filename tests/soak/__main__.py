@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: see the package. The exit code is 1 if anything grew, was left behind or was lost."""
+"""`python -m tests.soak`: see the package. The exit code is 1 if anything grew, was left or was lost."""
 
 from __future__ import annotations
 
@@ -136,8 +136,10 @@ class _Watch:
 
 def _line(level: Level) -> str:
     return (
-        f"{level.at:6.0f} s  {level.memory / MEGABYTE:6.1f} MB  {level.threads} threads  {level.files} files  "
-        f"{level.connections} connections  {level.tasks} tasks  {level.readers} readers  lag {level.lag:.3f} s"
+        f"{level.at:6.0f} s  {level.memory / MEGABYTE:6.1f} MB  {level.threads} threads  "
+        f"{level.files} files  "
+        f"{level.connections} connections  {level.tasks} tasks  {level.readers} readers  "
+        f"lag {level.lag:.3f} s"
     )
 
 
