@@ -2,7 +2,7 @@
 # HOST, PORT and PYTHON reach them from the environment or the command line: make run PORT=9000
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-all faults chaos mutants bench profile check lint lock clean
+.PHONY: help run cluster test test-all faults chaos mutants soak bench profile check lint lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,8 @@ chaos: ## random faults over a cluster, judged by a checker: make chaos N=50, or
 
 mutants: ## break each core law on purpose and see that a test notices: make mutants ARGS="journal"
 	@scripts/mutants $(ARGS)
+soak: ## ten minutes of steady load with faults, after which nothing may have grown or be left (SOAK_SECONDS=3600: an hour)
+	@scripts/soak $(ARGS)
 
 bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
 	@scripts/bench $(ARGS)

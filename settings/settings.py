@@ -186,6 +186,8 @@ SERVER_CONFIG = overridden(
         "body_timeout": 30,
         # whether calls of programs pass by middleware that does nothing for them
         "hot_door": True,
+        # s; the log says where the event loop is when it stands still for longer; 0: never
+        "stall_limit": 1.0,
     },
 )
 

@@ -83,6 +83,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 1_048_576
     body_timeout: Annotated[float, Meta(gt=0, le=600)] = 30
     hot_door: bool = True
+    stall_limit: Annotated[float, Meta(ge=0, le=60)] = 1.0
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ from streaming.core.errors import (
 from streaming.core.framing import SSE
 from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions, follow
+from streaming.runtime.loop_guard import LoopGuard, stack_of
 from streaming.runtime.loop_lag import LoopLag
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
@@ -95,6 +96,11 @@ class Service:
         )
         self.loop_lag = LoopLag(loop)
         self.loop_lag.start()
+        thread = threading.get_ident()
+        self.loop_guard = LoopGuard(
+            conf.server().stall_limit, lambda: self.loop_lag.overdue, lambda: stack_of(thread)
+        )
+        self.loop_guard.start()
         schedule = conf.poll_schedule()
         feed = None if self.sharing is None else self.sharing.feed
         self._replicas = Replicas(self.supervisor, schedule, feed)
@@ -425,6 +431,7 @@ class Service:
         await self.scraping.close()
         if self.sharing is not None:
             await self.sharing.close()
+        self.loop_guard.close()
         self.loop_lag.close()
         self.supervisor.close()
         return self.supervisor.lingering

@@ -130,6 +130,7 @@ _ALL: Final = (
     Metric(
         "sluice_loop_lag_seconds", "How late the event loop's timer was.", _HISTOGRAM, (), loop_lag.BOUNDS
     ),
+    Metric("sluice_loop_stalls_total", "How often the event loop stood still for longer than it may."),
     Metric("sluice_processes", "Server processes that live and share this port.", _GAUGE),
     Metric("sluice_process_starts_total", "Server processes that were started."),
     Metric("sluice_processes_draining", "Of those that live, the ones that go down.", _GAUGE),

@@ -152,6 +152,7 @@ def _add_totals(found: Samples, service: Service, measures: Measures) -> None:
         "sluice_record_failures_total": recorder.failed_writes,
         "sluice_records_dropped_total": recorder.dropped,
         "sluice_events_dropped_total": recorder.dropped_events,
+        "sluice_loop_stalls_total": service.loop_guard.stalls,
         "sluice_processes": 1,
         "sluice_process_starts_total": 1,
         "sluice_processes_draining": int(supervisor.draining),

@@ -46,10 +46,14 @@ class LoopLag:
             self._timer = None
 
     @property
+    def overdue(self) -> float:
+        """By how much the next look is late already, below 0 if it is not; may be asked from any thread."""
+        return 0.0 if self._timer is None else self._clock() - self._due
+
+    @property
     def recent(self) -> float:
         """The longest of late, and the present one if the next look is overdue."""
-        overdue = 0.0 if self._timer is None else self._clock() - self._due
-        return max(self._worst, self._worst_before, overdue)
+        return max(self._worst, self._worst_before, self.overdue)
 
     def _arm(self) -> None:
         # The loop's own clock may stand still while the loop is held up (uvloop).
