@@ -292,7 +292,7 @@ export class Viewer {
     const { html } = await response.json();
     if (html === null) this.#note(gettext("The text is too long to be formatted, and stays plain."));
     if (!html?.trim()) return;
-    this.#part("rendered").innerHTML = html;
+    showCleaned(this.#part("rendered"), html);
     this.#show("rendered", true);
     this.#show("text", false);
     this.#show("plain", true);
