@@ -2,10 +2,9 @@
  * Foreign HTML: in a document of its own without scripts, forms, or anything from the network, in the page's theme.
  *
  * That document is an empty page of the server with a policy of its own (notebooks/pages.py): one that is made here
- * would inherit this page's, which knows no inline styles, and tables have them.
+ * would inherit this page's, which knows no inline styles, and tables have them. It is also read there, so that this
+ * page never has foreign HTML of its own.
  */
-import { inertDocument } from "../streaming/page/trusted.js";
-
 const TALLEST = 600; // px
 const USELESS = "script, noscript, link, meta, base, iframe, frame, object, embed"; // none of it would do anything here
 const root = document.documentElement;
@@ -28,7 +27,7 @@ export function frame(html, otherwise) {
     if (!inside?.documentElement.hasAttribute("data-output-frame")) return shown.replaceWith(otherwise());
     const { body } = inside;
     inside.documentElement.dataset.theme = theme();
-    body.replaceChildren(...quiet(html));
+    body.replaceChildren(...quiet(new inside.defaultView.DOMParser().parseFromString(html, "text/html")));
     if (!body.innerText.trim() && !body.querySelector("img, svg, table, hr")) return shown.replaceWith(otherwise());
     frames.add(new WeakRef(shown));
     watch(shown, body);
@@ -37,11 +36,10 @@ export function frame(html, otherwise) {
 }
 
 /**
- * Without what the sandbox and the policy would stop, one complaint in the console for each: they are what keeps
+ * Without what the sandbox and the policy would stop, most of it with a complaint in the console: they are what keeps
  * foreign HTML harmless, this only keeps it quiet.
  */
-function quiet(html) {
-  const { head, body } = inertDocument(html);
+function quiet({ head, body }) {
   for (const part of [head, body]) {
     for (const each of part.querySelectorAll(USELESS)) each.remove();
     for (const each of part.querySelectorAll("*")) {

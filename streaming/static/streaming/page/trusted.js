@@ -11,7 +11,7 @@ export function showCleaned(element, html) {
   element.innerHTML = trusted(html);
 }
 
-/** A document without a window, in which nothing runs or loads. */
+/** A page of this server as a document without a window, in which nothing runs or loads. */
 export function inertDocument(html) {
   return new DOMParser().parseFromString(trusted(html), "text/html");
 }
