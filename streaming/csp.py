@@ -111,6 +111,6 @@ _FOREIGN: Final[Mapping[str, Callable[[Policy], Policy]]] = {"admin": for_admin,
 
 
 def _more(policy: Policy, directive: str, value: str) -> list[str]:
-    known = policy.get(directive, policy.get("default-src"))
-    listed = [] if known is None or isinstance(known, bool) else _list(known)
+    known = policy.get(directive) or policy.get("default-src") or ()
+    listed = [] if known is True else _list(known)
     return [*(each for each in listed if each not in (*NONE, value)), value]
