@@ -5,6 +5,7 @@ import { copy } from "./clipboard.js";
 import { fill, number } from "./format.js";
 import { Inspector } from "./inspector.js";
 import { Receipt } from "./receipt.js";
+import { showCleaned } from "./trusted.js";
 
 const ROUTES = { direct: gettext("direct"), queued: gettext("queued") };
 const RECONNECTED_SHOWN = 6_000; // ms
