@@ -61,14 +61,14 @@ def check_middleware(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
 
 @register("streaming", deploy=True)
 def check_policy(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """W022: pages without a Content Security Policy. Whose middleware sends it does not matter."""
+    """W029: pages without a Content Security Policy. Whose middleware sends it does not matter."""
     if any("csp" in path.lower() or "ContentSecurityPolicy" in path for path in settings.MIDDLEWARE):
         return []
     return [
         Warning(
             "no middleware sends a Content Security Policy",
             hint='Add "streaming.middleware.ContentSecurityPolicyMiddleware" to MIDDLEWARE (docs/django.md).',
-            id="streaming.W022",
+            id="streaming.W029",
         )
     ]
 

@@ -187,7 +187,7 @@ def test_pages_without_a_policy_are_told_before_a_deployment() -> None:
     assert check_policy() == []
     others = [each for each in settings.MIDDLEWARE if each != OURS]
     with override_settings(MIDDLEWARE=others):
-        assert [message.id for message in check_policy()] == ["streaming.W022"]
+        assert [message.id for message in check_policy()] == ["streaming.W029"]
     for known in ("django.middleware.csp.ContentSecurityPolicyMiddleware", "csp.middleware.CSPMiddleware"):
         with override_settings(MIDDLEWARE=[*others, known]):
             assert check_policy() == []
