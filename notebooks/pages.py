@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, HttpResponseRedirect
+from django.template.loader import render_to_string
 from django.urls import reverse
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
+from streaming import csp
 from streaming.access import Caller, identify
 from streaming.pages import page, show
 from streaming.problems import Problem
@@ -28,6 +31,19 @@ EMPTY: Final[dict[str, Any]] = {
     "kernel": {"state": "none", "execution_count": None},
 }
 """What the page shows of a notebook that does not exist yet; it has no version to save over."""
+
+FRAME_POLICY: Final[csp.Policy] = {
+    "default-src": csp.NONE,
+    "img-src": ("data:",),
+    "style-src": ("'unsafe-inline'",),
+    "font-src": ("data:",),
+    "base-uri": csp.NONE,
+    "form-action": csp.NONE,
+    "frame-ancestors": csp.SELF,
+    # As the frame's own attribute says: no scripts, whoever shows it. By its origin our page may measure it.
+    "sandbox": ("allow-same-origin", "allow-popups", "allow-popups-to-escape-sandbox"),
+}
+"""Of the document in which the page shows a notebook's HTML."""
 
 
 @page
@@ -58,6 +74,21 @@ async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     # The way back must not lead to an old record.
     response["Cache-Control"] = "no-store"
     return response
+
+
+@require_safe
+async def frame(request: HttpRequest) -> HttpResponse:
+    """`GET /notebook/frame`: an empty document, the same for everybody, for HTML that a cell has shown."""
+    response = HttpResponse(_frame())
+    response[csp.HEADER] = csp.header_of(FRAME_POLICY)
+    response["X-Frame-Options"] = "SAMEORIGIN"
+    response["Cache-Control"] = "public, max-age=3600"
+    return response
+
+
+@cache
+def _frame() -> str:
+    return render_to_string("notebooks/frame.html")
 
 
 @require_POST

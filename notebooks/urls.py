@@ -11,6 +11,7 @@ urlpatterns = [
     path("notebooks/<str:notebook_id>", views.notebook, name="notebook"),
     path("notebook/", pages.notebooks, name="notebooks"),
     path("notebook/new", pages.new, name="new-notebook"),
+    path("notebook/frame", pages.frame, name="output-frame"),
     path("notebook/<str:notebook_id>/", pages.notebook, name="notebook-page"),
     path(
         "notebooks/jsi18n/",

@@ -395,6 +395,7 @@ MIDDLEWARE = [
     "corsheaders.middleware.CorsMiddleware",
     "streaming.middleware.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
+    "streaming.middleware.ContentSecurityPolicyMiddleware",
     "streaming.middleware.SessionMiddleware",
     "streaming.middleware.LocaleMiddleware",
     "streaming.middleware.CommonMiddleware",

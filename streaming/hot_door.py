@@ -34,7 +34,7 @@ from django.urls import set_script_prefix
 from django.utils import translation
 from django.utils.log import log_response
 
-from . import conf, hosts
+from . import conf, csp, hosts
 from .bodies import Scope, read_body
 from .exchanges import Exchange
 from .problems import Problem
@@ -69,6 +69,7 @@ _LEFT_OUT: Final = frozenset(
         "servestatic.middleware.ServeStaticMiddleware",
         "streaming.middleware.AuthenticationMiddleware",
         "streaming.middleware.CommonMiddleware",
+        "streaming.middleware.ContentSecurityPolicyMiddleware",
         "streaming.middleware.CsrfViewMiddleware",
         "streaming.middleware.LocaleMiddleware",
         "streaming.middleware.MessageMiddleware",
@@ -79,12 +80,14 @@ _LEFT_OUT: Final = frozenset(
     }
 )
 """Middleware that does nothing for a POST without cookies and `Origin` but add headers, always the same, or
-redirect to TLS, which depends on the scheme alone. What the classes in `_LOCALE` and `_COMMON` do beside that
-(the language, the check of the host) is done here."""
+redirect to TLS, which depends on the scheme alone. What the classes in `_LOCALE` and `_COMMON` and `_POLICY`
+do beside that (the language, the check of the host, the policy of an error's page) is done here."""
 
 _LOCALE: Final = frozenset(
     {"django.middleware.locale.LocaleMiddleware", "streaming.middleware.LocaleMiddleware"}
 )
+
+_POLICY: Final = "streaming.middleware.ContentSecurityPolicyMiddleware"
 
 _COMMON: Final = frozenset(
     {"django.middleware.common.CommonMiddleware", "streaming.middleware.CommonMiddleware"}
@@ -166,6 +169,7 @@ class HotDoor:
             or settings.PREPEND_WWW
             or settings.DISALLOWED_USER_AGENTS
         )
+        self._protects = _POLICY in settings.MIDDLEWARE
         self._checks_host = bool(_COMMON.intersection(settings.MIDDLEWARE))
         self._proxy, self._secure = b"", b""
         if settings.SECURE_PROXY_SSL_HEADER is not None:
@@ -247,6 +251,8 @@ class HotDoor:
         """A refusal, or whatever else the view answers with."""
         for name, value in route.added:
             response.headers.setdefault(name.decode("ascii"), value.decode("latin1"))
+        if self._protects:
+            csp.protect(response)
         if isinstance(response, EventStream):
             exchange.streams(response.follower, response.status_code)
         else:

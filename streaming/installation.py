@@ -59,6 +59,20 @@ def check_middleware(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
     return found
 
 
+@register("streaming", deploy=True)
+def check_policy(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """W029: pages without a Content Security Policy. Whose middleware sends it does not matter."""
+    if any("csp" in path.lower() or "ContentSecurityPolicy" in path for path in settings.MIDDLEWARE):
+        return []
+    return [
+        Warning(
+            "no middleware sends a Content Security Policy",
+            hint='Add "streaming.middleware.ContentSecurityPolicyMiddleware" to MIDDLEWARE (docs/django.md).',
+            id="streaming.W029",
+        )
+    ]
+
+
 def _installed_middleware() -> Iterator[type]:
     """The classes; functions are middleware, too."""
     return (made for _, made in _imported_middleware() if isinstance(made, type))

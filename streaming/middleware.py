@@ -1,4 +1,4 @@
-"""Django's own middleware without the thread hops.
+"""Django's own middleware without the thread hops, and one that Django has from version 6 on.
 
 Django runs each hook of these classes in a thread, two hops a request and class, although none of them
 waits for anything. Here the hooks run where they are; a hop is left only where a session has to be read
@@ -17,6 +17,9 @@ from django.contrib.sessions import middleware as sessions
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.middleware import clickjacking, common, csrf, locale, security
+from django.utils.deprecation import MiddlewareMixin
+
+from . import csp
 
 
 class Inline:
@@ -60,6 +63,14 @@ class AuthenticationMiddleware(Inline, auth.AuthenticationMiddleware):
 
 class XFrameOptionsMiddleware(Inline, clickjacking.XFrameOptionsMiddleware):
     """No framing by other sites."""
+
+
+class ContentSecurityPolicyMiddleware(Inline, MiddlewareMixin):
+    """What pages may load and run: Django 6 has a class of that name; see `streaming.csp`."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        csp.protect(response, request)
+        return response
 
 
 class CsrfViewMiddleware(Inline, csrf.CsrfViewMiddleware):

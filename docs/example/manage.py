@@ -27,6 +27,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "streaming.middleware.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
+    "streaming.middleware.ContentSecurityPolicyMiddleware",
     "streaming.middleware.SessionMiddleware",
     "streaming.middleware.CommonMiddleware",
     "streaming.middleware.CsrfViewMiddleware",

@@ -44,6 +44,9 @@ for name in ("ada", "reader"):
 print(json.dumps(found))
 """
 
+HANDLERS = ("Blocked script execution",)
+"""What Chromium says about a handler in foreign HTML, in the frame where it is read."""
+
 LOST = ("net::ERR_", "Failed to load resource")
 """What Chromium says about a server that cannot be reached, and about refusals."""
 
@@ -292,6 +295,7 @@ Image(base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4
 async def test_rich_output_is_shown_and_never_runs(browser: Browser, lab: Server, people: Sessions) -> None:
     async with reading(browser, lab, people["ada"], "/notebook/rich/", color_scheme="dark") as seen:
         page = seen.page
+        seen.allowed = HANDLERS
         await fill(page, RICH)
         await run(page, 1)
         await reaches(page, 1, "done")
@@ -337,6 +341,7 @@ print("\x1b[31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;10;20;30mground\
 async def test_text_is_what_a_terminal_would_show(browser: Browser, lab: Server, people: Sessions) -> None:
     async with reading(browser, lab, people["ada"], "/notebook/rich/") as seen:
         page = seen.page
+        seen.allowed = HANDLERS
         await fill(page, TERMINAL)
         await run(page, 1)
         await reaches(page, 1, "done")

@@ -63,6 +63,7 @@ def look() -> None:
         page = boss.get(place)
         assert page.status_code == 200, place
         assert expected in page.content, place
+        assert "unsafe" not in page["Content-Security-Policy"], place
         assert b"unfold" not in page.content, place
 
 

@@ -132,6 +132,15 @@ async def test_a_host_that_is_not_ours_is_refused_at_both() -> None:
         assert (call.status, json.loads(call.body)["code"]) == (400, "bad_host")
 
 
+async def test_an_error_that_is_a_page_has_its_policy_at_both() -> None:
+    for handler in (await _opened(), _shut()):
+        headers = {"host": "evil.example", "accept": "text/html"}
+        call = Call(STREAM, method="POST", body=_body(), headers=headers, handler=handler)
+        await call.end()
+        assert call.headers["content-type"].startswith("text/html")
+        assert "script-src 'self'" in call.headers["content-security-policy"]
+
+
 async def test_the_hot_door_is_really_used() -> None:
     """Else the tests above compare a door with itself."""
     handler = await _opened()

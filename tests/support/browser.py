@@ -72,6 +72,6 @@ async def visit(browser: Browser, url: str, **options: Any) -> AsyncIterator[Vis
         made.watch(page)
         await page.goto(url)
         yield made
-        assert made.unexpected() == []
+        assert made.unexpected() == [], made.unexpected()
     finally:
         await context.close()

@@ -1,23 +1,33 @@
-/* Foreign HTML: a document of its own without scripts, forms, or anything from the network, in the page's theme. */
-const POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:";
+/*
+ * Foreign HTML: in a document of its own without scripts, forms, or anything from the network, in the page's theme.
+ *
+ * That document is an empty page of the server with a policy of its own (notebooks/pages.py): one that is made here
+ * would inherit this page's, which knows no inline styles, and tables have them. It is also read there, so that this
+ * page never has foreign HTML of its own.
+ */
 const TALLEST = 600; // px
 const USELESS = "script, noscript, link, meta, base, iframe, frame, object, embed"; // none of it would do anything here
 const root = document.documentElement;
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
+const place = document.querySelector("[data-frame]")?.dataset.frame;
 const frames = new Set();
 
-/** `otherwise()`: an element in its place if nothing is to be seen without scripts. */
+/** `otherwise()`: an element in its place if nothing is to be seen without scripts, or the server is away. */
 export function frame(html, otherwise) {
   const shown = document.createElement("iframe");
   // Its height can be measured, links open elsewhere, scripts stay off.
   shown.setAttribute("sandbox", "allow-same-origin allow-popups allow-popups-to-escape-sandbox");
   shown.setAttribute("referrerpolicy", "no-referrer");
   shown.title = gettext("Output");
-  shown.srcdoc = `<!doctype html><html data-theme="${theme()}"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="${POLICY}">
-<base target="_blank"><style>${STYLE}</style><body>${quiet(html)}`;
+  shown.src = place;
+  // Once more where its cell is moved.
   shown.addEventListener("load", () => {
-    const body = shown.contentDocument?.body;
-    if (!body) return;
+    const inside = shown.contentDocument;
+    // The page of an error has no mark.
+    if (!inside?.documentElement.hasAttribute("data-output-frame")) return shown.replaceWith(otherwise());
+    const { body } = inside;
+    inside.documentElement.dataset.theme = theme();
+    body.replaceChildren(...quiet(new inside.defaultView.DOMParser().parseFromString(html, "text/html")));
     if (!body.innerText.trim() && !body.querySelector("img, svg, table, hr")) return shown.replaceWith(otherwise());
     frames.add(new WeakRef(shown));
     watch(shown, body);
@@ -26,21 +36,25 @@ export function frame(html, otherwise) {
 }
 
 /**
- * Without what the sandbox and the policy would stop, one complaint in the console for each: they are what keeps
+ * Without what the sandbox and the policy would stop, most of it with a complaint in the console: they are what keeps
  * foreign HTML harmless, this only keeps it quiet.
  */
-function quiet(html) {
-  const { head, body } = new DOMParser().parseFromString(html, "text/html");
+function quiet({ head, body }) {
   for (const part of [head, body]) {
     for (const each of part.querySelectorAll(USELESS)) each.remove();
     for (const each of part.querySelectorAll("*")) {
       for (const { name, value } of [...each.attributes]) {
         const foreign = ["src", "srcset", "background", "poster"].includes(name) && !value.trim().startsWith("data:");
-        if (foreign || name.startsWith("on") || /^\s*javascript:/i.test(value)) each.removeAttribute(name);
+        // As a browser reads it: without white space and control characters.
+        if (foreign || name.startsWith("on") || /^javascript:/i.test(value.replace(/[\0- ]/g, ""))) each.removeAttribute(name);
       }
     }
+    for (const each of part.querySelectorAll("a, area")) {
+      each.setAttribute("target", "_blank");
+      each.setAttribute("rel", "noopener noreferrer");
+    }
   }
-  return head.innerHTML + body.innerHTML;
+  return [...head.childNodes, ...body.childNodes];
 }
 
 function watch(shown, body) {
@@ -66,13 +80,3 @@ addEventListener("themechange", () => {
     else frames.delete(each);
   }
 });
-
-const STYLE = `
-:root { color-scheme: light; --card: #fff; --text: #12222b; --line: #d8e1e6; --strong: #9bb0bb; --soft: #f3f6f8; --link: #0b7285; }
-:root[data-theme="dark"] { color-scheme: dark; --card: #121c22; --text: #e4edf1; --line: #26353e; --strong: #526672; --soft: #1a262d; --link: #4cc6d8; }
-html { font: 14px/1.45 system-ui, sans-serif; background: var(--card); color: var(--text); }
-body { margin: 6px; } a { color: var(--link); }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; border: 0; }
-th, td { padding: .3rem .7rem; text-align: right; border: 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--strong); } tbody tr:nth-child(even) { background: var(--soft); }
-img, svg { max-width: 100%; height: auto; }`;

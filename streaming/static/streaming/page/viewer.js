@@ -5,6 +5,7 @@ import { copy } from "./clipboard.js";
 import { fill, number } from "./format.js";
 import { Inspector } from "./inspector.js";
 import { Receipt } from "./receipt.js";
+import { showCleaned } from "./trusted.js";
 
 const ROUTES = { direct: gettext("direct"), queued: gettext("queued") };
 const RECONNECTED_SHOWN = 6_000; // ms
@@ -292,7 +293,7 @@ export class Viewer {
     const { html } = await response.json();
     if (html === null) this.#note(gettext("The text is too long to be formatted, and stays plain."));
     if (!html?.trim()) return;
-    this.#part("rendered").innerHTML = html;
+    showCleaned(this.#part("rendered"), html);
     this.#show("rendered", true);
     this.#show("text", false);
     this.#show("plain", true);

@@ -2,8 +2,10 @@
  * The statistics page. The server renders everything; this draws the charts, keeps the numbers of this moment
  * up to date, and takes over a new rendering when the server says that something was counted.
  */
+import { inertDocument } from "../page/trusted.js";
 import { draw, repaint } from "./charts.js";
 import { Live } from "./live.js";
+import { element } from "./plain.js";
 import { inWords, moment } from "./words.js";
 
 const REFRESH = 5_000; // ms at least between two renderings
@@ -38,7 +40,7 @@ async function refresh(live) {
     if (response.type === "opaqueredirect" || response.status === 403) return live.refuse();
     stale.hidden = response.status < 500;
     if (!response.ok) return;
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = inertDocument(await response.text());
     if (outline(fresh) !== outline(page)) return location.reload();
     for (const part of page.querySelectorAll("[data-swap]")) swap(part, fresh);
     show(fresh);
@@ -100,13 +102,15 @@ function trace(numbers) {
 
 function sparkline(place, series) {
   const largest = Math.max(...series.flatMap(({ values }) => values), 4);
-  const lines = series.map(({ colour, values }) => {
+  const thin = { fill: "none", "vector-effect": "non-scaling-stroke" };
+  const picture = element("svg", { viewBox: "0 0 119 54", preserveAspectRatio: "none", width: "100%", height: "100%" });
+  picture.append(element("line", { ...thin, x1: 0, x2: 119, y1: 51, y2: 51, stroke: "currentColor", "stroke-opacity": 0.25 }));
+  for (const { colour, values } of series) {
     const first = TRACE - values.length;
-    const points = values.map((value, at) => `${first + at},${50 - (value / largest) * 46}`);
-    return `<polyline points="${points.join(" ")}" fill="none" stroke="${colour}" stroke-width="2" vector-effect="non-scaling-stroke" stroke-linejoin="round"/>`;
-  });
-  const ground = '<line x1="0" x2="119" y1="51" y2="51" stroke="currentColor" stroke-opacity="0.25" vector-effect="non-scaling-stroke"/>';
-  place.innerHTML = `<svg viewBox="0 0 119 54" preserveAspectRatio="none" width="100%" height="100%">${ground}${lines.join("")}</svg>`;
+    const points = values.map((value, at) => `${first + at},${50 - (value / largest) * 46}`).join(" ");
+    picture.append(element("polyline", { ...thin, points, stroke: colour, "stroke-width": 2, "stroke-linejoin": "round" }));
+  }
+  place.replaceChildren(picture);
 }
 
 function watch() {

@@ -68,7 +68,8 @@ function label(x, y, text, anchor = "start") {
   return made;
 }
 
-function element(name, attributes) {
+/** An element of a picture (SVG). */
+export function element(name, attributes) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
