@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST
 from streaming.access import Caller, identify
 from streaming.pages import page, show
 from streaming.problems import Problem
+from streaming.scopes import Scope
 
 from . import cells, store
 from .access import account_of, require_runner
@@ -33,7 +34,7 @@ EMPTY: Final[dict[str, Any]] = {
 @page
 async def notebooks(request: HttpRequest) -> HttpResponse:
     """`GET /notebook/`."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     owner = account_of(caller)
     found = await cells.with_states(kernels(), owner, await sync_to_async(store.listed)(owner))
     for each in found:
@@ -45,7 +46,7 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
 @page
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     """`GET /notebook/<id>/`."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     account_of(caller)
     check_id("notebook_id", notebook_id)
     record = await record_of(caller, notebook_id)

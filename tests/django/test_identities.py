@@ -393,10 +393,10 @@ def test_who_waits_does_not_wait_for_the_dead():
 
 
 def test_the_command_says_who_has_not_answered(alice: Alice, monkeypatch: pytest.MonkeyPatch):
-    from streaming.management.commands import revoke_api_key
+    from streaming.management import api_keys
 
-    monkeypatch.setattr(revoke_api_key, "IMPATIENCE", 0.0)
-    monkeypatch.setattr(revoke_api_key, "PATIENCE", 0.0)
+    monkeypatch.setattr(api_keys, "IMPATIENCE", 0.0)
+    monkeypatch.setattr(api_keys, "PATIENCE", 0.0)
     Process.objects.create(id=OTHER, machine="elsewhere", pid=1, revocations=0)
     out, err = StringIO(), StringIO()
     call_command("revoke_api_key", alice.key.prefix, stdout=out, stderr=err, no_color=True)
