@@ -112,8 +112,8 @@ def rotate(key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
     """A new key in the place of `key`, for the same user, scopes and length of life; the old one ends after
     `overlap`, if it does not end before. The new row (`replaces` is the old one) and its text.
 
-    Raises `KeyRefused` for a key that speaks for nobody any more, or has its successor already: that one is
-    the one to rotate.
+    Raises `KeyRefused` for a key that speaks for nobody any more, or has a successor already: that is the one
+    to rotate, or, where its text was lost, to revoke first.
     """
     if overlap < timedelta(0):
         raise KeyRefused(_("The overlap is a time from now on."))
@@ -124,12 +124,14 @@ def rotate(key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
         if old.state != ApiKey.State.VALID:
             raise KeyRefused(_("The key %s speaks for nobody any more.") % old)
         successor = ApiKey.objects.using(using).filter(replaces=old).first()
-        if successor is not None:
+        if successor is not None and successor.revoked_at is None:
             raise KeyRefused(
-                _("The key %(old)s was replaced by %(new)s already: rotate that one.")
+                _("The key %(old)s was replaced by %(new)s already: rotate that one, or revoke it first.")
                 % {"old": old, "new": successor}
             )
-        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        # A successor that was revoked has taken the old one's length of life, which was shortened then.
+        like = successor or old
+        lifetime = None if like.expires_at is None else like.expires_at - like.created_at
         days = conf.access().key_max_days
         if lifetime is not None and days:
             lifetime = min(lifetime, timedelta(days=days))
@@ -137,7 +139,7 @@ def rotate(key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
         end = _end_of(overlap, timezone.now())
         if old.expires_at is None or (end is not None and end < old.expires_at):
             ApiKey.objects.using(using).filter(pk=old.pk).update(expires_at=end)
-            key.expires_at = end
+            key.expires_at = old.expires_at = end
             # Who writes a row without its object is told by no signal.
             revocation.announce(using)
     logger.info("API key %s of user %s was replaced by %s", key.prefix, key.user_id, made[0].prefix)

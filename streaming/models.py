@@ -397,11 +397,11 @@ class ApiKey(models.Model):
         _("last used"), null=True, blank=True, editable=False, help_text=_("Exact to about a minute.")
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, editable=False)
-    replaces = models.OneToOneField(
+    replaces = models.ForeignKey(
         "self",
         verbose_name=_("replaces"),
         on_delete=models.SET_NULL,
-        related_name="replaced_by",
+        related_name="successors",
         null=True,
         blank=True,
         editable=False,

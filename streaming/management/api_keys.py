@@ -38,7 +38,7 @@ def key_named(prefix: str) -> ApiKey:
 
 
 def print_new(key: ApiKey, text: str, out: OutputWrapper) -> None:
-    """The text of a new key, alone. Raises `CommandError` where it cannot be written; then the key is revoked,
+    """Write the text of a new key, alone. Raises `CommandError` where that fails; then the key is revoked,
     for nobody has it."""
     try:
         out.write(text)

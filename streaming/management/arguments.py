@@ -8,7 +8,6 @@ from typing import Final
 
 from django.core.management.base import CommandError
 
-
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 
 

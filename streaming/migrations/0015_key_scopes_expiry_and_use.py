@@ -30,6 +30,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='apikey',
             name='replaces',
-            field=models.OneToOneField(blank=True, editable=False, help_text='The key whose place it took.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replaced_by', to='streaming.apikey', verbose_name='replaces'),
+            field=models.ForeignKey(blank=True, editable=False, help_text='The key whose place it took.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='successors', to='streaming.apikey', verbose_name='replaces'),
         ),
     ]

@@ -15,6 +15,7 @@ from streaming import keys
 from streaming.access import Caller, identify, require_operator
 from streaming.models import ApiKey
 from streaming.problems import Problem
+from streaming.scopes import ALL, USUAL
 
 FACTORY = AsyncRequestFactory()
 
@@ -286,6 +287,11 @@ def key(alice: User) -> str:
     return keys.issue(alice)[1]
 
 
+@pytest.fixture
+def key_for_all(alice: User) -> str:
+    return keys.issue(alice, scopes=ALL)[1]
+
+
 RIGHT = ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {} ", "Bearer {}\t ", " \tBearer {}"]
 
 
@@ -294,16 +300,23 @@ RIGHT = ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {} ", "Be
 async def test_a_key_speaks_for_its_user_from_anywhere(alice: User, key: str, value: str):
     """Blanks around the value are none of it, and several may come before the key (RFC 9110, 5.5, 11.4)."""
     request = _request("203.0.113.9", authorization=value.format(key))
-    assert await identify(request) == Caller(str(alice.pk), "203.0.113.9")
+    caller = Caller(str(alice.pk), "203.0.113.9", scopes=frozenset(USUAL))
+    assert await identify(request) == caller
 
 
 @override_settings(ALLOW_ANONYMOUS="false")
-async def test_a_key_of_staff_opens_what_staff_may_see(alice: User, key: str):
-    request = _request("203.0.113.9", authorization=f"Bearer {key}")
-    assert (await _refusal(request, require_operator)).status == 403
+async def test_a_key_of_staff_opens_what_staff_may_see_if_it_is_for_that(
+    alice: User, key: str, key_for_all: str
+):
+    usual = _request("203.0.113.9", authorization=f"Bearer {key}")
+    whole = _request("203.0.113.9", authorization=f"Bearer {key_for_all}")
+    for request in (usual, whole):
+        refused = await _refusal(request, require_operator)
+        assert (refused.status, refused.code) == (403, "permission_denied"), "no scope would help"
     alice.is_staff = True
     await alice.asave()
-    assert (await require_operator(request)).staff
+    assert (await require_operator(whole)).staff
+    assert (await _refusal(usual, require_operator)).code == "insufficient_scope"
 
 
 @override_settings(ALLOW_ANONYMOUS="false", ALLOW_SCRIPTED_PROVIDER=True)

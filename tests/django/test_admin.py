@@ -497,7 +497,8 @@ def test_a_stranger_sees_nothing(client: Client, rows: list[StreamTask]):
 
 def key_form(client: Client, user: Any, name: str = "nightly") -> dict[str, Any]:
     """The form for a new key, filled in."""
-    return {"user": user.pk, "name": name, "form_mark": mark_of(client.get(f"{KEYS}add/"))}
+    form_mark = mark_of(client.get(f"{KEYS}add/"))
+    return {"user": user.pk, "name": name, "scopes": ["read", "generate"], "form_mark": form_mark}
 
 
 def mark_of(page: Any) -> str:

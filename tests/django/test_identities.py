@@ -28,6 +28,7 @@ from streaming.cluster.revocations import wait_until_known
 from streaming.identities import IDENTITIES, MAX_AGE
 from streaming.models import ApiKey, Process, RevocationCount
 from streaming.problems import Problem
+from streaming.scopes import ALL
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -65,7 +66,7 @@ class Alice:
 
     def __init__(self) -> None:
         self.user: User = get_user_model().objects.create(username="alice", is_staff=True)
-        self.key, self.text = keys.issue(self.user)
+        self.key, self.text = keys.issue(self.user, scopes=ALL)
         self.browser = Client()
         self.browser.force_login(self.user)
         self.session_key = self.browser.cookies["sessionid"].value

@@ -21,12 +21,12 @@ class Command(BaseCommand):
         """Which one, and how long it goes on."""
         parser.add_argument("prefix", help="The old key's first characters, or the whole key")
         parser.add_argument(
-            "--overlap", default="24h", help="How long the old key is good: 90d, 12h, 30m, 0 (default: 24h)"
+            "--overlap", default="24h", help="How long the old key lasts: 90d, 12h, 30m, 0 (default: 24h)"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Make it. Raises `CommandError` for a key that cannot be rotated; a new key that cannot be printed is
-        revoked, and the old one ends all the same."""
+        """Make it. Raises `CommandError` for a key that cannot be rotated; and where the new one cannot be
+        printed, which is revoked then: the old one, before it ends, can be rotated again."""
         overlap = duration_of("--overlap", options["overlap"])
         old = key_named(options["prefix"])
         try:
