@@ -283,6 +283,36 @@ async def test_a_session_is_known_until_it_expires_and_not_longer(
     assert await refused(alice.request("session")) == 401
 
 
+async def test_a_key_is_known_until_it_expires_and_not_longer(alice: Alice, monkeypatch: pytest.MonkeyPatch):
+    lifetime = timedelta(seconds=MAX_AGE / 2)
+    row, text = await sync_to_async(keys.issue)(alice.user, lifetime=lifetime)
+    request = FACTORY.get("/streams", headers={"authorization": f"Bearer {text}"})
+    assert await refused(request) == 0
+    clock, wall = IDENTITIES._clock, timezone.now
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "find", _no_look)
+        patch.setattr(IDENTITIES, "_renew_soon", lambda credential, look_up: None)
+        patch.setattr(IDENTITIES, "_clock", lambda: clock() + MAX_AGE / 2 - 1)
+        assert await refused(request) == 0
+    with monkeypatch.context() as patch:
+        # Nobody renews what is asked for all the time: it ends all the same.
+        patch.setattr(IDENTITIES, "_clock", lambda: clock() + MAX_AGE / 2)
+        patch.setattr(timezone, "now", lambda: wall() + lifetime)
+        assert await refused(request) == 401
+
+
+async def _no_look(text: str) -> None:
+    raise AssertionError("looked up")
+
+
+async def test_the_successor_is_known_and_the_old_key_forgotten_at_its_new_end(alice: Alice):
+    assert await refused(alice.request("key")) == 0
+    _, text = await sync_to_async(keys.rotate)(alice.key, timedelta(0))
+    assert await refused(alice.request("key")) == 401
+    request = FACTORY.get("/streams", headers={"authorization": f"Bearer {text}"})
+    assert await refused(request) == 0
+
+
 async def test_what_nobody_announced_holds_when_the_memory_is_too_old(
     alice: Alice, monkeypatch: pytest.MonkeyPatch
 ):
