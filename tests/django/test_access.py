@@ -332,7 +332,7 @@ async def test_with_a_key_changes_need_no_csrf_token(key: str):
 async def test_what_a_key_is_not_for_is_refused_with_the_scope_that_it_lacks(alice: User):
     _, text = await sync_to_async(keys.issue)(alice, scopes=["cancel"])
     request = _request(authorization=f"Bearer {text}")
-    assert (await identify(request, Scope.CANCEL)).scopes == {"cancel"}
+    assert (await identify(request, Scope.CANCEL)).scopes == frozenset({"cancel"})
     refused = await _refusal(request, lambda asked: identify(asked, Scope.NOTEBOOKS, Scope.GENERATE))
     response = refused.response()
     assert (response.status_code, refused.code) == (403, "insufficient_scope")

@@ -285,7 +285,7 @@ async def test_a_session_is_known_until_it_expires_and_not_longer(
 
 async def test_a_key_is_known_until_it_expires_and_not_longer(alice: Alice, monkeypatch: pytest.MonkeyPatch):
     lifetime = timedelta(seconds=MAX_AGE / 2)
-    row, text = await sync_to_async(keys.issue)(alice.user, lifetime=lifetime)
+    _, text = await sync_to_async(keys.issue)(alice.user, lifetime=lifetime)
     request = FACTORY.get("/streams", headers={"authorization": f"Bearer {text}"})
     assert await refused(request) == 0
     clock, wall = IDENTITIES._clock, timezone.now

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
@@ -374,20 +374,25 @@ def test_a_key_that_is_gone_disturbs_nobody(alice: User):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_housekeeper_writes_what_calls_have_noted(alice: User, monkeypatch: pytest.MonkeyPatch):
+async def test_the_housekeeper_writes_what_calls_have_noted(alice: User, monkeypatch: pytest.MonkeyPatch):
     # Keys of tests before this one had the same numbers.
     monkeypatch.setattr(LAST_USES, "_written", {})
-    row, text = keys.issue(alice)
+    row, text = await sync_to_async(keys.issue)(alice)
     registry = Registry("c" * 32)
-    registry.tick(0.0, able=True)
+    tick = sync_to_async(registry.tick)
+    await tick(0.0, able=True)
     request = AsyncRequestFactory().get("/streams", headers={"authorization": f"Bearer {text}"})
-    for _ in range(2):
-        # Known, or not.
-        async_to_sync(identify)(request)
-    registry.tick(0.5, able=True)
-    row.refresh_from_db()
+    await identify(request)
+    await tick(0.5, able=True)
+    await row.arefresh_from_db()
     assert row.last_used_at is not None
-    registry.leave()
+    # From memory, too.
+    await ApiKey.objects.aupdate(last_used_at=None)
+    LAST_USES._written.clear()
+    await identify(request)
+    await sync_to_async(registry.leave)()
+    await row.arefresh_from_db()
+    assert row.last_used_at is not None
 
 
 # --- The other commands -------------------------------------------------------------------------------
@@ -457,9 +462,9 @@ def test_keys_from_before_there_were_scopes_keep_all_of_them(alice: User):
         MigrationExecutor(connection).migrate(latest)
         kept = ApiKey.objects.get()
         # A server of the older version makes one meanwhile: it does not name the new columns.
-        values = [{"digest": "1" * 64, "name": "", "prefix": "sluice_new"}.get(name) for name in columns]
-        values[columns.index("user_id")] = alice.pk
-        values[columns.index("created_at")] = timezone.now()
+        known: dict[str, Any] = {"digest": "1" * 64, "name": "", "prefix": "sluice_new"}
+        known |= {"user_id": alice.pk, "created_at": timezone.now()}
+        values = [known.get(name) for name in columns]
         with connection.cursor() as cursor:
             places = ", ".join(["%s"] * len(columns))
             cursor.execute(
