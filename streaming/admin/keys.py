@@ -204,7 +204,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[type-arg]
         """The answer to the form itself, because a redirect would have to keep the keys somewhere."""
         context = {
             **self.admin_site.each_context(request),
-            "title": ngettext("The new API key", "The new API keys", len(made)),
+            "title": _("The new API key") if len(made) == 1 else _("The new API keys"),
             "opts": self.opts,
             "media": self.media,
             "made": made,
