@@ -97,7 +97,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=gettext_lazy("scopes"), ordering="scopes")
     def used_for(self, key: ApiKey) -> str:
         """What it may be used for."""
-        return key.scopes
+        return ", ".join(key.scopes.split())
 
     @admin.display(description=gettext_lazy("expires"), ordering="expires_at")
     def expires(self, key: ApiKey) -> SafeString | str:

@@ -627,7 +627,7 @@ def test_a_key_is_made_for_the_scopes_that_are_ticked_and_until_its_end(boss: Cl
     user = get_user_model().objects.get(username="boss")
     page = boss.get(f"{KEYS}add/").content.decode()
     boxes = {
-        value: re.search(r"\schecked\b", box) is not None
+        value: re.search(r"\schecked(?=[\s=>])", box) is not None
         for box in re.findall(r'<input [^>]*name="scopes"[^>]*>', page)
         for value in re.findall(r'value="(\w+)"', box)
     }
