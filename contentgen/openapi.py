@@ -9,16 +9,18 @@ from streaming.schema import (
     KEY_PARAMETERS,
     REPLAYED,
     STREAM_PARAMETERS,
+    needs,
     problem_response,
     stream_response,
 )
+from streaming.scopes import Scope
 
 from .brief import EXAMPLE, schema
 
 REFUSALS = {
     "400": problem_response("Malformed: not JSON, not UTF-8, a key twice, an unusable id"),
     "401": problem_response("Not signed in"),
-    "403": problem_response("CSRF token missing or wrong"),
+    "403": problem_response("CSRF token missing or wrong, or the API key lacks the scope"),
     "404": problem_response("No such model"),
     "406": problem_response("No acceptable format"),
     "408": problem_response("The body came too slowly"),
@@ -38,7 +40,7 @@ def describe() -> None:
         "required": True,
         "content": {"application/json": {"schema": reference, "example": EXAMPLE}},
     }
-    common: dict[str, Any] = {"tags": ["content"], "requestBody": body}
+    common: dict[str, Any] = {"tags": ["content"], "requestBody": body, **needs(Scope.GENERATE)}
     api.document(
         "post",
         "/content/generate/stream/async",

@@ -10,11 +10,14 @@ import msgspec
 from streaming.api import api
 from streaming.schema import (
     KEY_PARAMETERS,
+    LACKS_SCOPE,
     REF,
     STREAM_PARAMETERS,
+    needs,
     problem_response,
     stream_response,
 )
+from streaming.scopes import Scope
 
 from .documents import CellDraft, Draft
 from .operations import ID_PATTERN, OPERATIONS, Call
@@ -24,7 +27,7 @@ EXAMPLE: Final = {"notebook_id": "test", "operation": {"type": "ping"}, "lang": 
 
 _MALFORMED = problem_response("Malformed: not JSON, not UTF-8, a key twice, an unusable id")
 _NOT_SIGNED_IN = problem_response("Not signed in")
-_CSRF = problem_response("CSRF token missing or wrong")
+_CSRF = problem_response("CSRF token missing or wrong, or the API key lacks the scope")
 _TOO_LARGE = problem_response("The body is too large")
 _NOT_JSON = problem_response("Not JSON in UTF-8, or compressed")
 _AWAY = problem_response("The database is away; see Retry-After")
@@ -34,7 +37,9 @@ _BAD_ID = problem_response("Not an id")
 _REFUSALS: Final = {
     "400": _MALFORMED,
     "401": problem_response("Not signed in; only `ping` is for everybody"),
-    "403": problem_response("Code cannot be run here, or not by this caller; CSRF token missing or wrong"),
+    "403": problem_response(
+        "Code cannot be run here, or not by this caller; CSRF token missing or wrong; key without the scope"
+    ),
     "406": problem_response("No acceptable format"),
     "408": problem_response("The body came too slowly"),
     "409": problem_response("The Idempotency-Key stands for another body"),
@@ -71,7 +76,8 @@ def describe() -> None:
             "operationId": "send_operation",
             "summary": "Do something with a notebook",
             "description": "The answer is an event stream for every operation; docs/notebooks.md tells what "
-            "each says. Running code needs the permission `notebooks.run_code`.",
+            "each says. Running code needs the permission `notebooks.run_code`, and of an API key the scopes "
+            "`generate` and `notebooks`; docs/protocol.md has those of other operations.",
             "tags": ["notebooks"],
             "parameters": [*KEY_PARAMETERS, *STREAM_PARAMETERS],
             "requestBody": _body(call, example=EXAMPLE),
@@ -95,10 +101,12 @@ def _describe_notebooks() -> None:
             **common,
             "operationId": "get_notebook",
             "summary": "A notebook with its cells and what they said",
+            **needs(Scope.READ),
             "responses": {
                 "200": found,
                 "400": _BAD_ID,
                 "401": _NOT_SIGNED_IN,
+                "403": LACKS_SCOPE,
                 "404": _ABSENT,
                 "503": _AWAY,
             },
@@ -112,10 +120,12 @@ def _describe_notebooks() -> None:
             **common,
             "operationId": "save_notebook",
             "summary": "Save titles, sources and order; outputs stay",
+            **needs(Scope.NOTEBOOKS),
             "parameters": [_NOTEBOOK_ID, _IF_MATCH],
             "requestBody": _body(draft),
             "responses": {
                 "200": found,
+                "204": {"description": "Saved, for an API key that may not read"},
                 "400": _MALFORMED,
                 "401": _NOT_SIGNED_IN,
                 "403": _CSRF,
@@ -135,6 +145,7 @@ def _describe_notebooks() -> None:
             **common,
             "operationId": "delete_notebook",
             "summary": "Delete a notebook, and end its kernel",
+            **needs(Scope.NOTEBOOKS),
             "responses": {
                 "204": {"description": "It is gone"},
                 "400": _BAD_ID,
@@ -157,6 +168,7 @@ def _describe_files() -> None:
             **common,
             "operationId": "export_notebook",
             "summary": "The notebook as a file for Jupyter",
+            **needs(Scope.READ),
             "responses": {
                 "200": {
                     "description": "A file of nbformat 4.5",
@@ -167,6 +179,7 @@ def _describe_files() -> None:
                 },
                 "400": _BAD_ID,
                 "401": _NOT_SIGNED_IN,
+                "403": LACKS_SCOPE,
                 "404": _ABSENT,
                 "503": _AWAY,
             },
@@ -180,6 +193,7 @@ def _describe_files() -> None:
             **common,
             "operationId": "import_notebook",
             "summary": "A file of Jupyter in place of what the notebook was",
+            **needs(Scope.NOTEBOOKS),
             "requestBody": _body(_ref("NotebookFile")),
             "responses": {
                 "204": {"description": "It is kept"},

@@ -17,6 +17,7 @@ from streaming import csp
 from streaming.access import Caller, identify
 from streaming.pages import page, show
 from streaming.problems import Problem
+from streaming.scopes import Scope
 
 from . import cells, store
 from .access import account_of, require_runner
@@ -49,7 +50,7 @@ FRAME_POLICY: Final[csp.Policy] = {
 @page
 async def notebooks(request: HttpRequest) -> HttpResponse:
     """`GET /notebook/`."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     owner = account_of(caller)
     found = await cells.with_states(kernels(), owner, await sync_to_async(store.listed)(owner))
     for each in found:
@@ -61,7 +62,7 @@ async def notebooks(request: HttpRequest) -> HttpResponse:
 @page
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponse:
     """`GET /notebook/<id>/`."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     account_of(caller)
     check_id("notebook_id", notebook_id)
     record = await record_of(caller, notebook_id)

@@ -15,6 +15,7 @@ from streaming import start, stream
 from streaming.access import identify
 from streaming.problems import Problem
 from streaming.requests import endpoint, json_object
+from streaming.scopes import Scope
 
 from . import documents, operations, store
 from .access import account_of
@@ -52,8 +53,9 @@ async def send_operation(request: HttpRequest) -> HttpResponseBase:
 
 @endpoint("GET", "PUT", "DELETE")
 async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
-    """`/notebooks/<id>`: read, save or delete it. The entity tag is its version."""
-    caller = await identify(request)
+    """`/notebooks/<id>`: read, save or delete it. The entity tag is its version. An API key that may not read
+    saves, and gets no notebook back."""
+    caller = await identify(request, _needed(request))
     owner = account_of(caller)
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
@@ -68,7 +70,10 @@ async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
     found = await record_of(caller, notebook_id)
     if found is None:
         raise Problem(404, "not_found")
-    response = HttpResponse(msgspec.json.encode(found), content_type="application/json")
+    if caller.may(Scope.READ):
+        response = HttpResponse(msgspec.json.encode(found), content_type="application/json")
+    else:
+        response = HttpResponse(status=204)
     response["ETag"] = f'"{found["version"]}"'
     response["Cache-Control"] = "no-store"
     return response
@@ -77,7 +82,7 @@ async def notebook(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
 @endpoint("GET", "PUT", max_body_bytes=MAX_FILE)
 async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseBase:
     """`/notebooks/<id>.ipynb`: the notebook as a file for Jupyter, and from one."""
-    owner = account_of(await identify(request))
+    owner = account_of(await identify(request, _needed(request)))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
         values = json_object(request, MAX_FILE, ("application/json", FILE_TYPE))
@@ -88,6 +93,10 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     response["Content-Disposition"] = f'attachment; filename="{notebook_id}.ipynb"'
     response["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _needed(request: HttpRequest) -> Scope:
+    return Scope.READ if request.method == "GET" else Scope.NOTEBOOKS
 
 
 def _exported(owner: str, slug: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from django.urls import path
 
+from streaming.scopes import Scope
 from streaming.websocket import protocol
 from streaming.websocket.consumers import MultiplexConsumer
 from streaming.websocket.protocol import Kinds
@@ -24,6 +25,7 @@ class Operate(protocol.Named, frozen=True, kw_only=True, tag="operation"):
 class NotebookConsumer(MultiplexConsumer):
     """Starts what operations ask for, and follows what there is."""
 
+    opens_with: ClassVar[tuple[Scope, ...]] = (Scope.NOTEBOOKS, *MultiplexConsumer.opens_with)
     kinds: ClassVar[Kinds] = (Operate, *MultiplexConsumer.kinds)
 
     async def on_operation(self, message: Operate) -> None:

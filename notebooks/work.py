@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.translation import get_language
 
 from streaming.access import Caller
+from streaming.scopes import Scope
 
 from . import cells, store
 from .access import account_of, require_runner
@@ -28,6 +29,7 @@ from .operations import (
     Ping,
     Restart,
     Shutdown,
+    Status,
 )
 
 POOL: Final = "kernel_pool"
@@ -52,14 +54,31 @@ class Work:
             await self.run.accepted(stream_id)
 
 
+def needed_for(operation: Operation) -> tuple[Scope, ...]:
+    """The scopes that an API key needs for it."""
+    match operation:
+        case Ping():
+            return ()
+        case List() | Status():
+            return (Scope.READ,)
+        case Generate():
+            return (Scope.GENERATE,)
+        case Interrupt() | Restart() | Shutdown():
+            return (Scope.NOTEBOOKS,)
+    return (Scope.GENERATE, Scope.NOTEBOOKS)
+
+
 async def work_of(
     request: HttpRequest, caller: Caller, notebook: str, operation: Operation, lang: str | None
 ) -> Work:
     """What `operation` asks for. Raises `Problem` 401 and 403 for those who may not ask it."""
+    scopes = needed_for(operation)
+    caller.require(*scopes)
     options: dict[str, Any] = {
         "kind": f"notebook.{operation.__struct_config__.tag}",
         "pool": POOL,
         "message_language": lang,
+        "scopes": scopes,
     }
     alone = {**options, "needs_worker": False, "on_disconnect": "continue"}
     match operation:

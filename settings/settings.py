@@ -173,6 +173,14 @@ CACHE_CONFIG = overridden(
     },
 )
 
+ACCESS_CONFIG = overridden(
+    "ACCESS",
+    {
+        # days that a new API key lives at most, and if nothing is said; 0: as long as is said, or for ever
+        "key_max_days": 0,
+    },
+)
+
 SERVER_CONFIG = overridden(
     "SERVER",
     {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -26,8 +26,10 @@ from django.utils.translation import gettext as _
 from . import conf, hosts, keys, sessions
 from .addresses import is_loopback
 from .identities import IDENTITIES, Identity
+from .last_uses import LAST_USES
 from .problems import Problem
 from .proxies import VIA
+from .scopes import Scope, scopes_of, text_of
 
 _FORWARDING: Final = re.compile(
     r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
@@ -43,11 +45,32 @@ CHALLENGE: Final = 'Bearer realm="sluice"'
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls: `account` is the primary key of the user who is signed in, or for whom an API key speaks, as
-    text; None for anonymous callers."""
+    text; None for anonymous callers. `scopes`: what their API key may be used for; None: for everything that
+    they may do."""
 
     account: str | None
     address: str
     staff: bool = False
+    scopes: frozenset[str] | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the key, if there is one, may be used for it. What its user may do is another question."""
+        return self.scopes is None or scope in self.scopes
+
+    def require(self, *scopes: Scope) -> None:
+        """Raises `Problem` 403 `insufficient_scope` unless they may be used for each of `scopes`."""
+        if self.scopes is None or self.scopes.issuperset(scopes):
+            return
+        needed = text_of(scopes)
+        detail = _("This API key lacks a scope. Needed here: %(needed)s; it has: %(own)s.")
+        raise Problem(
+            403,
+            "insufficient_scope",
+            detail % {"needed": needed, "own": text_of(self.scopes)},
+            # RFC 6750, 3.1
+            headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{needed}"'},
+            scope=needed,
+        )
 
     def share_key(self, end_user: str) -> Hashable:
         """Who shares fairly and is limited together: account and end user, or the client's address; on
@@ -63,18 +86,21 @@ class Caller:
         return owner is None or owner == self.account
 
 
-async def identify(request: HttpRequest, *, anybody: bool = False) -> Caller:
+async def identify(request: HttpRequest, *needs: Scope, anybody: bool = False) -> Caller:
     """The caller; who is nobody, too, where `anybody` may call. Raises `Problem` 400 (host), 401 (nobody, or
-    a key that is not valid) or 403 (CSRF).
+    a key that is not valid) or 403 (CSRF; a key without one of the scopes that this call `needs`).
 
     Who called a moment ago is remembered (see `identities`); then this waits for nothing.
     """
     _check_host(request)
-    return await _identify(request, _check_csrf, anybody)
+    caller = await _identify(request, _check_csrf, anybody)
+    caller.require(*needs)
+    return caller
 
 
 async def identify_socket(request: HttpRequest) -> Caller:
-    """Who opens a WebSocket with `request` (see `websocket.handshake`). Raises `Problem` as `identify`.
+    """Who opens a WebSocket with `request` (see `websocket.handshake`); what its key may be used for is asked
+    there. Raises `Problem` as `identify`.
 
     A browser lets every page open a socket to anywhere, with this site's cookies, and asks nobody: so an
     `Origin` must be one that we know whoever calls, and a session cookie speaks only with our own (RFC 6455,
@@ -134,6 +160,8 @@ async def require_operator(request: HttpRequest) -> Caller:
     """The caller, who must be staff, or come from this machine where that is allowed. Raises `Problem`."""
     caller = await identify(request)
     if caller.staff or (caller.account is None and is_local(request, caller.address)):
+        # Asked last: another scope would not help who is no operator.
+        caller.require(Scope.OPERATE)
         return caller
     raise Problem(403, "permission_denied", _("These numbers are for operators."))
 
@@ -150,14 +178,19 @@ async def _by_key(credentials: str, address: str) -> Caller:
         identity = await IDENTITIES.of(keys.credential(text), partial(_find_key, text))
     if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
-        detail = _("No such key, or it was revoked, or its user may not sign in.")
+        detail = _("No such key, or it has expired or was revoked, or its user may not sign in.")
         raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
-    return Caller(identity.account, address, identity.staff)
+    if identity.key is not None:
+        LAST_USES.note(identity.key)
+    return Caller(identity.account, address, identity.staff, identity.scopes)
 
 
 async def _find_key(text: str) -> Identity | None:
     key = await keys.find(text)
-    return None if key is None else _speaking_for(key.user)
+    if key is None:
+        return None
+    seconds = math.inf if key.expires_at is None else (key.expires_at - timezone.now()).total_seconds()
+    return replace(_speaking_for(key.user, seconds), scopes=scopes_of(key.scopes), key=key.pk)
 
 
 async def _signed_in(request: HttpRequest, address: str) -> Caller | None:

@@ -20,6 +20,7 @@ from . import schema
 from .access import identify, require_operator
 from .problems import CONTENT_TYPE, FieldError, Problem
 from .requests import problem_of, query
+from .scopes import Scope
 from .service import service
 
 MAX_PAGE = 100
@@ -53,7 +54,7 @@ class DocumentedAPI(NinjaAPI):
         _as_problem_documents(described["paths"])
         # A key, a session, or nobody in particular where ALLOW_ANONYMOUS allows that.
         described["components"]["securitySchemes"] = schema.security_schemes(settings.SESSION_COOKIE_NAME)
-        described["security"] = [{"key": []}, {"session": []}, {}]
+        described["security"] = schema.needs()["security"]
         return described
 
 
@@ -94,25 +95,31 @@ def _bad_parameters(request: HttpRequest, error: ValidationError) -> HttpRespons
     return Problem(400, "bad_query", fields=fields).response()
 
 
-@api.get("/streams", response={200: schema.TaskPage, **_problems(400, 401, 404, 503)}, tags=["streams"])
+@api.get(
+    "/streams",
+    response={200: schema.TaskPage, **_problems(400, 401, 403, 404, 503)},
+    tags=["streams"],
+    openapi_extra=schema.needs(Scope.READ),
+)
 async def list_streams(
     request: HttpRequest, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20, before: str | None = None
 ) -> HttpResponse:
     """The caller's own tasks, newest first. An anonymous caller owns none."""
     query(request)
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     return _json(await service().recent(caller, limit, before))
 
 
 @api.get(
     "/streams/{task_id}",
-    response={200: schema.TaskRecord, **_problems(400, 401, 404, 503)},
+    response={200: schema.TaskRecord, **_problems(400, 401, 403, 404, 503)},
     tags=["streams"],
+    openapi_extra=schema.needs(Scope.READ),
 )
 async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
     """One task: its state, its text so far, its timing."""
     query(request)
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     return _json(await service().describe(task_id, caller))
 
 
@@ -120,30 +127,39 @@ async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
     "/streams/{task_id}",
     response={200: schema.TaskRecord, 204: None, **_problems(400, 401, 403, 404, 503)},
     tags=["streams"],
+    openapi_extra=schema.needs(Scope.CANCEL),
 )
 async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False) -> HttpResponse:
-    """Cancel a task (again: no change). `purge=true` also deletes its brief, text and events."""
+    """Cancel a task (again: no change). `purge=true` also deletes its brief, text and events. 204 without the
+    record after that, and for an API key that may not read."""
     query(request)
-    caller = await identify(request)
+    caller = await identify(request, Scope.CANCEL)
     if purge:
         await service().purge(task_id, caller)
         return HttpResponse(status=204)
-    return _json(await service().cancel(task_id, caller))
+    record = await service().cancel(task_id, caller)
+    return _json(record) if caller.may(Scope.READ) else HttpResponse(status=204)
 
 
 @api.get(
     "/streams/{task_id}/rendered",
-    response={200: schema.RenderedText, **_problems(400, 401, 404, 409, 503)},
+    response={200: schema.RenderedText, **_problems(400, 401, 403, 404, 409, 503)},
     tags=["streams"],
+    openapi_extra=schema.needs(Scope.READ),
 )
 async def get_rendered(request: HttpRequest, task_id: str) -> HttpResponse:
     """An ended task's text, read as Markdown, as clean HTML; null if it is too long for that."""
     query(request)
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     return _json({"id": task_id, "html": await service().rendered(task_id, caller)})
 
 
-@api.get("/stats", response={200: schema.Statistics, **_problems(400, 401, 403)}, tags=["operations"])
+@api.get(
+    "/stats",
+    response={200: schema.Statistics, **_problems(400, 401, 403)},
+    tags=["operations"],
+    openapi_extra=schema.needs(Scope.OPERATE),
+)
 async def statistics(request: HttpRequest) -> HttpResponse:
     """Pools, routes and totals of all processes. For staff; for this machine where anonymous use is on."""
     query(request)
@@ -217,12 +233,14 @@ api.document(
         "summary": "Follow or resume a stream",
         "description": "Replays what follows the cursor, then goes on live. Any number of readers at once.",
         "tags": ["streams"],
+        **schema.needs(Scope.READ),
         "parameters": [*schema.RESUME_PARAMETERS, *schema.STREAM_PARAMETERS],
         "responses": {
             "200": schema.stream_response(),
             "204": {"description": "The reader has the terminal event already"},
             "400": schema.problem_response("Not an event id, or a bad query"),
             "401": schema.problem_response("Not signed in"),
+            "403": schema.LACKS_SCOPE,
             "404": schema.problem_response("No such stream, or not the caller's"),
             "406": schema.problem_response("No acceptable format"),
             "409": schema.problem_response("The cursor is ahead of the stream"),

@@ -135,6 +135,12 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Seconds = 600.0
 
 
+class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ACCESS_CONFIG: who calls, and for how long. Times in the unit of their names."""
+
+    key_max_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+
+
 DEFAULT_ALERTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Cells of notebooks may work for minutes before they print something.
     "first_content": {"kind": "first_content", "threshold": 5, "pool": "agent_pool"},
@@ -182,6 +188,12 @@ def server() -> ServerConfig:
 def reuse() -> CacheConfig:
     """CACHE_CONFIG."""
     return _load("CACHE_CONFIG", "CACHE", CacheConfig)
+
+
+@cache
+def access() -> AccessConfig:
+    """ACCESS_CONFIG."""
+    return _load("ACCESS_CONFIG", "ACCESS", AccessConfig)
 
 
 @cache
@@ -300,6 +312,7 @@ def _forget(**kwargs: Any) -> None:
         buffer,
         server,
         reuse,
+        access,
         cluster,
         redis_url,
         metrics,
@@ -323,6 +336,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
+        ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
         ("ALERT_CONFIG", "ALERT", AlertConfig),

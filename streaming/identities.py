@@ -42,11 +42,14 @@ Credential = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`account`: the user's primary key as text. `seconds`: how long the credential itself holds."""
+    """`account`: the user's primary key as text. `seconds`: how long the credential itself holds. Of an API
+    key, `scopes` is what it may be used for (None: all that its account may do), `key` its primary key."""
 
     account: str
     staff: bool
     seconds: float = math.inf
+    scopes: frozenset[str] | None = None
+    key: int | None = None
 
 
 LookUp = Callable[[], Awaitable[Identity | None]]

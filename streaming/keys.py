@@ -11,14 +11,20 @@ import hashlib
 import logging
 import re
 import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import router
+from django.db import router, transaction
+from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
-from . import revocation
+from . import conf, revocation
 from .identities import Credential
 from .models import ApiKey
+from .scopes import USUAL, Scope, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +37,113 @@ SHOWN: Final = len(MARK) + 8
 _KEY: Final = re.compile(MARK + r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 
-def issue(user: Any, name: str = "") -> tuple[ApiKey, str]:
-    """A new key for `user`: its row and its text, which cannot be had again."""
+OVERLAP: Final = timedelta(hours=24)
+"""How long a key that was rotated is good beside its successor, if nothing else is said."""
+
+
+class KeyRefused(ValueError):
+    """No such key is made; the text says why, to people."""
+
+
+def issue(
+    user: Any,
+    name: str = "",
+    *,
+    scopes: Iterable[str] = USUAL,
+    expires_at: datetime | None = None,
+    lifetime: timedelta | None = None,
+    replaces: ApiKey | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key for `user`: its row and its text, which cannot be had again.
+
+    It ends at `expires_at`, or after `lifetime`; with neither after ACCESS_CONFIG's `key_max_days`, or
+    never. Raises `KeyRefused` for scopes that there are not, and an end that is past or too far away.
+    """
+    now = timezone.now()
+    if expires_at is None:
+        expires_at = _end_of(lifetime, now)
+    expires_at = allowed_end(expires_at, now)
+    wanted = frozenset(scopes)
+    if not wanted or not wanted.issubset(Scope.values):
+        raise KeyRefused(_("A key needs at least one scope of: %s.") % ", ".join(Scope.values))
     text = MARK + secrets.token_urlsafe(32)
-    key = ApiKey.objects.create(user=user, name=name, prefix=text[:SHOWN], digest=digest(text))
-    logger.info("API key %s was made for user %s", key.prefix, key.user_id)
+    key = ApiKey.objects.create(
+        user=user,
+        name=name,
+        prefix=text[:SHOWN],
+        digest=digest(text),
+        scopes=text_of(wanted),
+        created_at=now,
+        expires_at=expires_at,
+        replaces=replaces,
+    )
+    logger.info("API key %s was made for user %s, for: %s", key.prefix, key.user_id, key.scopes)
     return key, text
+
+
+def _end_of(lifetime: timedelta | None, now: datetime) -> datetime | None:
+    if lifetime is None:
+        return None
+    try:
+        return now + lifetime
+    except OverflowError as error:
+        raise KeyRefused(_("No key lives for so long.")) from error
+
+
+def allowed_end(expires_at: datetime | None, now: datetime) -> datetime | None:
+    """When a key that is made now ends; None: never. Raises `KeyRefused`."""
+    days = conf.access().key_max_days
+    latest = now + timedelta(days=days) if days else None
+    if expires_at is None:
+        return latest
+    if expires_at <= now:
+        raise KeyRefused(_("The key would have expired already."))
+    if latest is not None and expires_at > latest:
+        text = ngettext(
+            "Keys live for %d day at most (ACCESS_KEY_MAX_DAYS).",
+            "Keys live for %d days at most (ACCESS_KEY_MAX_DAYS).",
+            days,
+        )
+        raise KeyRefused(text % days)
+    return expires_at
+
+
+def rotate(key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
+    """A new key in the place of `key`, for the same user, scopes and length of life; the old one ends after
+    `overlap`, if it does not end before. The new row (`replaces` is the old one) and its text.
+
+    Raises `KeyRefused` for a key that speaks for nobody any more, or has a successor already: that is the one
+    to rotate, or, where its text was lost, to revoke first.
+    """
+    if overlap < timedelta(0):
+        raise KeyRefused(_("The overlap is a time from now on."))
+    using = router.db_for_write(ApiKey)
+    with transaction.atomic(using=using):
+        # Whoever rotates the same key at the same time waits here, and finds its successor.
+        old = ApiKey.objects.using(using).select_for_update().get(pk=key.pk)
+        if old.state != ApiKey.State.VALID:
+            raise KeyRefused(_("The key %s speaks for nobody any more.") % old)
+        successor = ApiKey.objects.using(using).filter(replaces=old).first()
+        if successor is not None and successor.revoked_at is None:
+            raise KeyRefused(
+                _("The key %(old)s was replaced by %(new)s already: rotate that one, or revoke it first.")
+                % {"old": old, "new": successor}
+            )
+        # A successor that was revoked has taken the old one's length of life, which was shortened then.
+        like = successor or old
+        lifetime = None if like.expires_at is None else like.expires_at - like.created_at
+        days = conf.access().key_max_days
+        if lifetime is not None and days:
+            lifetime = min(lifetime, timedelta(days=days))
+        made = issue(old.user, old.name, scopes=old.scopes.split(), lifetime=lifetime, replaces=old)
+        end = _end_of(overlap, timezone.now())
+        if old.expires_at is None or (end is not None and end < old.expires_at):
+            ApiKey.objects.using(using).filter(pk=old.pk).update(expires_at=end)
+            key.expires_at = old.expires_at = end
+            # Who writes a row without its object is told by no signal.
+            revocation.announce(using)
+    logger.info("API key %s of user %s was replaced by %s", key.prefix, key.user_id, made[0].prefix)
+    return made
 
 
 def revoke(key: ApiKey) -> None:
@@ -61,12 +168,18 @@ def credential(text: str) -> Credential:
 
 
 async def find(text: str) -> ApiKey | None:
-    """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked, of
-    an inactive user). What cannot be a key is not looked up."""
+    """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked,
+    expired, of an inactive user). What cannot be a key is not looked up."""
     if not is_well_formed(text):
         return None
-    found = await ApiKey.objects.select_related("user").filter(digest=digest(text), revoked_at=None).afirst()
+    valid = ApiKey.objects.select_related("user").filter(valid_at(timezone.now()))
+    found = await valid.filter(digest=digest(text)).afirst()
     return found if found is not None and found.user.is_active else None
+
+
+def valid_at(moment: datetime) -> Q:
+    """The keys that are neither revoked nor expired then."""
+    return Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=moment))
 
 
 def named(text: str) -> list[ApiKey]:

@@ -9,6 +9,8 @@ from django.utils.translation import gettext_lazy as _
 
 from streaming.core.states import State
 
+from .scopes import ALL, text_of
+
 
 class StreamTask(models.Model):
     """The record of one generation, written behind while it runs and complete once it has ended."""
@@ -380,8 +382,38 @@ class ApiKey(models.Model):
     )
     prefix = models.CharField(_("begins with"), max_length=16, editable=False)
     digest = models.CharField(_("digest"), max_length=64, unique=True, editable=False)
+    # The default is that of rows from before there were scopes, whose keys were for everything.
+    scopes = models.CharField(
+        _("scopes"),
+        max_length=200,
+        db_default=text_of(ALL),
+        help_text=_("What the key may be used for; never for more than its user may do."),
+    )
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(
+        _("expires"), null=True, blank=True, help_text=_("When the key ends by itself; empty: never.")
+    )
+    last_used_at = models.DateTimeField(
+        _("last used"), null=True, blank=True, editable=False, help_text=_("Exact to about a minute.")
+    )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True, editable=False)
+    replaces = models.ForeignKey(
+        "self",
+        verbose_name=_("replaces"),
+        on_delete=models.SET_NULL,
+        related_name="successors",
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The key whose place it took."),
+    )
+
+    class State(models.TextChoices):
+        """Whether it speaks for its user."""
+
+        VALID = "valid", _("valid")
+        EXPIRED = "expired", _("expired")
+        REVOKED = "revoked", _("revoked")
 
     class Meta:
         verbose_name = _("API key")
@@ -390,6 +422,14 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
+
+    @property
+    def state(self) -> ApiKey.State:
+        """Whether it speaks for its user at this moment, if that one is active."""
+        if self.revoked_at is not None:
+            return self.State.REVOKED
+        expired = self.expires_at is not None and self.expires_at <= timezone.now()
+        return self.State.EXPIRED if expired else self.State.VALID
 
 
 class RevocationCount(models.Model):

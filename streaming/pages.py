@@ -23,6 +23,7 @@ from streaming.core.errors import TaskNotFound
 from . import conf
 from .access import Caller, identify
 from .problems import Problem
+from .scopes import Scope
 from .service import service
 
 P = ParamSpec("P")
@@ -66,6 +67,6 @@ def _silence_limit() -> float:
 @page
 async def stream_page(request: HttpRequest, task_id: str) -> HttpResponse:
     """`GET /streams/<id>/view`: a stream, live or from the record."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     await service().find(task_id, caller)
     return await show(request, "streaming/stream_page.html", caller, task_id=task_id)

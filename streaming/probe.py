@@ -30,6 +30,7 @@ from .messages import language_of
 from .problems import Problem
 from .requests import endpoint, follow_options, query
 from .responses import EventStream
+from .scopes import Scope
 from .service import service
 from .shortcuts import Options, task_spec
 
@@ -111,7 +112,7 @@ async def probe(request: HttpRequest) -> HttpResponseBase:
     values = query(request)
     script = Script(_number(values, "count", COUNT), _number(values, "interval", INTERVAL) / 1000)
     options = replace(follow_options(request, resumed=False), timing=True)
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     follower = await _opened(script, caller, language_of(request, None), options)
     return EventStream(request, follower, options.framing.content_type)
 
@@ -120,7 +121,7 @@ async def probe(request: HttpRequest) -> HttpResponseBase:
 async def probe_report(request: HttpRequest) -> HttpResponse:
     """`GET /streams/probe/report`: the server measures itself; 503 where it is late."""
     limit = _number(query(request), "limit", LIMIT)
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     body = await _shared(caller, language_of(request, None))
     worst = max(body["first_event_ms"], body["worst_late_ms"])
     healthy = worst <= limit and body["events"] == REPORT_COUNT + 1

@@ -38,6 +38,7 @@ TITLES: Final = {
     "idempotency_key_reused": gettext_lazy("The idempotency key stands for another call"),
     "not_authenticated": gettext_lazy("Sign in first"),
     "invalid_key": gettext_lazy("The API key is not valid"),
+    "insufficient_scope": gettext_lazy("The API key may not be used for this"),
     "csrf_failed": gettext_lazy("The CSRF token is missing or wrong"),
     "permission_denied": gettext_lazy("Not allowed"),
     "wrong_origin": gettext_lazy("Not from this page"),

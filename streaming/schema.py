@@ -11,6 +11,7 @@ from streaming.core import cursor, events
 from streaming.core.states import State
 
 from . import probe as probing
+from .scopes import Scope
 
 REF: Final = "#/components/schemas/{name}"
 
@@ -128,10 +129,19 @@ class Statistics(Schema):
     processes: list[ProcessStatistics]
 
 
+_KEY_SCHEME: Final = "An API key: sluice_…. What an operation lists here is the scopes that it needs."
+
+
+def needs(*scopes: Scope) -> dict[str, Any]:
+    """Who may call, as members of an operation object: a key with these scopes (OpenAPI 3.1 lets a scheme
+    other than OAuth list what is required, too), a session, nobody in particular."""
+    return {"security": [{"key": [scope.value for scope in scopes]}, {"session": []}, {}]}
+
+
 def security_schemes(session_cookie: str) -> dict[str, Any]:
     """How callers say who they are, by the names that `security` uses."""
     return {
-        "key": {"type": "http", "scheme": "bearer", "description": "An API key: sluice_…"},
+        "key": {"type": "http", "scheme": "bearer", "description": _KEY_SCHEME},
         "session": {
             "type": "apiKey",
             "in": "cookie",
@@ -154,6 +164,10 @@ def problem_response(description: str) -> dict[str, Any]:
         "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="ProblemInfo")}}},
     }
 
+
+LACKS_SCOPE: Final = problem_response(
+    "The API key lacks the scope (`insufficient_scope`), which `WWW-Authenticate` names"
+)
 
 REPLAYED: Final = {
     "Idempotent-Replayed": {
@@ -253,6 +267,7 @@ PROBE: Final[dict[str, Any]] = {
     "description": "Events at a known interval without a provider or a permit, each with `sent_at`; then one "
     "large event, a heartbeat and the end. For monitors, and `manage.py doctor`.",
     "tags": ["operations"],
+    **needs(Scope.READ),
     "parameters": [
         _number("count", probing.COUNT, "Small events"),
         _number("interval", probing.INTERVAL, "Milliseconds between them"),
@@ -262,6 +277,7 @@ PROBE: Final[dict[str, Any]] = {
         "200": stream_response(),
         "400": problem_response("A bad query"),
         "401": problem_response("Not signed in"),
+        "403": LACKS_SCOPE,
         "406": problem_response("No acceptable format"),
         "429": problem_response("Too many probes at once"),
         "503": problem_response("The server is going down"),
@@ -285,6 +301,7 @@ PROBE_REPORT: Final[dict[str, Any]] = {
     "summary": "The server measures itself",
     "description": "A short probe inside of the server: when its first event comes, and how late all are.",
     "tags": ["operations"],
+    **needs(Scope.READ),
     "parameters": [_number("limit", probing.LIMIT, "Milliseconds up to which the server is well")],
     "responses": {
         "200": {
@@ -293,6 +310,7 @@ PROBE_REPORT: Final[dict[str, Any]] = {
         },
         "400": problem_response("A bad query"),
         "401": problem_response("Not signed in"),
+        "403": LACKS_SCOPE,
         "429": problem_response("Too many probes at once"),
         "503": {
             "description": "Late",

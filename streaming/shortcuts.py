@@ -40,6 +40,7 @@ from .requests import (
 )
 from .responses import EventStream, nothing_more, place_of, sent_away
 from .reuse import fingerprint
+from .scopes import Scope
 from .service import service
 from .telemetry.lines import ORIGIN
 
@@ -65,7 +66,7 @@ class Options:
     the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
     `message_language`: of messages, whatever `Accept-Language` says. `anybody`: who is nobody is served, too,
     whatever ALLOW_ANONYMOUS says. `kept`: whether it is recorded and counted, and can be replayed after its
-    end.
+    end. `scopes`: those that an API key needs to start it.
     """
 
     kind: str = "stream"
@@ -81,6 +82,7 @@ class Options:
     message_language: str | None = None
     anybody: bool = False
     kept: bool = True
+    scopes: tuple[Scope, ...] = (Scope.GENERATE,)
 
 
 def _answers(
@@ -128,13 +130,13 @@ async def start_and_wait(
     `disconnect_grace`.
     """
     require_json_accepted(request)
-    caller = await identify(request)
     key = idempotency_key(request)
     defaults: dict[str, Any] = {"kind": name, "priority": "normal"}
     if key is None:
         # With a key the caller can come back for the answer.
         defaults["on_disconnect"] = "cancel"
     wishes = Options(**defaults | options)
+    caller = await identify(request, *wishes.scopes)
     opens = partial(open_producer, name, arguments)
     spec = _spec(request, caller, opens, dict(arguments), wishes)
     if key is None:
@@ -161,7 +163,7 @@ async def start_in_background(
     defaults: dict[str, Any] = {"kind": name, "priority": "batch", "on_disconnect": "continue"}
     wishes = Options(**defaults | options)
     opens = partial(open_producer, name, arguments)
-    caller = await identify(request)
+    caller = await identify(request, *wishes.scopes)
     key = idempotency_key(request)
     spec = _spec(request, caller, opens, dict(arguments), wishes)
     if key is None:
@@ -181,7 +183,7 @@ async def _stream(
 ) -> HttpResponseBase:
     _require_asgi(request)
     wishes = follow_options(request, resumed=False)
-    caller = await identify(request, anybody=options.anybody)
+    caller = await identify(request, *options.scopes, anybody=options.anybody)
     key = idempotency_key(request)
     spec = _spec(request, caller, opens, arguments, options)
     if options.message_language:

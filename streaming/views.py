@@ -10,13 +10,14 @@ from streaming.core.errors import NotNow
 from .access import identify
 from .requests import endpoint, follow_options
 from .responses import EventStream, nothing_more, sent_away
+from .scopes import Scope
 from .service import service
 
 
 @endpoint("GET")
 async def events(request: HttpRequest, task_id: str) -> HttpResponseBase:
     """`GET /streams/<id>/events`: from `Last-Event-ID` or `?after=` on; 204 after the terminal event."""
-    caller = await identify(request)
+    caller = await identify(request, Scope.READ)
     options = follow_options(request, resumed=True)
     here = service()
     try:

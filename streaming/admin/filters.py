@@ -1,4 +1,4 @@
-"""Filters of the task list. Their choices are known or bounded: none scans the table."""
+"""Filters of the lists of tasks and keys. Their choices are known or bounded: none scans the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from django.utils.translation import gettext_lazy as _
 
 from streaming import conf
 from streaming.core.errors import generation_errors
-from streaming.models import StreamTask
+from streaming.keys import valid_at
+from streaming.models import ApiKey, StreamTask
 
 from .theme import SimpleListFilter
 from .words import REASONS, ROUTES
@@ -103,6 +104,29 @@ class ErrorFilter(ColumnFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
         """All codes."""
         return [(kind.code, kind.code) for kind in generation_errors()]
+
+
+class KeyStateFilter(SimpleListFilter):
+    """API keys by state."""
+
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """All states."""
+        return list(ApiKey.State.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The keys in that state now."""
+        now = timezone.now()
+        match self.value():
+            case ApiKey.State.VALID:
+                return queryset.filter(valid_at(now))
+            case ApiKey.State.EXPIRED:
+                return queryset.filter(revoked_at=None, expires_at__lte=now)
+            case ApiKey.State.REVOKED:
+                return queryset.exclude(revoked_at=None)
+        return queryset
 
 
 class PeriodFilter(SimpleListFilter):

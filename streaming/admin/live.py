@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from streaming import conf
 from streaming.core.events import Result
+from streaming.scopes import Scope
 from streaming.service import service
 
 INTERVAL: Final = 1.0
@@ -22,6 +23,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "needs_worker": False,
     "on_disconnect": "cancel",
     "kept": False,
+    "scopes": (Scope.OPERATE,),
 }
 """Of the stream: it needs no worker, ends with its reader, and is neither recorded nor counted."""
 

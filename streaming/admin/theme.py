@@ -15,6 +15,7 @@ THEMED: Final = apps.is_installed("unfold")
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin, SimpleListFilter
     from django.contrib.admin.views.main import ChangeList
+    from django.forms import CheckboxSelectMultiple
 elif THEMED:
     from unfold.admin import ModelAdmin
     from unfold.views import ChangeList
@@ -23,12 +24,24 @@ else:
     from django.contrib.admin.views.main import ChangeList
 
 if not TYPE_CHECKING:
+    if THEMED:
+        from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget as CheckboxSelectMultiple
+    else:
+        from django.forms import CheckboxSelectMultiple
+
     if apps.is_installed("unfold.contrib.filters"):
         from unfold.contrib.filters.admin import DropdownFilter as SimpleListFilter
     else:
         from django.contrib.admin import SimpleListFilter
 
-__all__ = ["ChangeList", "ModelAdmin", "ReadOnlyAdmin", "SimpleListFilter", "label"]
+__all__ = [
+    "ChangeList",
+    "CheckboxSelectMultiple",
+    "ModelAdmin",
+    "ReadOnlyAdmin",
+    "SimpleListFilter",
+    "label",
+]
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]

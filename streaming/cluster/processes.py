@@ -22,6 +22,7 @@ from streaming import conf, revocation
 from streaming.core.events import Terminal
 from streaming.core.liveness import Observer
 from streaming.identities import IDENTITIES
+from streaming.last_uses import LAST_USES
 from streaming.models import LostProcess, Process, StreamTask
 from streaming.producers import is_registered
 from streaming.storage.pruning import prune_alerts, prune_refusals, prune_some, prune_some_keys
@@ -109,9 +110,10 @@ class Registry:
         self._host = host
 
     def tick(self, now: float, *, able: bool) -> bool:
-        """Forget who calls if somebody has lost a right; show life, look at the others, do what they ask, and
-        see to the tasks of the dead; whether there is more to do at once. `now`: monotonic seconds; `able`:
-        whether the writes since the last tick succeeded. Raises what the database raises."""
+        """Forget who calls if somebody has lost a right; show life, look at the others, do what they ask, see
+        to the tasks of the dead; write when keys were used. Returns whether there is more to do at once.
+        `now`: monotonic seconds; `able`: whether the writes since the last tick succeeded. Raises what the
+        database raises."""
         self._forget_revoked()
         beats = now >= self._next_beat
         if beats:
@@ -127,6 +129,7 @@ class Registry:
         if self._host is not None and (beats or not self.alone):
             self._host.asked(self._wishes.look())
             self._host.purged(purged_of_late())
+        LAST_USES.write()
         return self._next_beat <= now
 
     def tell_end(self, row: StreamTask, terminal: Terminal) -> None:
@@ -138,6 +141,7 @@ class Registry:
         """The process goes down in order, with no task left."""
         _here.discard(self.process_id)
         IDENTITIES.unwatch()
+        LAST_USES.write()
         Process.objects.filter(pk=self.process_id).delete()
 
     def _forget_revoked(self) -> None:

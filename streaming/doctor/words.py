@@ -213,7 +213,7 @@ REMEDIES: Final = {
     "provider_stalls": gettext_noop("Look at the model service; OPENAI_TOKEN_TIMEOUT bounds such a pause."),
     "provider_hangs": gettext_noop("Look at the model service; AGENT_POOL_RUN_TIMEOUT ends such tasks."),
     "not_authenticated": gettext_noop("Give an API key with --key (manage.py create_api_key makes one)."),
-    "not_allowed": gettext_noop("Call with the key of a user who may do this."),
+    "not_allowed": gettext_noop("Call with the key of a user who may do this, and with scopes for it."),
     "wrong_host": gettext_noop(
         "Add the name to ALLOWED_HOSTS, and let the proxy pass it on (nginx: proxy_set_header Host $host;)."
     ),

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+from typing import Final
+
 from django.core.management.base import CommandError
+
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def duration_of(name: str, text: str) -> timedelta:
+    """A time such as `90d`, `12h` or `30m`; a bare 0 is none. Raises `CommandError`."""
+    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text, re.ASCII)
+    if found is not None:
+        return timedelta(**{_UNITS[found.group(2)]: int(found.group(1))})
+    if text == "0":
+        return timedelta(0)
+    raise CommandError(f"{name}: a whole number of days, hours or minutes, such as 90d, 12h or 30m")
 
 
 def key_of(text: str) -> str:

@@ -25,6 +25,7 @@ from streaming.daphne import abort, paced_socket, release
 from streaming.problems import Problem
 from streaming.requests import acknowledges, problem_of
 from streaming.runtime.follower import Follower, FollowOptions, send_away
+from streaming.scopes import Scope
 from streaming.service import service
 from streaming.signals import stopping
 from streaming.threads import borrowed_thread
@@ -59,10 +60,12 @@ class Gone(Exception):
 
 class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no types
     """Who calls, what they may send and how fast, and the way down. A message of one of `kinds` goes to the
-    handler `on_<type>`; what that raises goes to the client as a `problem`."""
+    handler `on_<type>`; what that raises goes to the client as a `problem`. An API key opens the socket with
+    one of the scopes `opens_with`; each message asks for its own."""
 
     channel_layer_alias = "none: events come from journals"
     kinds: ClassVar[protocol.Kinds] = (protocol.Ping,)
+    opens_with: ClassVar[tuple[Scope, ...]] = (Scope.READ,)
 
     def __init__(self) -> None:
         self._readers: dict[asyncio.Task[None], StreamReader] = {}
@@ -104,6 +107,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             translation.activate(translation.get_language_from_request(self.request))
             async with borrowed_thread():
                 self.caller = await identify_socket(self.request)
+            self.caller.require(next(filter(self.caller.may, self.opens_with), self.opens_with[0]))
             if service().supervisor.draining:
                 raise Problem(503, "draining", retry_after=conf.sse().retry)
         except Exception as error:
@@ -173,7 +177,8 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         return reader
 
     async def cancel(self, task_id: str, **about: str) -> None:
-        """End a task. `ok` comes at once; the stream itself tells how it ended."""
+        """End a task. `ok` comes at once; the stream itself tells how it ended. Raises `Problem` 403."""
+        self.caller.require(Scope.CANCEL)
         await self.say({"type": "ok", **about})
         # The end takes a moment, in which the client may have more to say; and who leaves meanwhile meant it.
         cancelling = asyncio.create_task(self._guarded(self._cancel(task_id), **about))

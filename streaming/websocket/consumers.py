@@ -18,6 +18,7 @@ from streaming.messages import language_of, supported
 from streaming.problems import Problem
 from streaming.producers import open_producer
 from streaming.requests import problem_of, socket_options
+from streaming.scopes import Scope
 from streaming.service import service
 from streaming.shortcuts import Options, task_spec
 from streaming.threads import borrowed_thread
@@ -95,6 +96,8 @@ class MultiplexConsumer(SocketConsumer):
     Whoever derives from it adds messages that start tasks: a kind with its handler, which calls `start`.
     """
 
+    opens_with: ClassVar[tuple[Scope, ...]] = (Scope.GENERATE, Scope.READ)
+
     kinds: ClassVar[protocol.Kinds] = (
         protocol.Ping,
         protocol.Follow,
@@ -125,6 +128,7 @@ class MultiplexConsumer(SocketConsumer):
         arguments: dict[str, Any] | None,
         wishes: Options,
     ) -> str:
+        self.caller.require(*wishes.scopes)
         self._check_room(request_id)
         language = supported(wishes.message_language or "") or language_of(self.request, wishes.language)
         spec = task_spec(self.caller, language, opens, arguments, wishes)
@@ -136,6 +140,7 @@ class MultiplexConsumer(SocketConsumer):
 
     async def on_follow(self, message: protocol.Follow) -> None:
         """Read a task that there is already."""
+        self.caller.require(Scope.READ)
         request_id = message.request_id
         self._check_room(request_id)
         options = socket_options(self.request, WebSocketFraming(request_id), message.after, resumed=True)

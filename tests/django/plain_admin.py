@@ -46,7 +46,7 @@ def look() -> None:
     )
     form = boss.get("/admin/streaming/apikey/add/").content.decode()
     mark = form.split('name="form_mark" value="')[1].split('"')[0]
-    sent = {"user": user.pk, "name": "n", "form_mark": mark}
+    sent = {"user": user.pk, "name": "n", "scopes": ["read"], "form_mark": mark}
     assert b"sluice_" in boss.post("/admin/streaming/apikey/add/", sent).content
     assert boss.post("/admin/streaming/apikey/add/", sent).status_code == 302
     pages = {

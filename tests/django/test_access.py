@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.http import HttpRequest
@@ -15,6 +16,7 @@ from streaming import keys
 from streaming.access import Caller, identify, require_operator
 from streaming.models import ApiKey
 from streaming.problems import Problem
+from streaming.scopes import ALL, USUAL, Scope
 
 FACTORY = AsyncRequestFactory()
 
@@ -286,6 +288,11 @@ def key(alice: User) -> str:
     return keys.issue(alice)[1]
 
 
+@pytest.fixture
+def key_for_all(alice: User) -> str:
+    return keys.issue(alice, scopes=ALL)[1]
+
+
 RIGHT = ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {} ", "Bearer {}\t ", " \tBearer {}"]
 
 
@@ -294,16 +301,23 @@ RIGHT = ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {} ", "Be
 async def test_a_key_speaks_for_its_user_from_anywhere(alice: User, key: str, value: str):
     """Blanks around the value are none of it, and several may come before the key (RFC 9110, 5.5, 11.4)."""
     request = _request("203.0.113.9", authorization=value.format(key))
-    assert await identify(request) == Caller(str(alice.pk), "203.0.113.9")
+    caller = Caller(str(alice.pk), "203.0.113.9", scopes=frozenset(USUAL))
+    assert await identify(request) == caller
 
 
 @override_settings(ALLOW_ANONYMOUS="false")
-async def test_a_key_of_staff_opens_what_staff_may_see(alice: User, key: str):
-    request = _request("203.0.113.9", authorization=f"Bearer {key}")
-    assert (await _refusal(request, require_operator)).status == 403
+async def test_a_key_of_staff_opens_what_staff_may_see_if_it_is_for_that(
+    alice: User, key: str, key_for_all: str
+):
+    usual = _request("203.0.113.9", authorization=f"Bearer {key}")
+    whole = _request("203.0.113.9", authorization=f"Bearer {key_for_all}")
+    for request in (usual, whole):
+        refused = await _refusal(request, require_operator)
+        assert (refused.status, refused.code) == (403, "permission_denied"), "no scope would help"
     alice.is_staff = True
     await alice.asave()
-    assert (await require_operator(request)).staff
+    assert (await require_operator(whole)).staff
+    assert (await _refusal(usual, require_operator)).code == "insufficient_scope"
 
 
 @override_settings(ALLOW_ANONYMOUS="false", ALLOW_SCRIPTED_PROVIDER=True)
@@ -313,6 +327,30 @@ async def test_with_a_key_changes_need_no_csrf_token(key: str):
     accepted = await client.post("/content/generate", brief, content_type="application/json", headers=headers)
     assert accepted.status_code == 200, accepted.content
     assert (await client.delete("/streams/" + "0" * 32, headers=headers)).status_code == 404
+
+
+async def test_what_a_key_is_not_for_is_refused_with_the_scope_that_it_lacks(alice: User):
+    _, text = await sync_to_async(keys.issue)(alice, scopes=["cancel"])
+    request = _request(authorization=f"Bearer {text}")
+    assert (await identify(request, Scope.CANCEL)).scopes == frozenset({"cancel"})
+    refused = await _refusal(request, lambda asked: identify(asked, Scope.NOTEBOOKS, Scope.GENERATE))
+    response = refused.response()
+    assert (response.status_code, refused.code) == (403, "insufficient_scope")
+    assert response["WWW-Authenticate"] == (
+        'Bearer realm="sluice", error="insufficient_scope", scope="generate notebooks"'
+    )
+    assert refused.document["scope"] == "generate notebooks"
+
+
+@pytest.mark.parametrize("caller", [Caller(None, ""), Caller("1", ""), Caller("1", "", True)])
+def test_who_comes_without_a_key_lacks_no_scope(caller: Caller):
+    caller.require(*Scope)
+    assert all(map(caller.may, Scope))
+
+
+def test_a_key_that_is_for_nothing_known_may_nothing():
+    caller = Caller("1", "", scopes=frozenset({"fly"}))
+    assert not any(map(caller.may, Scope))
 
 
 WRONG_KEYS = [

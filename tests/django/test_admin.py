@@ -20,6 +20,7 @@ from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from streaming.admin.words import decision, duration, moment
 from streaming.core import sse
@@ -497,7 +498,8 @@ def test_a_stranger_sees_nothing(client: Client, rows: list[StreamTask]):
 
 def key_form(client: Client, user: Any, name: str = "nightly") -> dict[str, Any]:
     """The form for a new key, filled in."""
-    return {"user": user.pk, "name": name, "form_mark": mark_of(client.get(f"{KEYS}add/"))}
+    form_mark = mark_of(client.get(f"{KEYS}add/"))
+    return {"user": user.pk, "name": name, "scopes": ["read", "generate"], "form_mark": form_mark}
 
 
 def mark_of(page: Any) -> str:
@@ -619,6 +621,103 @@ def test_revoking_needs_a_post_and_the_permission(boss: Client):
     assert ApiKey.objects.get().revoked_at is None
     assert staff("view_apikey", "change_apikey", name="keeper").post(place).status_code == 302
     assert ApiKey.objects.get().revoked_at is not None
+
+
+def test_a_key_is_made_for_the_scopes_that_are_ticked_and_until_its_end(boss: Client):
+    user = get_user_model().objects.get(username="boss")
+    page = boss.get(f"{KEYS}add/").content.decode()
+    boxes = {
+        value: re.search(r"\schecked(?=[\s=>])", box) is not None
+        for box in re.findall(r'<input [^>]*name="scopes"[^>]*>', page)
+        for value in re.findall(r'value="(\w+)"', box)
+    }
+    usual = dict.fromkeys(("generate", "read", "cancel", "notebooks"), True)
+    assert boxes == {**usual, "operate": False}
+    form = key_form(boss, user) | {"scopes": ["operate", "read"]}
+    form |= {"expires_at_0": "2999-12-31", "expires_at_1": "12:00:00"}
+    shown = boss.post(f"{KEYS}add/", form).content.decode()
+    assert "It is for: read operate." in shown
+    key = ApiKey.objects.get()
+    assert key.scopes == "read operate"
+    assert key.expires_at is not None
+    assert key.expires_at.year == 2999
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"scopes": []}, "scopes"),
+        ({"scopes": ["everything"]}, "scopes"),
+        ({"expires_at_0": "2020-01-01", "expires_at_1": "00:00"}, "expires_at"),
+        ({"expires_at_0": "2999-01-01", "expires_at_1": "00:00"}, "expires_at"),
+    ],
+)
+def test_a_key_that_cannot_be_is_not_made(boss: Client, settings: Any, wrong: dict[str, Any], field: str):
+    settings.ACCESS_CONFIG = {"key_max_days": 90}
+    form = key_form(boss, get_user_model().objects.get(username="boss")) | wrong
+    page = boss.post(f"{KEYS}add/", form)
+    assert list(page.context["adminform"].errors) == [field]
+    assert not ApiKey.objects.exists()
+
+
+def test_a_key_is_rotated_by_a_button_and_its_successor_shown_once(boss: Client):
+    key = _key(boss)
+    place = f"{KEYS}{key.pk}/rotate/"
+    assert f'action="{place}"' in boss.get(f"{KEYS}{key.pk}/change/").content.decode()
+    for wrong in ("", "-1", "1.5", "٣", "99999", "721"):
+        assert "whole number of hours" in told(boss, place, {"hours": wrong})
+    page = boss.post(place, {"hours": "2"})
+    assert "no-store" in page["Cache-Control"]
+    text = re.search(r'value="(sluice_[\w-]{43})"', page.content.decode())
+    assert text is not None
+    new = ApiKey.objects.get(replaces=key)
+    assert text.group(1).startswith(new.prefix)
+    key.refresh_from_db()
+    assert key.expires_at is not None
+    assert timedelta(hours=1) < key.expires_at - timezone.now() <= timedelta(hours=2)
+    assert "already" in told(boss, place, {"hours": "2"}), "sent again, it makes no other one"
+    assert ApiKey.objects.count() == 2
+    assert str(new) in boss.get(f"{KEYS}{key.pk}/change/").content.decode()
+    assert str(key) in boss.get(f"{KEYS}{new.pk}/change/").content.decode()
+    assert text.group(1) not in boss.get(f"{KEYS}{new.pk}/history/").content.decode()
+    assert boss.get(place).status_code == 405
+
+
+def test_several_keys_are_rotated_by_an_action(boss: Client):
+    old = [_key(boss), _key(boss)]
+    chosen = {"action": "rotate_keys", "_selected_action": [key.pk for key in old]}
+    page = boss.post(KEYS, chosen).content.decode()
+    assert len(set(re.findall(r'value="(sluice_[\w-]{43})"', page))) == 2
+    assert ApiKey.objects.exclude(replaces=None).count() == 2
+    boss.post(KEYS, chosen)
+    assert ApiKey.objects.count() == 4
+
+
+def test_a_successor_is_for_who_may_make_keys_and_for_oneself(boss: Client):
+    foreign = _key(boss)
+    clerk = staff("view_apikey", "add_apikey", "change_apikey")
+    make_key(clerk, get_user_model().objects.get(username="clerk"))
+    own = ApiKey.objects.latest("id")
+    viewer = staff("view_apikey", "change_apikey", name="viewer")
+    for client, key, status in ((clerk, foreign, 403), (viewer, own, 403), (clerk, own, 200)):
+        offered = "/rotate/" in client.get(f"{KEYS}{key.pk}/change/").content.decode()
+        assert offered == (status == 200)
+        assert client.post(f"{KEYS}{key.pk}/rotate/", {"hours": "0"}).status_code == status
+    both = {"action": "rotate_keys", "_selected_action": [foreign.pk]}
+    assert clerk.post(KEYS, both).status_code == 403
+    assert ApiKey.objects.filter(replaces=foreign).count() == 0
+
+
+def test_keys_are_listed_by_state(boss: Client):
+    valid, expired, revoked = _key(boss), _key(boss), _key(boss)
+    now = timezone.now()
+    ApiKey.objects.filter(pk=expired.pk).update(expires_at=now)
+    ApiKey.objects.filter(pk=revoked.pk).update(revoked_at=now, expires_at=now)
+    ApiKey.objects.filter(pk=valid.pk).update(last_used_at=now)
+    for state, key in (("valid", valid), ("expired", expired), ("revoked", revoked)):
+        page = boss.get(f"{KEYS}?state={state}")
+        assert [each.pk for each in page.context["cl"].result_list] == [key.pk]
+        assert page.status_code == 200
 
 
 # People

@@ -28,6 +28,7 @@ from streaming.cluster.revocations import wait_until_known
 from streaming.identities import IDENTITIES, MAX_AGE
 from streaming.models import ApiKey, Process, RevocationCount
 from streaming.problems import Problem
+from streaming.scopes import ALL
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -65,7 +66,7 @@ class Alice:
 
     def __init__(self) -> None:
         self.user: User = get_user_model().objects.create(username="alice", is_staff=True)
-        self.key, self.text = keys.issue(self.user)
+        self.key, self.text = keys.issue(self.user, scopes=ALL)
         self.browser = Client()
         self.browser.force_login(self.user)
         self.session_key = self.browser.cookies["sessionid"].value
@@ -282,6 +283,36 @@ async def test_a_session_is_known_until_it_expires_and_not_longer(
     assert await refused(alice.request("session")) == 401
 
 
+async def test_a_key_is_known_until_it_expires_and_not_longer(alice: Alice, monkeypatch: pytest.MonkeyPatch):
+    lifetime = timedelta(seconds=MAX_AGE / 2)
+    _, text = await sync_to_async(keys.issue)(alice.user, lifetime=lifetime)
+    request = FACTORY.get("/streams", headers={"authorization": f"Bearer {text}"})
+    assert await refused(request) == 0
+    clock, wall = IDENTITIES._clock, timezone.now
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "find", _no_look)
+        patch.setattr(IDENTITIES, "_renew_soon", lambda credential, look_up: None)
+        patch.setattr(IDENTITIES, "_clock", lambda: clock() + MAX_AGE / 2 - 1)
+        assert await refused(request) == 0
+    with monkeypatch.context() as patch:
+        # Nobody renews what is asked for all the time: it ends all the same.
+        patch.setattr(IDENTITIES, "_clock", lambda: clock() + MAX_AGE / 2)
+        patch.setattr(timezone, "now", lambda: wall() + lifetime)
+        assert await refused(request) == 401
+
+
+async def _no_look(text: str) -> None:
+    raise AssertionError("looked up")
+
+
+async def test_the_successor_is_known_and_the_old_key_forgotten_at_its_new_end(alice: Alice):
+    assert await refused(alice.request("key")) == 0
+    _, text = await sync_to_async(keys.rotate)(alice.key, timedelta(0))
+    assert await refused(alice.request("key")) == 401
+    request = FACTORY.get("/streams", headers={"authorization": f"Bearer {text}"})
+    assert await refused(request) == 0
+
+
 async def test_what_nobody_announced_holds_when_the_memory_is_too_old(
     alice: Alice, monkeypatch: pytest.MonkeyPatch
 ):
@@ -393,10 +424,10 @@ def test_who_waits_does_not_wait_for_the_dead():
 
 
 def test_the_command_says_who_has_not_answered(alice: Alice, monkeypatch: pytest.MonkeyPatch):
-    from streaming.management.commands import revoke_api_key
+    from streaming.management import api_keys
 
-    monkeypatch.setattr(revoke_api_key, "IMPATIENCE", 0.0)
-    monkeypatch.setattr(revoke_api_key, "PATIENCE", 0.0)
+    monkeypatch.setattr(api_keys, "IMPATIENCE", 0.0)
+    monkeypatch.setattr(api_keys, "PATIENCE", 0.0)
     Process.objects.create(id=OTHER, machine="elsewhere", pid=1, revocations=0)
     out, err = StringIO(), StringIO()
     call_command("revoke_api_key", alice.key.prefix, stdout=out, stderr=err, no_color=True)

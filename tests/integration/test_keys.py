@@ -7,15 +7,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import httpx2
 import pytest
+from websockets.exceptions import InvalidStatus
 
-from tests.support.client import STREAM, brief, check_replay, exchange, generate, read_stream
+from streaming.scopes import Scope
+from tests.support.client import STREAM, brief, check_replay, eventually, exchange, generate, read_stream
 from tests.support.programs import Programs, programs
 from tests.support.routes import ABSENT
 from tests.support.servers import ROOT, Server, environment
+from tests.support.sockets import GENERATE, opened
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("clean_log")]
 
@@ -39,6 +43,11 @@ def manage(server: Server, *words: str) -> str:
     return done.stdout
 
 
+def _scopes(*scopes: str) -> list[str]:
+    """As `create_api_key` takes them."""
+    return [f"--scope={scope}" for scope in scopes]
+
+
 @pytest.fixture(scope="module")
 def console(server: Server, people: dict[str, Headers]) -> Iterator[Programs]:
     """A process on the server's database that runs commands."""
@@ -51,7 +60,8 @@ def keys(server: Server, console: Programs) -> dict[str, Headers]:
     """Headers with a key, by the name of its user: the first as `KEY=$(manage.py create_api_key USER)` makes
     it."""
     made = {"alice": manage(server, "create_api_key", "alice").removesuffix("\n")}
-    made |= {name: console.command("create_api_key", name) for name in ("bob", "operator")}
+    made["bob"] = console.command("create_api_key", "bob")
+    made["operator"] = console.command("create_api_key", "operator", *_scopes(*Scope))
     return {name: {"Authorization": f"Bearer {key}"} for name, key in made.items()}
 
 
@@ -188,6 +198,235 @@ def test_h4_a_header_of_a_megabyte(server: Server) -> None:
         assert response.status == 401
     after, _ = exchange(server, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert after.status == 200
+
+
+# Scopes
+
+NOTEBOOK = "/notebooks/-"
+"""No name that a notebook can have: that is told to who may ask."""
+
+DRAFT = {"title": "t", "cells": []}
+FILE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+ONE = {"tokens": 1, "interval": 0}
+
+
+def _operation(kind: str, **members: Any) -> dict[str, Any]:
+    return {"notebook_id": "absent", "operation": {"type": kind, **members}}
+
+
+Call = tuple[str, str, Any, set[str]]
+ROUTES: list[Call] = [
+    ("POST", STREAM, brief(options=ONE), {"generate"}),
+    ("POST", "/content/generate", brief(options=ONE), {"generate"}),
+    ("POST", "/content/generate/async", brief(options=ONE), {"generate"}),
+    ("GET", "/streams", None, {"read"}),
+    ("GET", f"/streams/{ABSENT}", None, {"read"}),
+    ("GET", f"/streams/{ABSENT}/events", None, {"read"}),
+    ("GET", f"/streams/{ABSENT}/rendered", None, {"read"}),
+    ("GET", f"/streams/{ABSENT}/view", None, {"read"}),
+    ("DELETE", f"/streams/{ABSENT}", None, {"cancel"}),
+    ("DELETE", f"/streams/{ABSENT}?purge=true", None, {"cancel"}),
+    ("GET", "/streams/probe?count=1&interval=10", None, {"read"}),
+    ("GET", "/streams/probe/report", None, {"read"}),
+    ("GET", NOTEBOOK, None, {"read"}),
+    ("GET", f"{NOTEBOOK}.ipynb", None, {"read"}),
+    ("PUT", NOTEBOOK, DRAFT, {"notebooks"}),
+    ("PUT", f"{NOTEBOOK}.ipynb", FILE, {"notebooks"}),
+    ("DELETE", NOTEBOOK, None, {"notebooks"}),
+    ("GET", "/notebook/", None, {"read"}),
+    ("GET", "/notebook/-/", None, {"read"}),
+    ("GET", "/stats", None, {"operate"}),
+    ("GET", "/", None, set()),
+    ("GET", "/healthz", None, set()),
+    ("GET", "/readyz", None, set()),
+    ("GET", "/metrics", None, set()),
+]
+OPERATIONS: list[tuple[dict[str, Any], set[str]]] = [
+    (_operation("ping"), set()),
+    (_operation("list"), {"read"}),
+    (_operation("status"), {"read"}),
+    (_operation("generate", prompt="print 1"), {"generate"}),
+    (_operation("execute", code="1"), {"generate", "notebooks"}),
+    (_operation("complete", code="1"), {"generate", "notebooks"}),
+    (_operation("inspect", code="1"), {"generate", "notebooks"}),
+    (_operation("interrupt"), {"notebooks"}),
+    (_operation("restart"), {"notebooks"}),
+    (_operation("shutdown"), {"notebooks"}),
+]
+SINGLE = [{scope.value} for scope in Scope]
+SETS = [{scope.value for scope in Scope}, *SINGLE, {"generate", "notebooks"}]
+
+
+@pytest.fixture(scope="module")
+def keys_for(console: Programs, people: dict[str, Headers]) -> Callable[[set[str]], Headers]:
+    """Headers with a key of staff that is for these scopes."""
+
+    @cache
+    def made(scopes: frozenset[str]) -> Headers:
+        key = console.command("create_api_key", "operator", *_scopes(*scopes))
+        return {"Authorization": f"Bearer {key}"}
+
+    return lambda scopes: made(frozenset(scopes))
+
+
+def _lacks_scope(answer: httpx2.Response, needed: set[str]) -> bool:
+    """Whether it was refused for want of a scope; then it says which."""
+    if "problem+json" not in answer.headers["content-type"] or answer.json()["code"] != "insufficient_scope":
+        assert answer.status_code != 401, answer.text
+        return False
+    told = " ".join(scope for scope in Scope if scope in needed)
+    challenge = f'Bearer realm="sluice", error="insufficient_scope", scope="{told}"'
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (403, challenge)
+    assert answer.json()["scope"] == told
+    return True
+
+
+async def test_each_call_needs_its_scope_and_no_other(
+    http: httpx2.AsyncClient, keys_for: Callable[[set[str]], Headers]
+) -> None:
+    wrong: list[tuple[Any, ...]] = []
+    for scopes in SETS:
+        headers = keys_for(scopes)
+        for method, path, body, needed in ROUTES:
+            # A cookie keeps a call from the hot door; the first key has opened that for the others.
+            for cookie in ({}, {"Cookie": "x=1"}) if path == STREAM else ({},):
+                answer = await http.request(method, path, json=body, headers=headers | cookie)
+                if _lacks_scope(answer, needed) == (needed <= scopes):
+                    wrong.append((scopes, method, path, answer.status_code))
+        for body, needed in OPERATIONS:
+            answer = await http.post("/send_operation", json=body, headers=headers)
+            if _lacks_scope(answer, needed) == (needed <= scopes):
+                wrong.append((scopes, body["operation"], answer.status_code))
+    assert wrong == []
+
+
+async def test_the_description_names_the_scope_of_each_call(http: httpx2.AsyncClient) -> None:
+    described = (await http.get("/openapi.json")).json()
+    found = {
+        (method.upper(), path): {
+            scope for way in operation.get("security", described["security"]) for scope in way.get("key", ())
+        }
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    }
+    # What an operation needs, its body decides.
+    found.pop(("POST", "/send_operation"))
+    table: dict[tuple[str, str], set[str]] = {}
+    for method, path, _body, needed in ROUTES:
+        path = (
+            path.partition("?")[0].replace(ABSENT, "{task_id}").replace(NOTEBOOK, "/notebooks/{notebook_id}")
+        )
+        table[method, path] = needed
+    assert {each: table[each] for each in found} == found
+
+
+async def test_what_a_key_may_not_read_is_in_no_other_answer(
+    http: httpx2.AsyncClient, keys_for: Callable[[set[str]], Headers]
+) -> None:
+    whole = keys_for(SETS[0])
+    started = await http.post("/content/generate", json=brief(options=QUICK), headers=whole)
+    place = f"/streams/{started.json()['task_id']}"
+    ended = await http.delete(place, headers=keys_for({"cancel"}))
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert (await http.delete(place, headers=whole)).json()["text"] == "0 1 2 3 4 "
+    saved = await http.put("/notebooks/secret", json=DRAFT, headers=keys_for({"notebooks"}))
+    assert (saved.status_code, saved.content) == (204, b"")
+    assert saved.headers["etag"] == (await http.get("/notebooks/secret", headers=whole)).headers["etag"]
+    await http.delete("/notebooks/secret", headers=whole)
+
+
+SOCKETS = [
+    (f"/ws/streams/{ABSENT}/", {"read"}),
+    (GENERATE, {"generate", "read"}),
+    ("/ws/notebooks/absent/", {"notebooks", "generate", "read"}),
+]
+
+
+async def test_a_socket_opens_with_a_scope_that_it_has_a_use_for(
+    server: Server, keys_for: Callable[[set[str]], Headers]
+) -> None:
+    for path, one_of in SOCKETS:
+        for scopes in SINGLE:
+            headers = keys_for(scopes)
+            if scopes & one_of:
+                async with opened(server, path, additional_headers=headers) as socket:
+                    await socket.say(type="ping")
+                continue
+            with pytest.raises(InvalidStatus) as refusal:
+                async with opened(server, path, additional_headers=headers):
+                    pass
+            response = refusal.value.response
+            assert response.status_code == 403, (path, scopes)
+            if server.kind != "daphne":
+                # That one cannot say why.
+                assert json.loads(response.body)["code"] == "insufficient_scope"
+                assert 'error="insufficient_scope"' in response.headers["WWW-Authenticate"]
+
+
+async def test_each_message_of_a_socket_needs_its_scope(
+    server: Server, http: httpx2.AsyncClient, keys_for: Callable[[set[str]], Headers]
+) -> None:
+    slow = await http.post(
+        "/content/generate/async", json=brief(options=SLOW), headers=keys_for({"generate"})
+    )
+    task_id = slow.json()["task_id"]
+    async with opened(server, additional_headers=keys_for({"read"})) as socket:
+        await socket.start("a", options=ONE)
+        refused = await socket.next("problem")
+        assert (refused["request_id"], refused["status"], refused["code"]) == ("a", 403, "insufficient_scope")
+        assert refused["scope"] == "generate"
+        await socket.say(type="follow", request_id="a", task_id=task_id)
+        assert (await socket.next())["type"] == "opened", "the id is still free"
+        await socket.say(type="cancel", request_id="a")
+        assert (await socket.next("problem"))["scope"] == "cancel"
+    path = f"/ws/streams/{task_id}/"
+    async with opened(server, path, additional_headers=keys_for({"read"})) as socket:
+        await socket.say(type="cancel")
+        assert (await socket.next("problem"))["scope"] == "cancel"
+    async with opened(server, path, additional_headers=keys_for({"read", "cancel"})) as socket:
+        await socket.say(type="cancel")
+        assert (await socket.next("cancelled"))["reason"] == "client"
+    async with opened(server, additional_headers=keys_for({"generate"})) as socket:
+        await socket.say(type="follow", request_id="a", task_id=task_id)
+        assert (await socket.next("problem"))["scope"] == "read"
+        await socket.start("b", options=ONE)
+        assert (await socket.next("complete"))["request_id"] == "b"
+
+
+async def test_each_operation_on_a_socket_needs_its_scope(
+    server: Server, keys_for: Callable[[set[str]], Headers]
+) -> None:
+    for scopes in ({"read"}, {"generate"}, {"notebooks"}):
+        async with opened(server, "/ws/notebooks/absent/", additional_headers=keys_for(scopes)) as socket:
+            for body, needed in OPERATIONS:
+                name = body["operation"]["type"]
+                await socket.say(type="operation", request_id=name, operation=body["operation"])
+                answer = await socket.next()
+                while answer.get("request_id") != name:
+                    answer = await socket.next()
+                lacks = answer.get("code") == "insufficient_scope"
+                assert lacks != (needed <= scopes), (scopes, answer)
+
+
+async def test_a_key_ends_and_its_successor_goes_on(http: httpx2.AsyncClient, console: Programs) -> None:
+    old = await asyncio.to_thread(console.command, "create_api_key", "bob", "--expires-in", "1d")
+    assert (await http.get("/streams", headers={"Authorization": f"Bearer {old}"})).status_code == 200
+    new = await asyncio.to_thread(console.command, "rotate_api_key", old, "--overlap", "0")
+
+    async def status_of(key: str) -> int:
+        return (await http.get("/streams", headers={"Authorization": f"Bearer {key}"})).status_code
+
+    async def refused() -> bool:
+        return await status_of(old) == 401
+
+    assert await eventually(refused, 5)
+    assert await status_of(new) == 200
+
+    async def used() -> bool:
+        listed = await asyncio.to_thread(console.command, "list_api_keys", "bob")
+        return any(line.startswith(f"valid\t{new[:15]}") and "used 2" in line for line in listed.split("\n"))
+
+    assert await eventually(used, 10)
 
 
 # Owners

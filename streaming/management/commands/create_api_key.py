@@ -8,8 +8,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from streaming import keys
+from streaming.management.api_keys import moment, print_new
+from streaming.management.arguments import duration_of
 from streaming.management.users import active_user
 from streaming.models import ApiKey
+from streaming.scopes import USUAL, Scope
 
 
 class Command(BaseCommand):
@@ -18,9 +21,16 @@ class Command(BaseCommand):
     help = "Make an API key for USER and print it, this once."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Whose, and what for."""
+        """Whose, what for, and for how long."""
         parser.add_argument("user", help="Name of the user for whom the key speaks")
         parser.add_argument("--name", default="", help="What the key is for, in your own words")
+        parser.add_argument(
+            "--scope",
+            action="append",
+            choices=Scope.values,
+            help=f"What it may be used for; may be repeated (default: {', '.join(USUAL)})",
+        )
+        parser.add_argument("--expires-in", help="How long it lives: 90d, 12h, 30m (default: no end is set)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Make it. Raises `CommandError` where it could never be used."""
@@ -28,17 +38,15 @@ class Command(BaseCommand):
         limit = ApiKey._meta.get_field("name").max_length
         if limit is not None and len(options["name"]) > limit:
             raise CommandError(f"The name is longer than {limit} characters.")
-        key, text = keys.issue(user, options["name"])
-        self._print(key, text)
+        expires_in = options["expires_in"]
+        lifetime = None if expires_in is None else duration_of("--expires-in", expires_in)
+        try:
+            key, text = keys.issue(user, options["name"], scopes=options["scope"] or USUAL, lifetime=lifetime)
+        except keys.KeyRefused as error:
+            raise CommandError(str(error)) from error
+        print_new(key, text, self.stdout)
         self.stderr.write(f"This key speaks for {user}. It is not shown again: keep it in a safe place.")
+        self.stderr.write(f"  It is for:   {key.scopes}")
+        self.stderr.write(f"  It ends:     {moment(key.expires_at, 'never')}")
         self.stderr.write("  Send it as:  Authorization: Bearer <key>")
         self.stderr.write(f"  Revoke it:   manage.py revoke_api_key {key.prefix}")
-
-    def _print(self, key: ApiKey, text: str) -> None:
-        """Raises `CommandError` where the key cannot be written; then it is revoked, for nobody has it."""
-        try:
-            self.stdout.write(text)
-            self.stdout.flush()
-        except (OSError, ValueError) as error:
-            keys.revoke(key)
-            raise CommandError(f"The key could not be written ({error}), so it was revoked.") from error
