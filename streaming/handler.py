@@ -25,6 +25,7 @@ from .bodies import Scope, discard_body, read_body
 from .checks import ensure_sound
 from .drain import DRAIN
 from .exchanges import Exchange
+from .hidden_query import hide
 from .hot_door import HotDoor
 from .problems import Problem
 from .proxies import Proxies
@@ -71,6 +72,7 @@ class StreamingHandler(ASGIHandler):
             raise ValueError(f"an unknown kind of connection: {scope['type']}")
         if self._proxies is not None:
             self._proxies.apply(scope)
+        hide(scope)
         exchange = Exchange(scope)
         self._open += 1
         try:

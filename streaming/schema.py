@@ -138,6 +138,12 @@ def security_schemes(session_cookie: str) -> dict[str, Any]:
             "name": session_cookie,
             "description": "Signing in; calls that change something need X-CSRFToken, too",
         },
+        "ticket": {
+            "type": "apiKey",
+            "in": "query",
+            "name": "ticket",
+            "description": "From `POST /tickets`: good once, for one resource",
+        },
     }
 
 
