@@ -38,8 +38,8 @@ _TICKET: Final = re.compile(MARK + r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """By what a ticket's maker was known. `kind`: `key`, `session` or `nobody`. `value`: the digest of a key, or
-    a session's key in its table."""
+    """By what a ticket's maker was known. `kind`: `key`, `session` or `nobody`. `value`: the digest of a key,
+    or a session's key in its table."""
 
     kind: str
     value: str = ""
