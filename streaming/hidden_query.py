@@ -18,16 +18,17 @@ _HIDDEN: Final = "streaming.hidden_query"
 """Where what was taken out is in the ASGI scope, as it was written."""
 
 
-def hide(scope: dict[str, Any]) -> None:
-    """Take tickets out of the scope's query string, however their name is written."""
+def hide(scope: dict[str, Any]) -> bool:
+    """Take tickets out of the scope's query string, however their name is written; whether there were any."""
     query: bytes = scope.get("query_string", b"")
     if b"ticket" not in query and b"%" not in query:
-        return
+        return False
     pieces = query.split(b"&")
     hidden = [piece for piece in pieces if _is_secret(piece)]
     if hidden:
         scope["query_string"] = b"&".join(piece for piece in pieces if not _is_secret(piece))
         scope[_HIDDEN] = b"&".join(hidden).decode("latin1")
+    return bool(hidden)
 
 
 def whole(request: HttpRequest) -> str:
