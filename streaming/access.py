@@ -148,14 +148,13 @@ async def _by_ticket(request: HttpRequest, text: str, resource: str) -> Caller |
         if maker.kind == "nobody":
             return Caller(None, address) if _anonymous_allowed(request, address) else None
         if maker.kind == "key":
-            key = await keys.find_by_digest(maker.value)
-            identity = None if key is None else _speaking_for(key.user)
+            identity = await _find_key(maker.value)
         else:
-            session = await sessions.find_by_key(maker.value)
-            identity = None if session is None else _speaking_for(session[0])
+            place = sessions.place_of_key(maker.value)
+            identity = None if place is None else await _find_session(place)
     if identity is None:
         return None
-    # What else the credential may do or not (its scopes) is taken over here: it was looked up just now.
+    # What the credential may do (its scopes) is looked up with it, so a ticket has no more and no less.
     reads_only = access_tickets.is_of_stream(resource)
     return Caller(identity.account, address, identity.staff, reads_only)
 
@@ -214,7 +213,8 @@ async def _by_key(credentials: str, address: str) -> Caller:
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
     identity = None
     if keys.is_well_formed(text):
-        identity = await IDENTITIES.of(keys.credential(text), partial(_find_key, text))
+        credential = keys.credential(text)
+        identity = await IDENTITIES.of(credential, partial(_find_key, credential[2]))
     if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it was revoked, or its user may not sign in.")
@@ -229,8 +229,8 @@ def _split(credentials: str) -> tuple[str, str]:
     return scheme, text.lstrip(" ")
 
 
-async def _find_key(text: str) -> Identity | None:
-    key = await keys.find(text)
+async def _find_key(stored: str) -> Identity | None:
+    key = await keys.find_digest(stored)
     return None if key is None else _speaking_for(key.user)
 
 

@@ -63,12 +63,12 @@ def credential(text: str) -> Credential:
 async def find(text: str) -> ApiKey | None:
     """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked, of
     an inactive user). What cannot be a key is not looked up."""
-    return await find_by_digest(digest(text)) if is_well_formed(text) else None
+    return await find_digest(digest(text)) if is_well_formed(text) else None
 
 
-async def find_by_digest(digest: str) -> ApiKey | None:
-    """`find`, for who knows no more of the key than that."""
-    found = await ApiKey.objects.select_related("user").filter(digest=digest, revoked_at=None).afirst()
+async def find_digest(stored: str) -> ApiKey | None:
+    """`find`, by what is stored of the key."""
+    found = await ApiKey.objects.select_related("user").filter(digest=stored, revoked_at=None).afirst()
     return found if found is not None and found.user.is_active else None
 
 

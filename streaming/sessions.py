@@ -53,10 +53,10 @@ def key_in_database(session: SessionBase) -> str | None:
     return session.session_key if isinstance(session, db.SessionStore) else None
 
 
-async def find_by_key(key: str) -> tuple[Any, datetime] | None:
-    """`find`, for a key that `key_in_database` gave."""
+def place_of_key(key: str) -> Place | None:
+    """Where the session is whose key `key_in_database` gave."""
     store = import_module(settings.SESSION_ENGINE).SessionStore
-    return await find((store.get_model_class(), key)) if issubclass(store, db.SessionStore) else None
+    return (store.get_model_class(), key) if issubclass(store, db.SessionStore) else None
 
 
 def credential(place: Place) -> Credential:
