@@ -162,6 +162,14 @@ KERNEL_GATEWAY["token"] = env.str("KERNEL_GATEWAY_TOKEN", default="")
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
+ACCESS_CONFIG = overridden(
+    "ACCESS",
+    {
+        # s that a ticket for an EventSource or a WebSocket is good for
+        "ticket_ttl": 60,
+    },
+)
+
 # Work that was done a moment ago, or is being done, is not done again.
 CACHE_CONFIG = overridden(
     "CACHE",

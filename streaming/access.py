@@ -3,7 +3,8 @@
 Every view asks here by itself, so that no list of middleware decides about access. A program is known by
 its API key (RFC 6750), a signed-in person by the session (with a CSRF token for anything that changes
 something); an anonymous caller may come where ALLOW_ANONYMOUS says so. Who sends an `Authorization` header
-is judged by it alone: a wrong key is refused, also where a session or nobody in particular would do.
+is judged by it alone: a wrong key is refused, also where a session or nobody in particular would do. Else who
+sends a ticket, to what takes tickets, is judged by that alone.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from . import conf, hosts, keys, sessions
+from . import access_tickets, conf, hosts, keys, requests, sessions
 from .addresses import is_loopback
+from .digests import digest
 from .identities import IDENTITIES, Identity
 from .last_uses import LAST_USES
 from .problems import Problem
 from .proxies import VIA
 from .scopes import Scope, scopes_of, text_of
+from .threads import borrowed_thread
 
 _FORWARDING: Final = re.compile(
     r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
@@ -41,12 +44,15 @@ local user."""
 CHALLENGE: Final = 'Bearer realm="sluice"'
 """`WWW-Authenticate` of every 401."""
 
+_TO_READ: Final = frozenset({Scope.READ.value})
+"""What a ticket for a stream may be used for, at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls: `account` is the primary key of the user who is signed in, or for whom an API key speaks, as
-    text; None for anonymous callers. `scopes`: what their API key may be used for; None: for everything that
-    they may do."""
+    text; None for anonymous callers. `scopes`: what their API key or ticket may be used for; None: for
+    everything that they may do."""
 
     account: str | None
     address: str
@@ -62,7 +68,7 @@ class Caller:
         if self.scopes is None or self.scopes.issuperset(scopes):
             return
         needed = text_of(scopes)
-        detail = _("This API key lacks a scope. Needed here: %(needed)s; it has: %(own)s.")
+        detail = _("This API key or ticket lacks a scope. Needed here: %(needed)s; it has: %(own)s.")
         raise Problem(
             403,
             "insufficient_scope",
@@ -86,21 +92,33 @@ class Caller:
         return owner is None or owner == self.account
 
 
-async def identify(request: HttpRequest, *needs: Scope, anybody: bool = False) -> Caller:
-    """The caller; who is nobody, too, where `anybody` may call. Raises `Problem` 400 (host), 401 (nobody, or
-    a key that is not valid) or 403 (CSRF; a key without one of the scopes that this call `needs`).
+async def identify(
+    request: HttpRequest, *needs: Scope, anybody: bool = False, resource: str | None = None
+) -> Caller:
+    """The caller; who is nobody, too, where `anybody` may call. `resource`: what a ticket for it opens.
+    Raises `Problem` 400 (host), 401 (nobody, or a key or ticket that is not valid) or 403 (CSRF; a key
+    without one of the scopes that this call `needs`).
 
     Who called a moment ago is remembered (see `identities`); then this waits for nothing.
     """
     _check_host(request)
-    caller = await _identify(request, _check_csrf, anybody)
+    caller = await _identify_by_ticket_or(request, resource, anybody)
     caller.require(*needs)
     return caller
 
 
-async def identify_socket(request: HttpRequest) -> Caller:
+async def _identify_by_ticket_or(request: HttpRequest, resource: str | None, anybody: bool) -> Caller:
+    if resource is not None and (ticket := _ticket_of(request)) is not None:
+        caller = await _by_ticket(request, ticket, resource)
+        if caller is None:
+            raise Problem(401, "invalid_ticket", _no_ticket(), headers={"WWW-Authenticate": CHALLENGE})
+        return caller
+    return await _identify(request, _check_csrf, anybody)
+
+
+async def identify_socket(request: HttpRequest, resource: str | None = None) -> Caller:
     """Who opens a WebSocket with `request` (see `websocket.handshake`); what its key may be used for is asked
-    there. Raises `Problem` as `identify`.
+    there. `resource`: what a ticket for it opens. Raises `Problem` as `identify`, but 403 for a ticket.
 
     A browser lets every page open a socket to anywhere, with this site's cookies, and asks nobody: so an
     `Origin` must be one that we know whoever calls, and a session cookie speaks only with our own (RFC 6455,
@@ -108,6 +126,9 @@ async def identify_socket(request: HttpRequest) -> Caller:
     """
     _check_host(request)
     origin = request.META.get("HTTP_ORIGIN")
+    ticket = None if resource is None else _ticket_of(request)
+    if ticket is not None:
+        request.COOKIES.clear()
     if origin is None:
         # No browser, so no page either; but then nobody can tell who put a cookie there.
         allowed = "HTTP_AUTHORIZATION" in request.META or settings.SESSION_COOKIE_NAME not in request.COOKIES
@@ -118,7 +139,65 @@ async def identify_socket(request: HttpRequest) -> Caller:
             request.COOKIES.clear()
     if not allowed:
         raise Problem(403, "wrong_origin", _("This page may not open sockets here."))
-    return await _identify(request, _nothing_more, anybody=False)
+    if resource is None or ticket is None:
+        return await _identify(request, _nothing_more, anybody=False)
+    caller = await _by_ticket(request, ticket, resource)
+    if caller is None:
+        raise Problem(403, "invalid_ticket", _no_ticket())
+    return caller
+
+
+async def make_ticket(request: HttpRequest, caller: Caller, resource: str) -> str:
+    """A ticket for the resource with which its user is what `caller`, who sent `request`, is. Raises
+    `Problem` 403 where the caller's session cannot be looked up by others, and 429."""
+    who = ["address", caller.address] if caller.account is None else ["account", caller.account]
+    return await access_tickets.issue(resource, digest(who), _credential_of(request, caller))
+
+
+def _credential_of(request: HttpRequest, caller: Caller) -> access_tickets.Credential:
+    header = request.META.get("HTTP_AUTHORIZATION")
+    if header is not None:
+        return access_tickets.Credential("key", keys.digest(_split(header)[1]))
+    if caller.account is None:
+        return access_tickets.Credential("nobody")
+    key = sessions.key_in_database(request.session)
+    if key is None:
+        detail = _("Sessions are not kept in the database here; get tickets with an API key.")
+        raise Problem(403, "permission_denied", detail)
+    return access_tickets.Credential("session", key)
+
+
+def _ticket_of(request: HttpRequest) -> str | None:
+    return None if "HTTP_AUTHORIZATION" in request.META else requests.ticket(request)
+
+
+async def _by_ticket(request: HttpRequest, text: str, resource: str) -> Caller | None:
+    """The ticket's user, who is what its maker is by now: whose key was revoked, whose session has ended, who
+    may not sign in, is nobody. A ticket of nobody in particular is good for whom would do without, too."""
+    address = request.META.get("REMOTE_ADDR") or ""
+    async with borrowed_thread():
+        maker = await access_tickets.use(text, resource)
+        if maker is None:
+            return None
+        if maker.kind == "nobody":
+            if not _anonymous_allowed(request, address):
+                return None
+            return Caller(None, address, scopes=_TO_READ if access_tickets.is_of_stream(resource) else None)
+        if maker.kind == "key":
+            identity = await _find_key(maker.value)
+        else:
+            place = sessions.place_of_key(maker.value)
+            identity = None if place is None else await _find_session(place)
+    if identity is None:
+        return None
+    scopes = identity.scopes
+    if access_tickets.is_of_stream(resource):
+        scopes = _TO_READ if scopes is None else scopes & _TO_READ
+    return Caller(identity.account, address, identity.staff, scopes)
+
+
+def _no_ticket() -> str:
+    return _("No such ticket: it is for something else, was used, or is too old. Get a new one.")
 
 
 def _is_own(request: HttpRequest, origin: str) -> bool:
@@ -167,15 +246,14 @@ async def require_operator(request: HttpRequest) -> Caller:
 
 
 async def _by_key(credentials: str, address: str) -> Caller:
-    # Blanks around a value are none of it, and several may part scheme and key (RFC 9110, 5.5 and 11.4).
-    scheme, _space, text = credentials.strip(" \t").partition(" ")
+    scheme, text = _split(credentials)
     if scheme.lower() != "bearer":
         detail = _("The Authorization header takes an API key: Bearer <key>.")
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
-    text = text.lstrip(" ")
     identity = None
     if keys.is_well_formed(text):
-        identity = await IDENTITIES.of(keys.credential(text), partial(_find_key, text))
+        credential = keys.credential(text)
+        identity = await IDENTITIES.of(credential, partial(_find_key, credential[2]))
     if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it has expired or was revoked, or its user may not sign in.")
@@ -185,8 +263,15 @@ async def _by_key(credentials: str, address: str) -> Caller:
     return Caller(identity.account, address, identity.staff, identity.scopes)
 
 
-async def _find_key(text: str) -> Identity | None:
-    key = await keys.find(text)
+def _split(credentials: str) -> tuple[str, str]:
+    """Scheme and key. Blanks around a value are none of it, and several may part the two (RFC 9110, 5.5 and
+    11.4)."""
+    scheme, _space, text = credentials.strip(" \t").partition(" ")
+    return scheme, text.lstrip(" ")
+
+
+async def _find_key(stored: str) -> Identity | None:
+    key = await keys.find_digest(stored)
     if key is None:
         return None
     seconds = math.inf if key.expires_at is None else (key.expires_at - timezone.now()).total_seconds()

@@ -128,6 +128,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signed: bool = False
 
 
+class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ACCESS_CONFIG. Times in seconds."""
+
+    ticket_ttl: Annotated[float, Meta(gt=0, le=60)] = 60
+
+
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -182,6 +188,12 @@ def buffer() -> BufferConfig:
 def server() -> ServerConfig:
     """SERVER_CONFIG."""
     return _load("SERVER_CONFIG", "SERVER", ServerConfig)
+
+
+@cache
+def access() -> AccessConfig:
+    """ACCESS_CONFIG."""
+    return _load("ACCESS_CONFIG", "ACCESS", AccessConfig)
 
 
 @cache
@@ -311,6 +323,7 @@ def _forget(**kwargs: Any) -> None:
         sse,
         buffer,
         server,
+        access,
         reuse,
         access,
         cluster,
@@ -335,6 +348,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SSE_CONFIG", "SSE", SSEConfig),
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
+        ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
         ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),

@@ -1,4 +1,5 @@
-"""Backpressure on Daphne, whose `send` returns at once and lets the server's buffer grow without bound.
+"""Backpressure on Daphne, whose `send` returns at once and lets the server's buffer grow without bound; and
+what its access log shall not have.
 
 Twisted tells a *push producer* when the buffer of its connection is full and when it is empty again. One is
 registered here on the object behind Daphne's `send`, and `send` waits in between. This is the only place that
@@ -29,6 +30,16 @@ def paced(send: Send) -> Send:
 def paced_socket(send: Send) -> Send:
     """`paced` for the `send` of an accepted WebSocket."""
     return _paced(send, lambda protocol: _Upgraded(protocol.transport))
+
+
+def rename_query(send: Send, query: bytes) -> None:
+    """Let Daphne's own access log know of this query of an HTTP request, and not of the one that was sent.
+    Other servers read it in the scope."""
+    request = send.args[0] if isinstance(send, partial) and send.args else None
+    uri = getattr(request, "uri", None)
+    if request is not None and isinstance(uri, bytes):
+        path = uri.partition(b"?")[0]
+        request.uri = path + b"?" + query if query else path
 
 
 def release(send: Send) -> None:

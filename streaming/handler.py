@@ -23,8 +23,10 @@ from django.urls import set_script_prefix
 from . import conf, crowding
 from .bodies import Scope, discard_body, read_body
 from .checks import ensure_sound
+from .daphne import rename_query
 from .drain import DRAIN
 from .exchanges import Exchange
+from .hidden_query import hide
 from .hot_door import HotDoor
 from .problems import Problem
 from .proxies import Proxies
@@ -71,6 +73,8 @@ class StreamingHandler(ASGIHandler):
             raise ValueError(f"an unknown kind of connection: {scope['type']}")
         if self._proxies is not None:
             self._proxies.apply(scope)
+        if hide(scope):
+            rename_query(send, scope["query_string"])
         exchange = Exchange(scope)
         self._open += 1
         try:

@@ -170,10 +170,13 @@ def credential(text: str) -> Credential:
 async def find(text: str) -> ApiKey | None:
     """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked,
     expired, of an inactive user). What cannot be a key is not looked up."""
-    if not is_well_formed(text):
-        return None
+    return await find_digest(digest(text)) if is_well_formed(text) else None
+
+
+async def find_digest(stored: str) -> ApiKey | None:
+    """`find`, by what is stored of the key."""
     valid = ApiKey.objects.select_related("user").filter(valid_at(timezone.now()))
-    found = await valid.filter(digest=digest(text)).afirst()
+    found = await valid.filter(digest=stored).afirst()
     return found if found is not None and found.user.is_active else None
 
 

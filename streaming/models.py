@@ -432,6 +432,27 @@ class ApiKey(models.Model):
         return self.State.EXPIRED if expired else self.State.VALID
 
 
+class Ticket(models.Model):
+    """What opens one stream or socket once (`streaming.access_tickets`). Its text is never stored."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    resource = models.CharField(max_length=255)
+    holder = models.CharField(
+        max_length=64, help_text=_("A digest of the account, or of the address of who has none.")
+    )
+    credential_kind = models.CharField(max_length=10)
+    credential = models.CharField(max_length=64, blank=True)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("ticket")
+        verbose_name_plural = _("tickets")
+        indexes = (models.Index(fields=("holder", "expires_at"), name="streaming_ticket_holder"),)
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.expires_at:%Y-%m-%d %H:%M:%S}"
+
+
 class RevocationCount(models.Model):
     """One row: how often somebody lost a right, a key or a session. Each makes processes forget who calls."""
 

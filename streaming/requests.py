@@ -23,6 +23,7 @@ from streaming.core.framing import NDJSON, SSE, Framing
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 
+from . import hidden_query
 from .messages import accepted_language
 from .problems import FieldError, Problem, of_error, of_refusal
 
@@ -90,7 +91,7 @@ def problem_of(error: Exception) -> Problem:
 
 def query(request: HttpRequest) -> dict[str, str]:
     """The query string, each name once. Raises `Problem` 400 on doubles, NUL, or bytes that are not UTF-8."""
-    text = request.META.get("QUERY_STRING", "")
+    text = hidden_query.whole(request)
     if not text:
         return {}
     try:
@@ -107,6 +108,11 @@ def query(request: HttpRequest) -> dict[str, str]:
     if any("\x00" in piece for pair in pairs for piece in pair):
         raise Problem(400, "bad_query", _("NUL is not allowed."))
     return values
+
+
+def ticket(request: HttpRequest) -> str | None:
+    """The ticket in the query, None without one. Raises `Problem` 400 as `query`."""
+    return query(request).get(hidden_query.TICKET) if hidden_query.has_ticket(request) else None
 
 
 def json_object(

@@ -132,10 +132,12 @@ class Statistics(Schema):
 _KEY_SCHEME: Final = "An API key: sluice_…. What an operation lists here is the scopes that it needs."
 
 
-def needs(*scopes: Scope) -> dict[str, Any]:
+def needs(*scopes: Scope, ticket: bool = False) -> dict[str, Any]:
     """Who may call, as members of an operation object: a key with these scopes (OpenAPI 3.1 lets a scheme
-    other than OAuth list what is required, too), a session, nobody in particular."""
-    return {"security": [{"key": [scope.value for scope in scopes]}, {"session": []}, {}]}
+    other than OAuth list what is required, too), a session, a ticket where one opens it, nobody in
+    particular."""
+    key: dict[str, list[str]] = {"key": [scope.value for scope in scopes]}
+    return {"security": [key, {"session": []}, *([{"ticket": []}] if ticket else []), {}]}
 
 
 def security_schemes(session_cookie: str) -> dict[str, Any]:
@@ -147,6 +149,12 @@ def security_schemes(session_cookie: str) -> dict[str, Any]:
             "in": "cookie",
             "name": session_cookie,
             "description": "Signing in; calls that change something need X-CSRFToken, too",
+        },
+        "ticket": {
+            "type": "apiKey",
+            "in": "query",
+            "name": "ticket",
+            "description": "From `POST /tickets`: good once, for one resource",
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from django.conf import settings
@@ -45,6 +46,17 @@ def place_of(session: SessionBase) -> Place | None:
     ):
         return None
     return session.model, key
+
+
+def key_in_database(session: SessionBase) -> str | None:
+    """The key of a session that is kept in the database, where it can be looked up by that; else None."""
+    return session.session_key if isinstance(session, db.SessionStore) else None
+
+
+def place_of_key(key: str) -> Place | None:
+    """Where the session is whose key `key_in_database` gave."""
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    return (store.get_model_class(), key) if issubclass(store, db.SessionStore) else None
 
 
 def credential(place: Place) -> Credential:

@@ -7,6 +7,7 @@ from django.http.response import HttpResponseBase
 
 from streaming.core.errors import NotNow
 
+from . import access_tickets
 from .access import identify
 from .requests import endpoint, follow_options
 from .responses import EventStream, nothing_more, sent_away
@@ -17,7 +18,7 @@ from .service import service
 @endpoint("GET")
 async def events(request: HttpRequest, task_id: str) -> HttpResponseBase:
     """`GET /streams/<id>/events`: from `Last-Event-ID` or `?after=` on; 204 after the terminal event."""
-    caller = await identify(request, Scope.READ)
+    caller = await identify(request, Scope.READ, resource=access_tickets.for_stream(task_id))
     options = follow_options(request, resumed=True)
     here = service()
     try:

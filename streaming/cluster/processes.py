@@ -25,7 +25,13 @@ from streaming.identities import IDENTITIES
 from streaming.last_uses import LAST_USES
 from streaming.models import LostProcess, Process, StreamTask
 from streaming.producers import is_registered
-from streaming.storage.pruning import prune_alerts, prune_refusals, prune_some, prune_some_keys
+from streaming.storage.pruning import (
+    prune_alerts,
+    prune_refusals,
+    prune_some,
+    prune_some_keys,
+    prune_some_tickets,
+)
 from streaming.storage.rollups import backfill_some, compact_some, prune_rollups
 from streaming.storage.stored import Events, former_events
 
@@ -200,7 +206,8 @@ class Registry:
         config, moment = conf.sse(), timezone.now()
         before = moment - timedelta(days=config.retention_days)
         expired = moment - timedelta(seconds=config.idempotency_ttl)
-        if not prune_some(before) + prune_some_keys(expired) + compact_some(moment) + backfill_some():
+        keys = prune_some_keys(expired) + prune_some_tickets(moment)
+        if not prune_some(before) + keys + compact_some(moment) + backfill_some():
             prune_refusals(before)
             prune_rollups(before)
             prune_alerts(before)

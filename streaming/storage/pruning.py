@@ -1,4 +1,5 @@
-"""Deleting what is older than it has to be kept: ended tasks with their events, and counts of refusals."""
+"""Deleting what is older than it has to be kept: ended tasks with their events, counts of
+refusals, tickets that nobody used."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from streaming.core.states import State
-from streaming.models import Alert, IdempotencyKey, LostProcess, Refusal, Segment, StreamTask
+from streaming.models import Alert, IdempotencyKey, LostProcess, Refusal, Segment, StreamTask, Ticket
 
 CHUNK: Final = 500
 """Tasks deleted in one transaction: short enough that no writer waits for long."""
@@ -60,6 +61,13 @@ def prune_some_keys(before: datetime) -> int:
     ids = list(keys.order_by("created_at").values_list("pk", flat=True)[:CHUNK])
     # Asked again: a key may have been given to a new task meanwhile.
     return keys.filter(pk__in=ids).delete()[0] if ids else 0
+
+
+def prune_some_tickets(moment: datetime) -> int:
+    """Delete at most CHUNK of the tickets that are too old at `moment`; how many that were."""
+    tickets = Ticket.objects.filter(expires_at__lt=moment)
+    digests = list(tickets.order_by("expires_at").values_list("pk", flat=True)[:CHUNK])
+    return Ticket.objects.filter(pk__in=digests).delete()[0] if digests else 0
 
 
 def prune_some(before: datetime) -> int:

@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 
 from streaming import conf
 from streaming.access import identify_socket
+from streaming.access_tickets import for_socket
 from streaming.core.ack_window import AckWindow
 from streaming.core.errors import CursorAhead
 from streaming.core.framing import messages
@@ -31,7 +32,7 @@ from streaming.signals import stopping
 from streaming.threads import borrowed_thread
 
 from . import protocol
-from .handshake import deny, request_of
+from .handshake import deny, place_of, request_of
 from .reader import Outcome, StreamReader
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             self.request = request_of(self.scope)
             translation.activate(translation.get_language_from_request(self.request))
             async with borrowed_thread():
-                self.caller = await identify_socket(self.request)
+                self.caller = await identify_socket(self.request, self._resource())
             self.caller.require(next(filter(self.caller.may, self.opens_with), self.opens_with[0]))
             if service().supervisor.draining:
                 raise Problem(503, "draining", retry_after=conf.sse().retry)
@@ -138,7 +139,16 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         """The socket is closed, whoever did it."""
         raise StopConsumer
 
+    def _resource(self) -> str:
+        values = self.scope.get("url_route", {}).get("kwargs", {})
+        return self.resource(place_of(self.scope["path"], self.scope.get("root_path", "")), values)
+
     # What consumers do
+
+    @classmethod
+    def resource(cls, place: str, values: Mapping[str, Any]) -> str:
+        """What a ticket for the socket at that place, with what the route reads from its path, is for."""
+        return for_socket(place)
 
     async def opened(self) -> None:
         """The socket was accepted."""

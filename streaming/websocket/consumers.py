@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from django.utils.translation import gettext as _
 
+from streaming.access_tickets import for_stream
 from streaming.core.errors import NotNow, TaskNotFound
 from streaming.core.framing import WebSocketFraming
 from streaming.messages import language_of, supported
@@ -42,6 +43,11 @@ class FollowConsumer(SocketConsumer):
     def __init__(self) -> None:
         super().__init__()
         self._reader: StreamReader | None = None
+
+    @classmethod
+    def resource(cls, place: str, values: Mapping[str, Any]) -> str:
+        """The same as over HTTP."""
+        return for_stream(values["task_id"])
 
     async def opened(self) -> None:
         """Follow, or say why not and close."""

@@ -35,6 +35,11 @@ def request_of(scope: Scope) -> ASGIRequest:
     return request
 
 
+def place_of(path: str, root_path: str) -> str:
+    """A path as patterns of routes have it: within the project, without the slash before it."""
+    return path.removeprefix(root_path).lstrip("/")
+
+
 async def deny(scope: Scope, receive: Any, send: Any, problem: Problem) -> None:
     """Refuse a socket that was not accepted yet: with the problem's status and document where the server can
     (ASGI's extension for it), else with its plain 403."""

@@ -19,8 +19,9 @@ from django.urls import URLPattern, path, re_path
 
 from streaming.problems import Problem
 
+from .base import SocketConsumer
 from .consumers import FollowConsumer
-from .handshake import Scope, deny
+from .handshake import Scope, deny, place_of
 
 websocket_urlpatterns = [path("ws/streams/<str:task_id>/", FollowConsumer.as_asgi())]
 
@@ -34,8 +35,19 @@ def is_socket(scope: Scope) -> bool:
     """Whether an ordinary GET request asks for the path of a socket."""
     if scope["method"] != "GET":
         return False
-    place = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+    place = place_of(scope["path"], scope.get("root_path", ""))
     return any(route.pattern.match(place) for route in routes())
+
+
+def resource_at(place: str) -> str | None:
+    """What a ticket for the socket at that place is for; None where there is no socket of ours."""
+    for route in routes():
+        if found := route.pattern.match(place):
+            consumer = getattr(route.callback, "consumer_class", None)
+            if isinstance(consumer, type) and issubclass(consumer, SocketConsumer):
+                return consumer.resource(place, found[2])
+            return None
+    return None
 
 
 @cache

@@ -92,6 +92,10 @@ async def test_streams_may_be_read(page: httpx2.AsyncClient) -> None:
     assert allowed((await read_stream(page, "GET", f"{place}/events")).response)
     assert allowed(await page.get(f"{place}/events?after={reading.ids[-1]}")), "204"
     assert allowed(await page.get(place))
+    wanted = {"stream_id": reading.response.headers["x-stream-id"]}
+    url = (await page.post("/tickets", json=wanted)).json()["url"]
+    assert allowed((await read_stream(page, "GET", url)).response), "with a ticket"
+    assert allowed(await page.get(url)), "with a used one"
     assert allowed(await page.delete(place))
 
 

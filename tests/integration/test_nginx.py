@@ -544,14 +544,16 @@ def _installed(nginx: Nginx) -> str:
     return (nginx.folder / "conf.d" / FILES[1]).read_text()
 
 
-async def test_tokens_of_sign_in_links_are_not_logged(nginx):
+async def test_neither_tokens_of_sign_in_links_nor_tickets_are_logged(nginx):
     log = nginx.folder / "access.log"
     async with client(nginx.url) as http:
         await http.get("/accounts/signin/a-secret-token/?next=/")
-        await http.get("/healthz?logged")
+        await http.get("/streams/x/events?after=1&ticket=a-secret-token")
+        await http.get("/healthz")
 
     async def logged() -> bool:
-        return "/healthz?logged" in log.read_text()
+        return '"GET /healthz HTTP/1.1" 200' in log.read_text()
 
     assert await eventually(logged)
+    assert '"GET /streams/x/events HTTP/1.1" 40' in log.read_text()
     assert "a-secret-token" not in log.read_text()

@@ -183,6 +183,18 @@ async def test_what_was_purged_through_one_process_is_gone_in_the_other(
     assert await eventually(gone, 20)
 
 
+@pytest.mark.every_variant
+async def test_of_all_who_use_a_ticket_in_either_process_one_gets_in(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    begun = await generate(here, options={"tokens": 3, "interval": 0.01})
+    wanted = {"stream_id": begun.response.headers["x-stream-id"]}
+    for _ in range(3):
+        url = (await here.post("/tickets", json=wanted)).json()["url"]
+        answers = await asyncio.gather(*(one.get(url) for one in (there, here) * 5))
+        assert sorted(answer.status_code for answer in answers) == [200, *[401] * 9]
+
+
 async def test_statistics_are_those_of_both(here: httpx2.AsyncClient, there: httpx2.AsyncClient):
     begun = [await generate(each, until=2, options=PATIENT) for each in (here, there)]
 

@@ -18,5 +18,6 @@ CALLS: Final = [
     ("DELETE", f"/streams/{ABSENT}"),
     ("GET", f"/streams/{ABSENT}/events"),
     ("GET", "/stats"),
+    ("POST", "/tickets"),
 ]
 """Method and path of all that read their query."""

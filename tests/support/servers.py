@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": ["manage.py", "serve", "--port", "{port}"],
     "serve with two workers": ["manage.py", "serve", "--port", "{port}", "--workers", "2"],
     "uvicorn": ["-m", "uvicorn", "settings.asgi:application", "--port", "{port}", "--no-access-log"],
+    "uvicorn with its access log": ["-m", "uvicorn", "settings.asgi:application", "--port", "{port}"],
     "uvicorn without an own application": [
         *("-m", "uvicorn", "streaming.asgi:application", "--port", "{port}", "--no-access-log")
     ],

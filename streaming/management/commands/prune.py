@@ -10,7 +10,14 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from streaming import conf
-from streaming.storage.pruning import Pruned, prunable, prune, prune_alerts, prune_some_keys
+from streaming.storage.pruning import (
+    Pruned,
+    prunable,
+    prune,
+    prune_alerts,
+    prune_some_keys,
+    prune_some_tickets,
+)
 from streaming.storage.rollups import prune_rollups
 
 
@@ -47,9 +54,11 @@ class Command(BaseCommand):
         )
 
     def _prune_keys(self) -> None:
-        """Keys that stand for nothing any more; their age is a setting of its own."""
-        expired = timezone.now() - timedelta(seconds=conf.sse().idempotency_ttl)
-        while prune_some_keys(expired):
+        """Keys that stand for nothing any more, and tickets; their ages are settings of their own."""
+        now = timezone.now()
+        while prune_some_keys(now - timedelta(seconds=conf.sse().idempotency_ttl)):
+            pass
+        while prune_some_tickets(now):
             pass
 
 
