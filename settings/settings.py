@@ -162,6 +162,15 @@ KERNEL_GATEWAY["token"] = env.str("KERNEL_GATEWAY_TOKEN", default="")
 # 0 is the highest class: streams 0, whole answers 1, 202-tasks 2 unless the request says otherwise.
 PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 
+# How long what was taken away may still hold.
+ACCESS_CONFIG = overridden(
+    "ACCESS",
+    {
+        # s within which open streams end when the right to read them is gone, also if nobody announced that
+        "recheck_interval": 30.0,
+    },
+)
+
 # Work that was done a moment ago, or is being done, is not done again.
 CACHE_CONFIG = overridden(
     "CACHE",

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import aget_user
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
@@ -25,9 +26,10 @@ from django.utils.translation import gettext as _
 
 from . import conf, hosts, keys, sessions
 from .addresses import is_loopback
-from .identities import IDENTITIES, Identity
-from .problems import Problem
+from .identities import IDENTITIES, MAX_AGE, Credential, Identity
+from .problems import CHALLENGE, Problem
 from .proxies import VIA
+from .standing import Standing
 
 _FORWARDING: Final = re.compile(
     r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
@@ -36,18 +38,17 @@ _FORWARDING: Final = re.compile(
 """Headers by which a proxy speaks for somebody else, named as in `META`: a loopback peer then proves no
 local user."""
 
-CHALLENGE: Final = 'Bearer realm="sluice"'
-"""`WWW-Authenticate` of every 401."""
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls: `account` is the primary key of the user who is signed in, or for whom an API key speaks, as
-    text; None for anonymous callers."""
+    text; None for anonymous callers. `standing`: by which the same can be asked again while a stream is open;
+    None for those who can lose nothing."""
 
     account: str | None
     address: str
     staff: bool = False
+    standing: Standing | None = field(default=None, compare=False, repr=False)
 
     def share_key(self, end_user: str) -> Hashable:
         """Who shares fairly and is limited together: account and end user, or the client's address; on
@@ -145,18 +146,25 @@ async def _by_key(credentials: str, address: str) -> Caller:
         detail = _("The Authorization header takes an API key: Bearer <key>.")
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
     text = text.lstrip(" ")
-    identity = None
+    identity, generation = None, IDENTITIES.generation
     if keys.is_well_formed(text):
-        identity = await IDENTITIES.of(keys.credential(text), partial(_find_key, text))
+        credential = keys.credential(text)
+        ask = partial(_ask_key, credential)
+        identity = await ask(MAX_AGE)
     if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it was revoked, or its user may not sign in.")
         raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
-    return Caller(identity.account, address, identity.staff)
+    return Caller(identity.account, address, identity.staff, Standing(credential, identity, generation, ask))
 
 
-async def _find_key(text: str) -> Identity | None:
-    key = await keys.find(text)
+async def _ask_key(credential: Credential, max_age: float) -> Identity | None:
+    return await IDENTITIES.of(credential, partial(_find_key, credential), max_age)
+
+
+async def _find_key(credential: Credential) -> Identity | None:
+    _kind, _database, digest = credential
+    key = await keys.find_digest(digest)
     return None if key is None else _speaking_for(key.user)
 
 
@@ -164,15 +172,41 @@ async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
     # Without a cookie there is no session to read, so no visit to the database.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES or not hasattr(request, "session"):
         return None
-    identity, place = None, sessions.place_of(request.session)
-    if place is not None:
-        identity = await IDENTITIES.of(sessions.credential(place), partial(_find_session, place))
+    generation, place = IDENTITIES.generation, sessions.place_of(request.session)
+    identity = None if place is None else await _ask_session(place, MAX_AGE)
     if identity is None:
         user = await aget_user(request)
         if not user.is_authenticated or user.pk is None:
             return None
         identity = _speaking_for(user)
-    return Caller(identity.account, address, identity.staff)
+    return Caller(
+        identity.account, address, identity.staff, _standing_of(request.session, place, identity, generation)
+    )
+
+
+def _standing_of(
+    session: SessionBase, place: sessions.Place | None, identity: Identity, generation: int
+) -> Standing | None:
+    key = session.session_key
+    if key is None:
+        return None
+    ask = partial(_ask_session_again, type(session), key, place)
+    return Standing(sessions.name(type(session), key, place), identity, generation, ask)
+
+
+async def _ask_session(place: sessions.Place, max_age: float) -> Identity | None:
+    return await IDENTITIES.of(sessions.credential(place), partial(_find_session, place), max_age)
+
+
+async def _ask_session_again(
+    kind: type[SessionBase], key: str, place: sessions.Place | None, max_age: float
+) -> Identity | None:
+    identity = None if place is None else await _ask_session(place, max_age)
+    if identity is None:
+        # Also one whose hash is to be renewed still speaks for its user.
+        user = await sessions.user_of(kind, key)
+        identity = None if user is None else _speaking_for(user)
+    return identity
 
 
 async def _find_session(place: sessions.Place) -> Identity | None:

@@ -127,6 +127,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signed: bool = False
 
 
+class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ACCESS_CONFIG. Times in seconds."""
+
+    recheck_interval: Annotated[float, Meta(ge=1, le=60)] = 30
+
+
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -175,6 +181,12 @@ def buffer() -> BufferConfig:
 def server() -> ServerConfig:
     """SERVER_CONFIG."""
     return _load("SERVER_CONFIG", "SERVER", ServerConfig)
+
+
+@cache
+def access() -> AccessConfig:
+    """ACCESS_CONFIG."""
+    return _load("ACCESS_CONFIG", "ACCESS", AccessConfig)
 
 
 @cache
@@ -298,6 +310,7 @@ def _forget(**kwargs: Any) -> None:
         sse,
         buffer,
         server,
+        access,
         reuse,
         cluster,
         redis_url,
@@ -321,6 +334,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SSE_CONFIG", "SSE", SSEConfig),
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
+        ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),

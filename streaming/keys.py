@@ -41,7 +41,7 @@ def issue(user: Any, name: str = "") -> tuple[ApiKey, str]:
 
 def revoke(key: ApiKey) -> None:
     """The key speaks for nobody from the next call on, in other processes half a second later; streams that
-    are open go on. Again: no change."""
+    are open by it end within a second or so (see `rechecks`). Again: no change."""
     now = timezone.now()
     if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
         key.revoked_at = now
@@ -63,9 +63,12 @@ def credential(text: str) -> Credential:
 async def find(text: str) -> ApiKey | None:
     """The key with its user, by one query; None where it speaks for nobody (malformed, unknown, revoked, of
     an inactive user). What cannot be a key is not looked up."""
-    if not is_well_formed(text):
-        return None
-    found = await ApiKey.objects.select_related("user").filter(digest=digest(text), revoked_at=None).afirst()
+    return await find_digest(digest(text)) if is_well_formed(text) else None
+
+
+async def find_digest(stored: str) -> ApiKey | None:
+    """`find`, by what is stored of the key."""
+    found = await ApiKey.objects.select_related("user").filter(digest=stored, revoked_at=None).afirst()
     return found if found is not None and found.user.is_active else None
 
 

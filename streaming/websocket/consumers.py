@@ -75,6 +75,8 @@ class FollowConsumer(SocketConsumer):
                 await self.close(RESTART)
             case Outcome.SLOW:
                 await self.close(OWN_CODES + 408, _slow())
+            case Outcome.REVOKED:
+                await self.close(OWN_CODES + 403)
             case Outcome.FAILED:
                 await self.close(SERVER_FAULT, Problem(500, "server_error"))
 
@@ -130,7 +132,7 @@ class MultiplexConsumer(SocketConsumer):
         spec = task_spec(self.caller, language, opens, arguments, wishes)
         follow = socket_options(self.request, WebSocketFraming(request_id), 0, resumed=False)
         async with borrowed_thread():
-            follower = await service().open(spec, follow)
+            follower = await service().open(spec, self.caller, follow)
         self._streams[request_id] = await self.read(follower, follow, request_id=request_id)
         return follower.task.id
 

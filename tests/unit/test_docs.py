@@ -44,6 +44,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SSE_CONFIG": ("SSE", conf.SSEConfig),
     "BUFFER_CONFIG": ("BUFFER", conf.BufferConfig),
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
+    "ACCESS_CONFIG": ("ACCESS", conf.AccessConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
     "KERNEL_CONFIG": ("KERNEL", KernelLimits),
     "KERNEL_GATEWAY": ("KERNEL_GATEWAY", GatewayConfig),
