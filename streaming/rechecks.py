@@ -171,7 +171,11 @@ class Rechecks:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._round is None and self._groups:
+        if self._round is not None or not self._groups:
+            return
+        if self._clock() < self._not_before:
+            self._arm(self._not_before)
+        else:
             # Whatever context the timer was set in: no request's thread is used, nor its language.
             self._round = self._loop.create_task(self._ask_all(), context=contextvars.Context())
             self._round.add_done_callback(self._over)
@@ -186,16 +190,18 @@ class Rechecks:
     # Asking
 
     async def _ask_all(self) -> None:
-        begun = self._clock()
-        while due := self._due():
+        begun, left = self._clock(), len(self._groups)
+        # Nobody twice, whatever is revoked meanwhile: that is the next round's.
+        while left > 0 and (due := self._due()):
+            left -= len(due)
             # Behind all others; if something is revoked meanwhile, its moment is moved again.
             for group in due:
                 self._groups[group.standing.name] = self._groups.pop(group.standing.name)
                 group.due = self._clock() + self._period
             answers = await asyncio.gather(*map(self._ask, due))
             if not all(answers):
-                self._send_away_unknown()
                 self._not_before = self._clock() + RETRY
+                self._send_away_unknown()
                 return
             await asyncio.sleep(PAUSE)
         now = self._clock()
