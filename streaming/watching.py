@@ -62,7 +62,7 @@ class Watching:
         if caller.standing is None:
             await asyncio.shield(task.ended)
             return
-        waiting = _Waiting(task)
+        waiting = _Waiting(self._supervisor, task)
         leave = self._rechecks.join(waiting, caller.standing)
         try:
             futures: list[asyncio.Future[Any]] = [task.ended, waiting.lost]
@@ -100,7 +100,8 @@ class _Working:
 class _Waiting:
     """Who waits for a whole answer."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, supervisor: Supervisor, task: Task) -> None:
+        self._supervisor = supervisor
         self._task = task
         self.lost: asyncio.Future[AccessRevoked | StorageUnavailable] = (
             asyncio.get_running_loop().create_future()
@@ -108,6 +109,7 @@ class _Waiting:
 
     def revoke(self) -> None:
         if not self.lost.done():
+            self._supervisor.counters.readers_revoked += 1
             self.lost.set_result(AccessRevoked(self._task.id))
 
     def dismiss(self) -> None:

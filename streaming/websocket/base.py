@@ -144,6 +144,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
 
     def revoke(self) -> None:
         """Whoever opened the socket may not any more: it closes, and its streams with it."""
+        service().supervisor.counters.readers_revoked += 1
         self._aside(self._end(OWN_CODES + 401, AccessRevoked()))
 
     def dismiss(self) -> None:
