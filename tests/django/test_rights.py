@@ -1,5 +1,5 @@
-"""What open streams rest on, in the project: sessions of every kind, permissions, the statistics page; what it
-costs to ask again."""
+"""What open streams rest on, in the project: sessions of every kind, permissions, the statistics page; and
+what it costs to ask again."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from django.test import AsyncRequestFactory, Client, override_settings
 from streaming import keys, revocation
 from streaming.access import Caller, identify
 from streaming.identities import IDENTITIES, MAX_AGE
+from streaming.models import ApiKey
 from streaming.service import close_service
 from streaming.standing import Standing
 from tests.support.client import STREAM, brief
@@ -215,7 +216,7 @@ async def test_streams_of_one_key_cost_one_question_and_none_for_events(
     await asyncio.sleep(0.5)
     assert len(asked) == 1
     assert not any(call.running.done() for call in calls)
-    await sync_to_async(keys.revoke)(await keys.ApiKey.objects.aget())
+    await sync_to_async(keys.revoke)(await ApiKey.objects.aget())
     for call in calls:
         await call.end()
         assert call.body.count(b'"code":"access_revoked"') == 1
