@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from django.utils.translation import gettext as _
 
-from streaming.core.errors import NotNow, TaskNotFound
+from streaming.core.errors import AccessRevoked, NotNow, TaskNotFound
 from streaming.core.framing import WebSocketFraming
 from streaming.messages import language_of, supported
 from streaming.problems import Problem
@@ -172,6 +172,9 @@ class MultiplexConsumer(SocketConsumer):
         self._remember(request_id, reader.task_id)
         if outcome is Outcome.SLOW:
             await self.close(OWN_CODES + 408, _slow(request_id=request_id))
+        elif outcome is Outcome.REVOKED and not reader.follower.done:
+            # It acknowledged nothing, so the event could not be sent.
+            await self.tell(Problem(403, AccessRevoked.code), request_id=request_id)
         elif outcome is Outcome.FAILED:
             await self.tell(Problem(500, "server_error"), request_id=request_id)
 
