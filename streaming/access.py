@@ -155,7 +155,9 @@ async def _by_key(credentials: str, address: str) -> Caller:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it was revoked, or its user may not sign in.")
         raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
-    return Caller(identity.account, address, identity.staff, Standing(credential, identity, generation, ask))
+    return Caller(
+        identity.account, address, identity.staff, standing=Standing(credential, identity, generation, ask)
+    )
 
 
 async def _ask_key(credential: Credential, max_age: float) -> Identity | None:
@@ -180,7 +182,10 @@ async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
             return None
         identity = _speaking_for(user)
     return Caller(
-        identity.account, address, identity.staff, _standing_of(request.session, place, identity, generation)
+        identity.account,
+        address,
+        identity.staff,
+        standing=_standing_of(request.session, place, identity, generation),
     )
 
 
