@@ -33,7 +33,12 @@ async def require_runner(request: HttpRequest, caller: Caller) -> str:
     if policy == "loopback" and not is_local(request, caller.address):
         detail = _("Code can be run from the server's own machine only (KERNELS_ENABLED).")
         raise Problem(403, "kernels_disabled", detail)
-    user = await get_user_model().objects.filter(pk=account, is_active=True).afirst()
-    if user is None or not await user.ahas_perm(RUN_CODE):
+    if not await may_run(account):
         raise Problem(403, "permission_denied", _("Running code needs the permission %s.") % RUN_CODE)
     return account
+
+
+async def may_run(account: str) -> bool:
+    """Whether the account may run code, as the database has it now."""
+    user = await get_user_model().objects.filter(pk=account, is_active=True).afirst()
+    return user is not None and await user.ahas_perm(RUN_CODE)

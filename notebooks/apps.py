@@ -19,8 +19,14 @@ class NotebooksConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks; take part in a server's start and end."""
-        from . import checks, engine  # noqa: F401 (engine: its metric)
+        from streaming.standing import require_right
 
+        from . import checks, engine  # noqa: F401 (engine: its metric)
+        from .access import may_run
+        from .work import RUN_BY_RIGHT, kind_of
+
+        for operation in RUN_BY_RIGHT:
+            require_right(kind_of(operation), may_run)
         preparing.connect(_refuse, dispatch_uid="notebooks")
         serving.connect(_announce, dispatch_uid="notebooks")
         starting.connect(_warm, dispatch_uid="notebooks")

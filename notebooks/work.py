@@ -38,6 +38,16 @@ CODE: Final = "code"
 """The registered producer that writes code, of whichever app; known by its name only."""
 
 
+RUN_BY_RIGHT: Final = (Execute, Complete, Inspect, Restart)
+"""What runs code, or has a kernel for it; it ends when its owner may not run code any more. The others that
+need the permission answer at once."""
+
+
+def kind_of(operation: type[Operation]) -> str:
+    """As what the tasks of an operation are recorded."""
+    return f"notebook.{operation.__struct_config__.tag}"
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is to be streamed: `source`, or what the registered producer `CODE` makes of `arguments`.
@@ -75,7 +85,7 @@ async def work_of(
     scopes = needed_for(operation)
     caller.require(*scopes)
     options: dict[str, Any] = {
-        "kind": f"notebook.{operation.__struct_config__.tag}",
+        "kind": kind_of(type(operation)),
         "pool": POOL,
         "message_language": lang,
         "scopes": scopes,

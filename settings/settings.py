@@ -165,8 +165,12 @@ PRIORITIES = overridden("PRIORITY", {"interactive": 0, "normal": 1, "batch": 2})
 ACCESS_CONFIG = overridden(
     "ACCESS",
     {
+        # days that a new API key lives at most, and if nothing is said; 0: as long as is said, or for ever
+        "key_max_days": 0,
         # s that a ticket for an EventSource or a WebSocket is good for
         "ticket_ttl": 60,
+        # s within which open streams end when the right to read them is gone, also if nobody announced that
+        "recheck_interval": 30.0,
     },
 )
 
@@ -178,14 +182,6 @@ CACHE_CONFIG = overridden(
         "scope": "off",
         # s that an ended text is good for
         "ttl": 600.0,
-    },
-)
-
-ACCESS_CONFIG = overridden(
-    "ACCESS",
-    {
-        # days that a new API key lives at most, and if nothing is said; 0: as long as is said, or for ever
-        "key_max_days": 0,
     },
 )
 

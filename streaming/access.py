@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import aget_user
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
@@ -27,11 +28,12 @@ from django.utils.translation import gettext as _
 from . import access_tickets, conf, hosts, keys, requests, sessions
 from .addresses import is_loopback
 from .digests import digest
-from .identities import IDENTITIES, Identity
+from .identities import IDENTITIES, MAX_AGE, Credential, Identity
 from .last_uses import LAST_USES
-from .problems import Problem
+from .problems import CHALLENGE, Problem
 from .proxies import VIA
 from .scopes import Scope, scopes_of, text_of
+from .standing import Ask, Standing
 from .threads import borrowed_thread
 
 _FORWARDING: Final = re.compile(
@@ -41,9 +43,6 @@ _FORWARDING: Final = re.compile(
 """Headers by which a proxy speaks for somebody else, named as in `META`: a loopback peer then proves no
 local user."""
 
-CHALLENGE: Final = 'Bearer realm="sluice"'
-"""`WWW-Authenticate` of every 401."""
-
 _TO_READ: Final = frozenset({Scope.READ.value})
 """What a ticket for a stream may be used for, at most."""
 
@@ -52,12 +51,14 @@ _TO_READ: Final = frozenset({Scope.READ.value})
 class Caller:
     """Who calls: `account` is the primary key of the user who is signed in, or for whom an API key speaks, as
     text; None for anonymous callers. `scopes`: what their API key or ticket may be used for; None: for
-    everything that they may do."""
+    everything that they may do. `standing`: by which the same can be asked again while a stream is open; None
+    for those who can lose nothing."""
 
     account: str | None
     address: str
     staff: bool = False
     scopes: frozenset[str] | None = None
+    standing: Standing | None = field(default=None, compare=False, repr=False)
 
     def may(self, scope: Scope) -> bool:
         """Whether the key, if there is one, may be used for it. What its user may do is another question."""
@@ -180,20 +181,31 @@ async def _by_ticket(request: HttpRequest, text: str, resource: str) -> Caller |
         if maker is None:
             return None
         if maker.kind == "nobody":
-            if not _anonymous_allowed(request, address):
-                return None
-            return Caller(None, address, scopes=_TO_READ if access_tickets.is_of_stream(resource) else None)
-        if maker.kind == "key":
-            identity = await _find_key(maker.value)
+            caller = Caller(None, address) if _anonymous_allowed(request, address) else None
         else:
-            place = sessions.place_of_key(maker.value)
-            identity = None if place is None else await _find_session(place)
+            caller = await _in_the_place_of(maker, address)
+    if caller is None or not access_tickets.is_of_stream(resource):
+        return caller
+    return replace(caller, scopes=_TO_READ if caller.scopes is None else caller.scopes & _TO_READ)
+
+
+async def _in_the_place_of(maker: access_tickets.Credential, address: str) -> Caller | None:
+    """Whom a credential speaks for that is known by what is stored of it, looked up now."""
+    generation = IDENTITIES.generation
+    ask: Ask
+    if maker.kind == "key":
+        credential = keys.credential_of(maker.value)
+        identity, ask = await _find_key(credential), partial(_ask_key, credential)
+    else:
+        place = sessions.place_of_key(maker.value)
+        if place is None:
+            return None
+        credential = sessions.credential(place)
+        identity, ask = await _find_session(place), partial(_ask_session, place)
     if identity is None:
         return None
-    scopes = identity.scopes
-    if access_tickets.is_of_stream(resource):
-        scopes = _TO_READ if scopes is None else scopes & _TO_READ
-    return Caller(identity.account, address, identity.staff, scopes)
+    standing = Standing(credential, identity, generation, ask)
+    return Caller(identity.account, address, identity.staff, identity.scopes, standing)
 
 
 def _no_ticket() -> str:
@@ -250,17 +262,19 @@ async def _by_key(credentials: str, address: str) -> Caller:
     if scheme.lower() != "bearer":
         detail = _("The Authorization header takes an API key: Bearer <key>.")
         raise Problem(401, "not_authenticated", detail, headers={"WWW-Authenticate": CHALLENGE})
-    identity = None
+    identity, generation = None, IDENTITIES.generation
     if keys.is_well_formed(text):
         credential = keys.credential(text)
-        identity = await IDENTITIES.of(credential, partial(_find_key, credential[2]))
+        ask = partial(_ask_key, credential)
+        identity = await ask(MAX_AGE)
     if identity is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         detail = _("No such key, or it has expired or was revoked, or its user may not sign in.")
         raise Problem(401, "invalid_key", detail, headers={"WWW-Authenticate": challenge})
     if identity.key is not None:
         LAST_USES.note(identity.key)
-    return Caller(identity.account, address, identity.staff, identity.scopes)
+    standing = Standing(credential, identity, generation, ask)
+    return Caller(identity.account, address, identity.staff, identity.scopes, standing)
 
 
 def _split(credentials: str) -> tuple[str, str]:
@@ -270,7 +284,12 @@ def _split(credentials: str) -> tuple[str, str]:
     return scheme, text.lstrip(" ")
 
 
-async def _find_key(stored: str) -> Identity | None:
+async def _ask_key(credential: Credential, max_age: float) -> Identity | None:
+    return await IDENTITIES.of(credential, partial(_find_key, credential), max_age)
+
+
+async def _find_key(credential: Credential) -> Identity | None:
+    _kind, _database, stored = credential
     key = await keys.find_digest(stored)
     if key is None:
         return None
@@ -282,15 +301,44 @@ async def _signed_in(request: HttpRequest, address: str) -> Caller | None:
     # Without a cookie there is no session to read, so no visit to the database.
     if settings.SESSION_COOKIE_NAME not in request.COOKIES or not hasattr(request, "session"):
         return None
-    identity, place = None, sessions.place_of(request.session)
-    if place is not None:
-        identity = await IDENTITIES.of(sessions.credential(place), partial(_find_session, place))
+    generation, place = IDENTITIES.generation, sessions.place_of(request.session)
+    identity = None if place is None else await _ask_session(place, MAX_AGE)
     if identity is None:
         user = await aget_user(request)
         if not user.is_authenticated or user.pk is None:
             return None
         identity = _speaking_for(user)
-    return Caller(identity.account, address, identity.staff)
+    return Caller(
+        identity.account,
+        address,
+        identity.staff,
+        standing=_standing_of(request.session, place, identity, generation),
+    )
+
+
+def _standing_of(
+    session: SessionBase, place: sessions.Place | None, identity: Identity, generation: int
+) -> Standing | None:
+    key = session.session_key
+    if key is None:
+        return None
+    ask = partial(_ask_session_again, type(session), key, place)
+    return Standing(sessions.name(type(session), key, place), identity, generation, ask)
+
+
+async def _ask_session(place: sessions.Place, max_age: float) -> Identity | None:
+    return await IDENTITIES.of(sessions.credential(place), partial(_find_session, place), max_age)
+
+
+async def _ask_session_again(
+    kind: type[SessionBase], key: str, place: sessions.Place | None, max_age: float
+) -> Identity | None:
+    identity = None if place is None else await _ask_session(place, max_age)
+    if identity is None:
+        # Also one whose hash is to be renewed still speaks for its user.
+        user = await sessions.user_of(kind, key)
+        identity = None if user is None else _speaking_for(user)
+    return identity
 
 
 async def _find_session(place: sessions.Place) -> Identity | None:

@@ -128,12 +128,6 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signed: bool = False
 
 
-class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """ACCESS_CONFIG. Times in seconds."""
-
-    ticket_ttl: Annotated[float, Meta(gt=0, le=60)] = 60
-
-
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CACHE_CONFIG. Times in seconds."""
 
@@ -145,6 +139,8 @@ class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """ACCESS_CONFIG: who calls, and for how long. Times in the unit of their names."""
 
     key_max_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    ticket_ttl: Annotated[float, Meta(gt=0, le=60)] = 60
+    recheck_interval: Annotated[float, Meta(ge=1, le=60)] = 30
 
 
 DEFAULT_ALERTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -188,12 +184,6 @@ def buffer() -> BufferConfig:
 def server() -> ServerConfig:
     """SERVER_CONFIG."""
     return _load("SERVER_CONFIG", "SERVER", ServerConfig)
-
-
-@cache
-def access() -> AccessConfig:
-    """ACCESS_CONFIG."""
-    return _load("ACCESS_CONFIG", "ACCESS", AccessConfig)
 
 
 @cache
@@ -350,7 +340,6 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
-        ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
         ("ALERT_CONFIG", "ALERT", AlertConfig),

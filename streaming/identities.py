@@ -54,14 +54,18 @@ class Identity:
 
 LookUp = Callable[[], Awaitable[Identity | None]]
 
+Listener = Callable[[Credential | None], None]
+"""Is told in any thread whose identity was forgotten; None: everybody's."""
+
 
 class _Known:
     """An identity in memory; moments are seconds of the clock."""
 
-    __slots__ = ("good_until", "identity", "renewal_at")
+    __slots__ = ("good_until", "identity", "looked_up", "renewal_at")
 
     def __init__(self, identity: Identity, looked_up: float) -> None:
         self.identity = identity
+        self.looked_up = looked_up
         self.good_until = looked_up + min(MAX_AGE, identity.seconds)
         self.renewal_at = looked_up + RENEWAL_AGE
 
@@ -79,14 +83,25 @@ class Identities:
         self._watched_until = -math.inf
         self._renewals: set[asyncio.Task[None]] = set()
         self._quiet_until = -math.inf
+        self._listeners: tuple[Listener, ...] = ()
 
-    async def of(self, credential: Credential, look_up: LookUp) -> Identity | None:
-        """Whom the credential speaks for: at once if that is known, else by `look_up`, whose errors are
-        raised."""
+    @property
+    def generation(self) -> int:
+        """How often something was forgotten: who was looked up before it rose may have lost a right since."""
+        return self._generation
+
+    async def of(self, credential: Credential, look_up: LookUp, max_age: float = MAX_AGE) -> Identity | None:
+        """Whom the credential speaks for: at once if that is known since `max_age` seconds at most, else by
+        `look_up`, whose errors are raised."""
         now = self._clock()
         with self._lock:
             known = self._known.get(credential)
-            if known is None or now >= known.good_until or now >= self._watched_until:
+            if (
+                known is None
+                or now >= known.good_until
+                or now >= self._watched_until
+                or now > known.looked_up + max_age
+            ):
                 known = None
             else:
                 self._known.move_to_end(credential)
@@ -136,22 +151,27 @@ class Identities:
         with self._lock:
             self._generation += 1
             self._known.pop(credential, None)
+        self._tell(credential)
 
     def forget_all(self) -> None:
         """Every next call looks up."""
         with self._lock:
             self._generation += 1
             self._known.clear()
+        self._tell(None)
 
     def watch(self, revocations: int) -> None:
         """The database counts so many revocations now. All is forgotten if it was another number before."""
         now = self._clock()
         with self._lock:
-            if revocations != self._revocations or now >= self._watched_until:
+            news = revocations != self._revocations or now >= self._watched_until
+            if news:
                 self._generation += 1
                 self._known.clear()
             self._revocations = revocations
             self._watched_until = now + MAX_AGE
+        if news:
+            self._tell(None)
 
     def unwatch(self) -> None:
         """Nobody looks at revocations any more, so nothing is remembered."""
@@ -159,6 +179,22 @@ class Identities:
             self._watched_until = -math.inf
             self._generation += 1
             self._known.clear()
+
+    # Who has to ask again
+
+    def listen(self, listener: Listener) -> None:
+        """Call it from now on whenever something is forgotten; it must not wait."""
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        """Do not call it any more."""
+        with self._lock:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def _tell(self, credential: Credential | None) -> None:
+        for listener in self._listeners:
+            listener(credential)
 
 
 IDENTITIES: Final = Identities()

@@ -148,7 +148,7 @@ def rotate(key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
 
 def revoke(key: ApiKey) -> None:
     """The key speaks for nobody from the next call on, in other processes half a second later; streams that
-    are open go on. Again: no change."""
+    are open by it end within a second or so (see `rechecks`). Again: no change."""
     now = timezone.now()
     if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
         key.revoked_at = now
@@ -164,7 +164,12 @@ def is_well_formed(text: str) -> bool:
 
 def credential(text: str) -> Credential:
     """The key, for the memory of who calls."""
-    return "key", router.db_for_read(ApiKey), digest(text)
+    return credential_of(digest(text))
+
+
+def credential_of(stored: str) -> Credential:
+    """The same, by what is stored of the key."""
+    return "key", router.db_for_read(ApiKey), stored
 
 
 async def find(text: str) -> ApiKey | None:

@@ -42,6 +42,7 @@ ERRORS: Final = {
     "kernel_died": gettext_noop("The notebook's kernel died."),
     "kernel_stopped": gettext_noop("The notebook's kernel was shut down or restarted."),
     "kernel_not_started": gettext_noop("The notebook's kernel did not start."),
+    "access_revoked": gettext_noop("You may not read this any more. Sign in again, or ask for access."),
     "too_many_kernels": gettext_noop("Too many kernels run; shut one down, or try again later."),
 }
 

@@ -150,7 +150,9 @@ async def _measured(caller: Caller, language: str) -> dict[str, Any]:
     begun = time.monotonic()
     options = FollowOptions(framing=SSE, timing=True)
     script = Script(REPORT_COUNT, REPORT_INTERVAL / 1000)
-    script.reader = follower = await service().open(_spec(script, caller, language), options)
+    script.reader = follower = await service().open(
+        _spec(script, caller, language), Caller(None, ""), options
+    )
     decoder, first, worst, count = Decoder(), None, 0.0, 0
     async for chunk in follow(follower):
         if first is None:
@@ -179,7 +181,7 @@ async def _opened(script: Script, caller: Caller, language: str, options: Follow
         raise Problem(429, "too_many_probes", detail, retry_after=AGAIN_AFTER)
     _open[who] += 1
     try:
-        follower = await service().open(_spec(script, caller, language), options)
+        follower = await service().open(_spec(script, caller, language), caller, options)
     except BaseException:
         _over(who)
         raise

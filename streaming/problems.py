@@ -21,6 +21,9 @@ STORAGE_RETRY: Final = 5.0
 NOT_NOW_RETRY: Final = 2.0
 """Seconds after which a try makes sense when a task could not be read here."""
 
+CHALLENGE: Final = 'Bearer realm="sluice"'
+"""`WWW-Authenticate` of every 401."""
+
 CONTENT_TYPE: Final = "application/problem+json"
 
 TITLES: Final = {
@@ -37,6 +40,7 @@ TITLES: Final = {
     "bad_idempotency_key": gettext_lazy("Not an idempotency key"),
     "idempotency_key_reused": gettext_lazy("The idempotency key stands for another call"),
     "not_authenticated": gettext_lazy("Sign in first"),
+    "access_revoked": gettext_lazy("The right to read this has ended"),
     "invalid_key": gettext_lazy("The API key is not valid"),
     "insufficient_scope": gettext_lazy("The API key may not be used for this"),
     "invalid_ticket": gettext_lazy("The ticket is not valid"),
@@ -186,6 +190,11 @@ def of_error(error: errors.StreamError) -> Problem:
             return Problem(410, error.code, _("The task's record is still at /streams/<id>."))
         case errors.TaskNotFound():
             return Problem(404, error.code)
+        case errors.AccessRevoked():
+            detail = _("What spoke for you was revoked or has ended, or your user may not sign in any more.")
+            return Problem(401, error.code, detail, headers={"WWW-Authenticate": CHALLENGE})
+        case errors.NotPermitted():
+            return Problem(403, error.code)
         case errors.NotFinished():
             return Problem(409, error.code, _("Ask again after its terminal event."))
         case errors.KeyReused():

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from django.apps import apps
 from django.contrib.auth import SESSION_KEY, get_user_model
+from django.contrib.auth.models import Group, Permission
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models import F
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
 from . import sessions
@@ -61,6 +62,12 @@ def connect() -> None:
         elif issubclass(model, (get_user_model(), ApiKey)):
             post_save.connect(_saved, sender=model)
             post_delete.connect(_deleted, sender=model)
+        elif issubclass(model, (Group, Permission)):
+            # What goes with it goes without a signal of its own.
+            post_delete.connect(_deleted, sender=model)
+    for model in (get_user_model(), Group):
+        for relation in model._meta.many_to_many:
+            m2m_changed.connect(_related, sender=relation.remote_field.through)
 
 
 def _saved(created: bool, update_fields: Collection[str] | None, using: str, **kwargs: Any) -> None:
@@ -71,6 +78,12 @@ def _saved(created: bool, update_fields: Collection[str] | None, using: str, **k
 
 def _deleted(using: str, **kwargs: Any) -> None:
     announce(using)
+
+
+def _related(action: str, using: str, **kwargs: Any) -> None:
+    """Groups of users, permissions of both."""
+    if action in ("post_remove", "post_clear"):
+        announce(using)
 
 
 def _session_saved(instance: AbstractBaseSession, created: bool, using: str, **kwargs: Any) -> None:

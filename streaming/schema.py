@@ -120,6 +120,7 @@ class Statistics(Schema):
     journal_bytes: int
     status_messages: int
     slow_readers_closed: int
+    readers_revoked: int
     late_commits: int
     evicted_journals: int
     trimmed_journals: int

@@ -21,6 +21,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
 from streaming.core.errors import (
+    AccessRevoked,
     NotFinished,
     StorageUnavailable,
     TaskNotFound,
@@ -50,6 +51,7 @@ from .metrics.collecting import kind_label
 from .metrics.scraping import Scraping
 from .models import IdempotencyKey, Segment, StreamTask
 from .opening import Opening
+from .rechecks import Rechecks
 from .rendering import RenderedTexts
 from .retry import retry_spec
 from .reuse import Reuse
@@ -57,6 +59,7 @@ from .storage.probe import Probe
 from .storage.records import DatabaseRecorder
 from .telemetry.observers import observers
 from .threads import give_back_thread
+from .watching import Watching
 from .worker.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -124,6 +127,7 @@ class Service:
         self._opening = Opening(self.supervisor, self._reuse, self._queue, flights)
         self._keyed = KeyedTasks(self.supervisor, self.recorder, self._opening)
         self._rendered = RenderedTexts()
+        self.watching = Watching(self.supervisor, Rechecks(conf.access().recheck_interval, loop))
         self.probe = Probe()
         self.scraping = Scraping(self, registry.process_id)
         self.alerts = Watch(conf.alerting().interval)
@@ -131,8 +135,8 @@ class Service:
 
     # Opening
 
-    async def open(self, spec: TaskSpec, options: FollowOptions) -> Follower:
-        """Admit a task and follow it from its first event.
+    async def open(self, spec: TaskSpec, caller: Caller, options: FollowOptions) -> Follower:
+        """Admit a task and let `caller` follow it from its first event.
 
         A direct task waits for nothing; a queued one waits (briefly) until its record is durable, so that
         what a reader was promised is not forgotten. Raises `PoolRefused`.
@@ -140,8 +144,8 @@ class Service:
         task = await self._opening.open(spec)
         if self._opening.waits_for_anybody(task):
             await self._opening.settled(task, self.supervisor.record(task), attended=True)
-            return self.supervisor.follow(task, options)
-        follower = self.supervisor.follow(task, options)
+            return self._followed(task, caller, options)
+        follower = self._followed(task, caller, options)
         commit = self.supervisor.record(task)
         if task.state is State.QUEUED:
             try:
@@ -171,19 +175,21 @@ class Service:
         if not durable:
             self.supervisor.cancel(task, CancelReason.ADMIN)
             raise StorageUnavailable(task.id)
+        self.watching.works(task)
         self.supervisor.attendance.answered_unread(task)
         return task
 
-    async def complete(self, spec: TaskSpec) -> tuple[Task, str]:
+    async def complete(self, spec: TaskSpec, caller: Caller) -> tuple[Task, str]:
         """Admit a task and wait for its end: the task, with its terminal event in `final`, and its text.
 
-        Raises `PoolRefused`. Who stops waiting counts as a reader who left.
+        Raises `PoolRefused`, and `AccessRevoked` when the caller may not have it any more. Who stops
+        waiting counts as a reader who left.
         """
         task = await self._opening.open(spec)
         commit = self.supervisor.record(task)
         if self._opening.waits_for_anybody(task):
             await self._opening.settled(task, commit, attended=True)
-        await self._end_of(task)
+        await self._end_of(task, caller)
         return task, await text_of(task)
 
     # Opening once for each key: raises what `KeyedTasks.claim` and `follow` raise
@@ -196,7 +202,7 @@ class Service:
         claim = await self._keyed.claim(call, spec, resumed=options.resumed, awaited=True)
         if claim.task is not None:
             fresh = replace(options, after=0, resumed=False)
-            return claim.task_id, self.supervisor.follow(claim.task, fresh), False
+            return claim.task_id, self._followed(claim.task, caller, fresh), False
         again = replace(options, resumed=True)
         return claim.task_id, await self.follow(claim.task_id, caller, again), True
 
@@ -207,7 +213,7 @@ class Service:
         None if the server goes down before the end."""
         claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=True)
         if claim.task is not None:
-            await self._end_of(claim.task)
+            await self._end_of(claim.task, caller)
             return claim.task, await text_of(claim.task), False
         follower = await self.follow(claim.task_id, caller, FollowOptions(framing=SSE, resumed=True))
         assert follower is not None
@@ -215,6 +221,8 @@ class Service:
         async with aclosing(follow(follower)) as events:
             async for _ in events:
                 pass
+        if follower.revoked:
+            raise AccessRevoked(claim.task_id)
         if follower.task.journal.closed:
             # Read to its end, which the record tells a moment later if another process ran it.
             await asyncio.wait([follower.task.ended], timeout=RECORD_PATIENCE)
@@ -266,16 +274,23 @@ class Service:
     async def follow(self, task_id: str, caller: Caller, options: FollowOptions) -> Follower | None:
         """A reader from `options.after` on; None when it has seen the terminal event already.
 
-        Raises `TaskNotFound`, `EventsPruned`, `CursorAhead`, `NotNow`.
+        Raises `TaskNotFound`, `NotPermitted`, `EventsPruned`, `CursorAhead`, `NotNow`.
         """
         found = await self.find(task_id, caller)
+        kind = found.kind if isinstance(found, StreamTask) else found.spec.kind
+        await self.watching.require_right(kind, caller)
         if isinstance(found, StreamTask):
             if State(found.state).terminal and options.after == found.last_event_id:
                 return None
             found = await self._elsewhere.task(found)
         if found.state.terminal and options.after == found.journal.last_id:
             return None
-        return self.supervisor.follow(found, options)
+        return self._followed(found, caller, options)
+
+    def _followed(self, task: Task, caller: Caller, options: FollowOptions) -> Follower:
+        follower = self.supervisor.follow(task, options)
+        self.watching.reads(follower, caller)
+        return follower
 
     async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
         """End a task now and return its record; an ended task stays as it is. Raises `TaskNotFound`."""
@@ -419,6 +434,7 @@ class Service:
         Returns the number of producers that did not come back from their threads.
         """
         self.alerts.stop()
+        self.watching.close()
         if self._queue is not None:
             await self._queue.go_down()
         await self.supervisor.drain(grace, others=lambda: not self._registry.alone)
@@ -436,11 +452,12 @@ class Service:
         self.supervisor.close()
         return self.supervisor.lingering
 
-    async def _end_of(self, task: Task) -> None:
+    async def _end_of(self, task: Task, caller: Caller) -> None:
+        """Raises `AccessRevoked`, and `StorageUnavailable` where nobody can say for too long."""
         give_back_thread()
         self.supervisor.attendance.attend(task)
         try:
-            await asyncio.shield(task.ended)
+            await self.watching.wait(task, caller)
         finally:
             self.supervisor.attendance.leave(task)
 

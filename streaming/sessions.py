@@ -65,6 +65,13 @@ def credential(place: Place) -> Credential:
     return "session", router.db_for_read(model), hashlib.sha256(key.encode()).hexdigest()
 
 
+def name(kind: type[SessionBase], key: str, place: Place | None) -> Credential:
+    """The same of any session; without a `place` nothing is remembered of it."""
+    if place is not None:
+        return credential(place)
+    return "session", kind.__module__, hashlib.sha256(key.encode()).hexdigest()
+
+
 async def find(place: Place) -> tuple[Any, datetime] | None:
     """The user for whom the session speaks, and until when, by two queries; None where it speaks for nobody
     as it stands. `aget_user` has the last word then: it also ends sessions, and renews their hashes."""
@@ -76,8 +83,14 @@ async def find(place: Place) -> tuple[Any, datetime] | None:
     return None if user is None else (user, row.expire_date)
 
 
-async def _user(data: dict[str, Any]) -> Any:
-    """As `django.contrib.auth.aget_user`."""
+async def user_of(kind: type[SessionBase], key: str) -> Any:
+    """The user for whom the session with this key speaks now, None for nobody: what `aget_user` would find,
+    and nothing is ended or renewed."""
+    return await _user(await kind(key).aload(), fallbacks=True)
+
+
+async def _user(data: dict[str, Any], *, fallbacks: bool = False) -> Any:
+    """As `django.contrib.auth.aget_user`. `fallbacks`: also by SECRET_KEY_FALLBACKS."""
     path = data.get(BACKEND_SESSION_KEY, "")
     if SESSION_KEY not in data or path not in settings.AUTHENTICATION_BACKENDS:
         return None
@@ -87,5 +100,8 @@ async def _user(data: dict[str, Any]) -> Any:
         return None
     if not hasattr(user, "get_session_auth_hash"):
         return user
-    right = constant_time_compare(data.get(HASH_SESSION_KEY, ""), user.get_session_auth_hash())
+    told = data.get(HASH_SESSION_KEY, "")
+    right = constant_time_compare(told, user.get_session_auth_hash())
+    if not right and fallbacks:
+        right = any(constant_time_compare(told, each) for each in user.get_session_auth_fallback_hash())
     return user if right else None

@@ -140,7 +140,7 @@ async def start_and_wait(
     opens = partial(open_producer, name, arguments)
     spec = _spec(request, caller, opens, dict(arguments), wishes)
     if key is None:
-        return _whole_answer(*await service().complete(spec))
+        return _whole_answer(*await service().complete(spec, caller))
     call = _call(request, key, caller, spec, _named(name))
     resumed = keyed_options(request).resumed
     task, text, replayed = await service().complete_once(call, spec, caller, resumed=resumed)
@@ -189,7 +189,7 @@ async def _stream(
     if options.message_language:
         wishes = replace(wishes, language=spec.language)
     if key is None:
-        follower = await service().open(spec, wishes)
+        follower = await service().open(spec, caller, wishes)
         return EventStream(request, follower, wishes.framing.content_type)
     return await _stream_once(request, _call(request, key, caller, spec, work), spec, caller)
 

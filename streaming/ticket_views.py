@@ -19,6 +19,7 @@ from .hidden_query import TICKET
 from .problems import FieldError
 from .requests import endpoint, json_object, require_json_accepted
 from .responses import place_of
+from .scopes import Scope
 from .service import service
 from .validation import faults_of, invalid
 from .websocket import handshake, routing

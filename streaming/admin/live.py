@@ -18,8 +18,11 @@ INTERVAL: Final = 1.0
 LASTS: Final = 60.0
 """Seconds after which a stream ends, and its reader comes again: whether they may is then looked at anew."""
 
+KIND: Final = "admin.statistics"
+"""Reading tasks of this kind takes the right to see the statistics page."""
+
 OPTIONS: Final[dict[str, Any]] = {
-    "kind": "statistics",
+    "kind": KIND,
     "needs_worker": False,
     "on_disconnect": "cancel",
     "kept": False,

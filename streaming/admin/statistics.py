@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from asgiref.sync import sync_to_async
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
@@ -22,6 +23,7 @@ from streaming.models import Alert, Statistics
 from streaming.problems import STORAGE_RETRY, Problem
 from streaming.requests import endpoint
 from streaming.shortcuts import stream
+from streaming.standing import require_right
 
 from . import live, process
 from .report import Choice, Report, choices, report_of
@@ -120,3 +122,19 @@ class StatisticsAdmin(ReadOnlyAdmin):
 
     def _may_watch(self, request: HttpRequest) -> bool:
         return self.admin_site.has_permission(request) and self.has_view_permission(request)
+
+
+async def _still_may_watch(account: str) -> bool:
+    return await sync_to_async(_may_watch_now)(account)
+
+
+def _may_watch_now(account: str) -> bool:
+    user = get_user_model()._default_manager.filter(pk=account).first()
+    if user is None:
+        return False
+    request = HttpRequest()
+    request.user = user
+    return admin.site.has_permission(request) and user.has_perm(VIEW_TASKS)
+
+
+require_right(live.KIND, _still_may_watch)

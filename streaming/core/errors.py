@@ -167,6 +167,19 @@ class TaskNotFound(StreamError):
     code = "not_found"
 
 
+class AccessRevoked(StreamError):
+    """Whoever reads or waits may do so no more: the key was revoked, the session has ended, the user may not
+    sign in, or a permission was withdrawn. The task itself does not end by it."""
+
+    code = "access_revoked"
+
+
+class NotPermitted(StreamError):
+    """The task is the caller's, but reading tasks of its kind needs a permission that is missing."""
+
+    code = "permission_denied"
+
+
 class NotFinished(StreamError):
     """What was asked for exists only once the task has ended."""
 

@@ -82,6 +82,7 @@ _ALL: Final = (
     Metric("sluice_resumes_total", "Readers that came back, or joined."),
     Metric("sluice_disconnects_total", "Readers that left before the end."),
     Metric("sluice_slow_readers_closed_total", "Readers that were closed because they did not read."),
+    Metric("sluice_readers_revoked_total", "Readers that were ended because they lost the right to read."),
     # What is kept
     Metric("sluice_journal_bytes", "Bytes of all events in memory.", _GAUGE),
     Metric("sluice_journal_limit_bytes", "Bytes that they may take.", _GAUGE),

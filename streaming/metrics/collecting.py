@@ -142,6 +142,7 @@ def _add_totals(found: Samples, service: Service, measures: Measures) -> None:
         "sluice_resumes_total": measures.resumes,
         "sluice_disconnects_total": measures.disconnects,
         "sluice_slow_readers_closed_total": counters.slow_readers_closed,
+        "sluice_readers_revoked_total": counters.readers_revoked,
         "sluice_journal_bytes": supervisor.tasks.ended.journal_bytes,
         "sluice_journal_limit_bytes": supervisor.limits.journal_memory,
         "sluice_journal_evictions_total": counters.evicted_journals,

@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from streaming import conf
-from streaming.access import CHALLENGE, is_local
+from streaming.access import is_local
 from streaming.api import api
-from streaming.problems import Problem
+from streaming.problems import CHALLENGE, Problem
 from streaming.requests import endpoint
 from streaming.schema import problem_response
 from streaming.service import service

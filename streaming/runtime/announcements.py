@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from streaming.core.errors import GenerationError
+from streaming.core.errors import GenerationError, StreamError
 from streaming.core.events import Cancelled, Complete, Error, Finish, Status, Terminal, Timing
 
 from .ports import Messages
@@ -51,11 +51,7 @@ class Announcements:
         if isinstance(outcome, CancelReason):
             return Cancelled(reason=outcome.value)
         if isinstance(outcome, GenerationError):
-            try:
-                message = self._messages.error(outcome.code, task.spec.language)
-            except Exception:
-                message = _no_words()
-            return Error(code=outcome.code, message=message, retryable=outcome.retryable)
+            return self.failure(outcome, task.spec.language)
         assert isinstance(outcome, Finish)
         return Complete(
             task_id=task.id,
@@ -69,6 +65,14 @@ class Announcements:
             execution_count=outcome.execution_count,
             duration_ms=outcome.duration_ms,
         )
+
+    def failure(self, error: StreamError, language: str) -> Error:
+        """The `error` event for it, its message in `language`."""
+        try:
+            message = self._messages.error(error.code, language)
+        except Exception:
+            message = _no_words()
+        return Error(code=error.code, message=message, retryable=error.retryable)
 
 
 def timestamp() -> str:

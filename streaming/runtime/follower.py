@@ -3,6 +3,7 @@
 A follower holds no queue: what it has not sent yet is in the journal, and of its own messages it keeps
 the latest only. So a slow or stopped reader costs a few hundred bytes until it is closed. One that keeps
 pace gets the journal's frames as they are, shared with all others; one that is behind gets them compacted.
+`left` is called once when it closes; `revoked`: its reader lost the right to read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from streaming.core.events import Event, Gap, Ping, Reconnect, Status
+from streaming.core.errors import AccessRevoked, StreamError
+from streaming.core.events import Error, Event, Gap, Ping, Reconnect, Status
 from streaming.core.framing import Framing
 from streaming.core.states import State
 from streaming.core.throttle import StatusThrottle
@@ -33,6 +35,9 @@ MAX_FRAMES: Final = 64
 
 NEVER_READ: Final = 10.0
 """Seconds after which a follower whose response was never sent is let go."""
+
+REVOKED_PATIENCE: Final = 1.0
+"""Seconds that a reader who lost the right to read has to take what was written before."""
 
 MAX_BURST: Final = 1_024
 """Events in writes in a row, none of which waited, after which a reader lets others run."""
@@ -70,6 +75,10 @@ class FollowerHost(Protocol):
         """The status event of this moment."""
         ...
 
+    def failure(self, error: StreamError, language: str) -> Error:
+        """The `error` event for what ends a reader and no task."""
+        ...
+
     def timestamp(self) -> str:
         """Now, RFC 3339."""
         ...
@@ -105,7 +114,9 @@ class Follower:
         "_told_running",
         "_waiter",
         "done",
+        "left",
         "passed",
+        "revoked",
         "sent_bytes",
         "slow",
         "task",
@@ -136,6 +147,8 @@ class Follower:
         self.sent_bytes = 0
         self.done = False
         self.slow = False
+        self.revoked = False
+        self.left: Callable[[], object] | None = None
         task.followers.add(self)
         task.journal.subscribe(self.wake)
         if task.state.terminal:
@@ -177,6 +190,12 @@ class Follower:
         if not self._opened:
             self._opened = True
             pieces.append(framing.retry(self._host.limits.retry))
+        if self.revoked:
+            language = self._options.language or self.task.spec.language
+            refusal = self._host.failure(AccessRevoked(self.task.id), language)
+            self.passed = 0
+            self.done = True
+            return b"".join([*pieces, framing.ephemeral(refusal, sent_at)])
         journal = self.task.journal
         if self._dismissed and self._cursor + 1 < journal.first_id:
             # What is missing here is where the reader is sent to.
@@ -268,6 +287,16 @@ class Follower:
         self._dismissed = self._news = True
         self.wake()
 
+    def revoke(self) -> None:
+        """The reader may have no more of it: `error` without an id, then the end of the bytes. One that does
+        not even take that is closed a moment later; the task goes on as if its reader had left."""
+        if self.revoked or self._closed:
+            return
+        self.revoked = self._news = True
+        self._host.counters.readers_revoked += 1
+        self.wake()
+        self._host.wheel.at(time.monotonic() + REVOKED_PATIENCE, self._cut)
+
     def sending(self, on_slow: Callable[[], object]) -> None:
         """A write begins; `on_slow` is called if it blocks longer than the limit."""
         self._sending_since = time.monotonic()
@@ -291,6 +320,9 @@ class Follower:
         self.task.journal.unsubscribe(self.wake)
         self.task.followers.discard(self)
         self._host.reader_left(self)
+        left, self.left = self.left, None
+        if left is not None:
+            left()
         self.wake()
 
     def close_from_any_thread(self) -> None:
@@ -399,9 +431,17 @@ class Follower:
         self._arm(now)
 
     def _give_up(self) -> None:
-        self.slow = True
         self._host.counters.slow_readers_closed += 1
         self.task.counts.slow_readers += 1
+        self._end_write()
+
+    def _cut(self) -> None:
+        """What was written before the reader lost its right is still on its way."""
+        if not self._closed:
+            self._end_write()
+
+    def _end_write(self) -> None:
+        self.slow = True
         on_slow = self._on_slow
         self.close()
         if on_slow is not None:

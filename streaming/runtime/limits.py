@@ -61,6 +61,7 @@ class Counters:
     ends: Counter[str] = field(default_factory=Counter)
     status_messages: int = 0
     slow_readers_closed: int = 0
+    readers_revoked: int = 0
     late_commits: int = 0
     evicted_journals: int = 0
     trimmed_journals: int = 0

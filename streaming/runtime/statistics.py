@@ -31,6 +31,7 @@ def statistics(
         "journal_bytes": tasks.ended.journal_bytes,
         "status_messages": counters.status_messages,
         "slow_readers_closed": counters.slow_readers_closed,
+        "readers_revoked": counters.readers_revoked,
         "late_commits": counters.late_commits,
         "evicted_journals": counters.evicted_journals,
         "trimmed_journals": counters.trimmed_journals,

@@ -23,9 +23,10 @@ from streaming.core.errors import (
     ProducerFailed,
     QueueTimeout,
     RunTimeout,
+    StreamError,
     TooManyFollowers,
 )
-from streaming.core.events import Restart, Status, encode
+from streaming.core.events import Error, Restart, Status, encode
 from streaming.core.routing import Reason
 from streaming.core.states import State
 
@@ -280,6 +281,10 @@ class Supervisor:
         """The status event of this moment, its message in `language`."""
         elapsed = time.monotonic() - task.created
         return self._announcements.status(task, name, position, eta, language, elapsed)
+
+    def failure(self, error: StreamError, language: str) -> Error:
+        """The `error` event for what ends a reader and no task."""
+        return self._announcements.failure(error, language)
 
     def timestamp(self) -> str:
         """Now, RFC 3339 with offset."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from streaming import conf
 from streaming.access import identify_socket
 from streaming.access_tickets import for_socket
 from streaming.core.ack_window import AckWindow
-from streaming.core.errors import CursorAhead
+from streaming.core.errors import AccessRevoked, CursorAhead, StorageUnavailable, StreamError
 from streaming.core.framing import messages
 from streaming.core.message_rate import RATE, MessageRate, Verdict
 from streaming.daphne import abort, paced_socket, release
@@ -74,6 +75,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         self._rate = MessageRate(time.monotonic())
         self._closing = False
         self._given_up = False
+        self._leave: Callable[[], None] = _nothing
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """The socket's life."""
@@ -89,6 +91,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
                 raise
         finally:
             _open.discard(self)
+            self._leave()
             release(self.base_send)
             for reading, reader in list(self._readers.items()):
                 reading.cancel()
@@ -117,6 +120,9 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         await self.base_send({"type": "websocket.accept"})
         self.base_send = paced_socket(self.base_send)
         _open.add(self)
+        self._leave = service().watching.joins(self, self.caller)
+        # The socket is asked about, and not each of its streams.
+        self.caller = replace(self.caller, standing=None)
         await self._guarded(self.opened())
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
@@ -142,6 +148,17 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
     def _resource(self) -> str:
         values = self.scope.get("url_route", {}).get("kwargs", {})
         return self.resource(place_of(self.scope["path"], self.scope.get("root_path", "")), values)
+
+    # What is found when it is asked again who calls
+
+    def revoke(self) -> None:
+        """Whoever opened the socket may not any more: it closes, and its streams with it."""
+        service().supervisor.counters.readers_revoked += 1
+        self._aside(self._end(OWN_CODES + 401, AccessRevoked()))
+
+    def dismiss(self) -> None:
+        """Nobody can say any more who it is: come again later."""
+        self._aside(self._end(TRY_LATER, StorageUnavailable()))
 
     # What consumers do
 
@@ -191,9 +208,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         self.caller.require(Scope.CANCEL)
         await self.say({"type": "ok", **about})
         # The end takes a moment, in which the client may have more to say; and who leaves meanwhile meant it.
-        cancelling = asyncio.create_task(self._guarded(self._cancel(task_id), **about))
-        self._beside.add(cancelling)
-        cancelling.add_done_callback(self._beside.discard)
+        self._aside(self._guarded(self._cancel(task_id), **about))
 
     def acknowledge(self, reader: StreamReader, event_id: int) -> None:
         """The client has the stream up to `event_id`. Raises `CursorAhead`."""
@@ -251,6 +266,16 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
         about = {"request_id": message.request_id} if isinstance(message, protocol.Named) else {}
         await self._guarded(getattr(self, f"on_{message.name()}")(message), **about)
 
+    async def _end(self, code: int, error: StreamError) -> None:
+        # In a task of its own, with no language yet.
+        translation.activate(translation.get_language_from_request(self.request))
+        await self.close(code, problem_of(error))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        doing = asyncio.create_task(work)
+        self._beside.add(doing)
+        doing.add_done_callback(self._beside.discard)
+
     async def _warn(self) -> None:
         detail = _("At most %d messages a second; more close the socket.") % RATE
         await self.tell(Problem(429, "rate_limited", detail, retry_after=1))
@@ -306,6 +331,10 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no ty
             self._given_up = True
             abort(self.base_send)
             self._task.cancel()
+
+
+def _nothing() -> None:
+    """Nobody asks about this socket yet."""
 
 
 async def _close_all(**kwargs: Any) -> None:

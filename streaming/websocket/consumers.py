@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 from django.utils.translation import gettext as _
 
 from streaming.access_tickets import for_stream
-from streaming.core.errors import NotNow, TaskNotFound
+from streaming.core.errors import AccessRevoked, NotNow, TaskNotFound
 from streaming.core.framing import WebSocketFraming
 from streaming.messages import language_of, supported
 from streaming.problems import Problem
@@ -82,6 +82,8 @@ class FollowConsumer(SocketConsumer):
                 await self.close(RESTART)
             case Outcome.SLOW:
                 await self.close(OWN_CODES + 408, _slow())
+            case Outcome.REVOKED:
+                await self.close(OWN_CODES + 403)
             case Outcome.FAILED:
                 await self.close(SERVER_FAULT, Problem(500, "server_error"))
 
@@ -140,7 +142,7 @@ class MultiplexConsumer(SocketConsumer):
         spec = task_spec(self.caller, language, opens, arguments, wishes)
         follow = socket_options(self.request, WebSocketFraming(request_id), 0, resumed=False)
         async with borrowed_thread():
-            follower = await service().open(spec, follow)
+            follower = await service().open(spec, self.caller, follow)
         self._streams[request_id] = await self.read(follower, follow, request_id=request_id)
         return follower.task.id
 
@@ -181,6 +183,9 @@ class MultiplexConsumer(SocketConsumer):
         self._remember(request_id, reader.task_id)
         if outcome is Outcome.SLOW:
             await self.close(OWN_CODES + 408, _slow(request_id=request_id))
+        elif outcome is Outcome.REVOKED and not reader.follower.done:
+            # It acknowledged nothing, so the event could not be sent.
+            await self.tell(Problem(403, AccessRevoked.code), request_id=request_id)
         elif outcome is Outcome.FAILED:
             await self.tell(Problem(500, "server_error"), request_id=request_id)
 

@@ -16,12 +16,13 @@ Send = Callable[[str], Awaitable[None]]
 
 
 class Outcome(Enum):
-    """How reading ended: with the terminal event; with `reconnect`; because the reader was too slow; by a
-    fault of ours."""
+    """How reading ended: with the terminal event; with `reconnect`; because the reader was too slow, or
+    lost a right that it needs beside signing in; by a fault of ours."""
 
     ENDED = "ended"
     SENT_AWAY = "sent away"
     SLOW = "slow"
+    REVOKED = "revoked"
     FAILED = "failed"
 
 
@@ -60,7 +61,9 @@ class StreamReader:
             # The follower's timer cancels us when a write, or the wait for room, takes too long.
             if not follower.slow or task.uncancel() > 0:
                 raise
-            return Outcome.SLOW
+            return Outcome.REVOKED if follower.revoked else Outcome.SLOW
+        if follower.revoked:
+            return Outcome.REVOKED
         if not follower.done:
             return Outcome.FAILED
         return Outcome.ENDED if follower.task.journal.closed else Outcome.SENT_AWAY

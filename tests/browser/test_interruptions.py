@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.browser.steps import SCRIPT_TEXT, cancelled, has_written, part, reaches, started, text, write
 from tests.support.browser import Visit, visit
 from tests.support.client import client, eventually
+from tests.support.programs import programs
 from tests.support.servers import Server, environment, free_port, migrate
 from tests.support.servers import started as started_server
 from tests.support.toxics import Proxy
@@ -351,3 +353,42 @@ async def test_a_reader_who_leaves_for_good_frees_the_server(browser: Browser, s
             return bool((await http.get("/stats")).json()["followers"] == 0)
 
         assert await eventually(nobody_reads)
+
+
+SIGN_IN = """
+from django.contrib.auth import get_user_model
+from django.test import Client
+browser = Client()
+browser.force_login(get_user_model().objects.get_or_create(username="leaver")[0])
+print(browser.cookies["sessionid"].value)
+"""
+
+SIGN_OUT = """
+from django.contrib.sessions.models import Session
+import sys
+Session.objects.get(pk=sys.argv[1]).delete()
+"""
+
+
+async def test_whose_session_ends_elsewhere_is_told_so_and_asks_no_more(home: Visit, site: Server) -> None:
+    page, token = home.page, "c" * 32
+    with programs(environment(site.database.parent)) as console:
+        session = await asyncio.to_thread(console.code, SIGN_IN)
+        cookies = {"sessionid": session, "csrftoken": token}
+        await home.context.add_cookies(
+            [{"name": name, "value": value, "url": site.url} for name, value in cookies.items()]
+        )
+        await page.goto(site.url)
+        await write(page, writer="scripted")
+        await has_written(page, "5 ")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await asyncio.to_thread(console.code, SIGN_OUT, session)
+    await reaches(page, "failed")
+    await expect(part(page, "notice-title")).to_have_text("You may not read this any more")
+    await expect(part(page, "notice")).to_have_attribute("data-code", "access_revoked")
+    await expect(part(page, "retry")).to_be_hidden()
+    await expect(part(page, "notice-link")).to_have_text("Sign in")
+    assert await text(page).text_content(), "what was read stays"
+    await page.wait_for_timeout(1_000)
+    assert [url for url in asked if "/streams/" in url] == []

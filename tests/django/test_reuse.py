@@ -82,7 +82,7 @@ class Work:
 
 
 async def _begin(here: Service, work_spec: TaskSpec) -> Task:
-    follower = await here.open(work_spec, OPTIONS)
+    follower = await here.open(work_spec, Caller(None, ""), OPTIONS)
     follower.close()
     return follower.task
 
@@ -99,7 +99,7 @@ async def _end(task: Task) -> Task:
 
 
 async def _whole(here: Service, work_spec: TaskSpec) -> tuple[Task, str]:
-    return await here.complete(work_spec)
+    return await here.complete(work_spec, Caller(None, ""))
 
 
 # What is shared

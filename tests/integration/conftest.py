@@ -84,6 +84,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[
         "AGENT_POOL_QUEUE_TIMEOUT": "2",
         "AGENT_POOL_RUN_TIMEOUT": "3",
         "SERVER_BODY_TIMEOUT": "0.5",
+        "ACCESS_RECHECK_INTERVAL": "1",
         "SSE_CLEANUP_INTERVAL": "0.5",
         "SSE_HEARTBEAT_INTERVAL": "0.3",
         "SSE_MAX_FOLLOWERS": "3",

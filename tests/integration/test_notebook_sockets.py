@@ -14,9 +14,10 @@ from websockets.exceptions import InvalidStatus
 
 from notebooks.operations import OPERATIONS
 from tests.integration.conftest import assert_clean
-from tests.support.client import client, eventually
-from tests.support.notebooks import ask, end, key_of, notebook_server, printed, session_of
-from tests.support.servers import Server
+from tests.support.client import Reading, client, eventually
+from tests.support.notebooks import ask, begin, end, key_of, notebook_server, printed, session_of
+from tests.support.programs import programs
+from tests.support.servers import Server, environment
 from tests.support.sockets import ENDS, Socket, opened
 
 pytestmark = pytest.mark.server
@@ -395,3 +396,63 @@ async def test_a_session_speaks_on_sockets_of_our_own_pages_only(
         await operate(socket, "a", "status")
         events = (await until_ends(socket, "a"))["a"]
         assert events[-1]["type"] == ("complete" if runs else "problem"), events
+
+
+# A right that is withdrawn
+
+
+ENDLESS: Final = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
+
+CHANGE: Final = """
+import sys
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+relation = get_user_model().objects.get(username="ada").user_permissions
+getattr(relation, sys.argv[1])(Permission.objects.get(codename="run_code"))
+"""
+
+
+async def begun(http: httpx2.AsyncClient, who: str, notebook: str) -> tuple[str, asyncio.Task[Reading]]:
+    """The place of a cell that has printed something, and its reader."""
+    headers = key_of(who)
+    reading = await begin(http, headers, notebook, "execute", code=ENDLESS)
+
+    async def place() -> str:
+        found = (await http.get("/streams?limit=1", headers=headers)).json()["items"]
+        return f"/streams/{found[0]['id']}" if found and found[0]["state"] == "running" else ""
+
+    return await eventually(place, 30), reading
+
+
+async def test_who_may_not_run_code_any_more_loses_what_runs_and_may_not_read_on(
+    house: Server, http: httpx2.AsyncClient, socket: Socket
+) -> None:
+    """A cell would go on by itself. Somebody else's does."""
+    others_place, others = await begun(http, "grace", "hers")
+    place, mine = await begun(http, "ada", "first")
+    await operate(socket, "a", "execute", code=ENDLESS)
+    while (await socket.next()).get("delta") != "begun\n":
+        pass
+    with programs(environment(house.database.parent)) as console:
+        await asyncio.to_thread(console.code, CHANGE, "remove")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                assert (end(await mine)["type"], end(await mine)["code"]) == ("error", "access_revoked")
+                events = (await until_ends(socket, "a"))["a"]
+            assert (events[-1]["type"], events[-1]["code"]) == ("error", "access_revoked")
+            assert await usable(socket), "it still speaks for its user"
+            refused = await http.get(f"{place}/events")
+            assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+
+            async def cancelled() -> bool:
+                return bool((await http.get(place)).json()["state"] == "cancelled")
+
+            assert await eventually(cancelled, 30)
+            record = (await http.get(others_place, headers=key_of("grace"))).json()
+            assert (record["state"], others.done()) == ("running", False)
+        finally:
+            await asyncio.to_thread(console.code, CHANGE, "add")
+    await http.delete(others_place, headers=key_of("grace"))
+    assert end(await others)["type"] == "cancelled"
+    free = await ask(http, key_of("ada"), "first", "execute", code="print('free')")
+    assert printed(free) == "free\n", "the kernel was interrupted and goes on"

@@ -294,6 +294,31 @@ async def test_what_any_program_changes_holds_in_every_process_within_seconds(
     assert await eventually(gone, 20 if change == "without announcement" else 5)
 
 
+@pytest.mark.every_variant
+async def test_readers_in_every_process_end_when_their_key_is_revoked_in_a_third(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs
+):
+    await asyncio.to_thread(manage.code, MAKE_USER, "karl")
+    key = await asyncio.to_thread(manage.command, "create_api_key", "karl")
+    mine = {"Authorization": f"Bearer {key}"}
+    begun = await here.post(LATER, json=brief(options=PATIENT), headers=mine)
+    place = begun.headers["location"]
+    accepted = [asyncio.Event(), asyncio.Event()]
+    readings = [
+        asyncio.create_task(read_stream(http, "GET", f"{place}/events", headers=mine, accepted=each))
+        for http, each in zip((here, there), accepted, strict=True)
+    ]
+    await asyncio.gather(*(each.wait() for each in accepted))
+    await asyncio.to_thread(manage.command, "revoke_api_key", key)
+    async with asyncio.timeout(15):
+        for cut in await asyncio.gather(*readings):
+            assert (cut.end.name, cut.end.data["code"]) == ("error", "access_revoked")
+    again = await asyncio.to_thread(manage.command, "create_api_key", "karl")
+    mine = {"Authorization": f"Bearer {again}"}
+    assert (await there.get(place, headers=mine)).json()["state"] == "running"
+    await here.delete(place, headers=mine)
+
+
 async def test_a_waiting_task_is_moved_to_another_class_through_another_process(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient, manage: Programs
 ):

@@ -20,7 +20,7 @@ from streaming.core.events import Content, Output, Restart
 from streaming.core.framing import NDJSON, SSE
 from streaming.runtime import backlog
 from streaming.runtime.backlog import STEP_BYTES
-from streaming.runtime.follower import MAX_FRAMES, NEVER_READ, FollowOptions, follow
+from streaming.runtime.follower import MAX_FRAMES, NEVER_READ, REVOKED_PATIENCE, FollowOptions, follow
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.journals.memory import MemoryJournals
 from streaming.runtime.task import CancelReason
@@ -660,6 +660,76 @@ async def test_resumes_are_counted():
         await first.leave()
         events = await Reader(supervisor, task, after=1, resumed=True).end()
     assert events[-1].data["timing"]["resumes"] == 1
+
+
+# --- Readers who lose the right to read ---------------------------------------------------------------
+
+
+@virtual_time
+async def test_who_may_not_read_any_more_is_told_so_and_gets_nothing_else():
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(20), grace=3.0))
+        revoked, other = Reader(supervisor, task), Reader(supervisor, task)
+        await revoked.saw("4 ")
+        left = []
+        revoked.follower.left = lambda: left.append(revoked.follower.closed)
+        revoked.follower.revoke()
+        revoked.follower.revoke()
+        events = await revoked.end()
+        assert events[-1].name == "error"
+        assert events[-1].id is None
+        assert (events[-1].data["code"], events[-1].data["retryable"]) == ("access_revoked", False)
+        assert "5 " not in text_of(events)
+        assert left == [True], "once"
+        assert supervisor.statistics()["readers_revoked"] == 1
+        check_stream(await other.end())
+        assert other.events[-1].name == "complete", "the other reader noticed nothing"
+        assert "access_revoked" not in str(task.journal.read(0, 1000)), "it is no end of the task"
+
+
+@virtual_time
+async def test_who_may_not_read_any_more_has_left_as_far_as_the_task_is_concerned():
+    async with house() as supervisor:
+        task = supervisor.open(spec(silence, grace=5.0))
+        reader = Reader(supervisor, task)
+        await asyncio.sleep(1)
+        reader.follower.revoke()
+        await reader.end()
+        gone = now()
+        await ended(task)
+        assert task.final.reason == CancelReason.DISCONNECT
+        assert 5 <= now() - gone <= 6
+
+
+@virtual_time
+@pytest.mark.parametrize("framing", [SSE, NDJSON])
+async def test_who_was_revoked_before_the_first_byte_gets_no_event_of_the_task(framing):
+    async with house() as supervisor:
+        task = supervisor.open(spec(counting(3, pause=0)))
+        await ended(task)
+        follower = supervisor.follow(task, FollowOptions(framing=framing, resumed=True))
+        follower.revoke()
+        told = follower.take()
+        assert follower.done
+        assert told.count(b'"code":"access_revoked"') == 1
+        assert b'"delta"' not in told
+        assert told.startswith(framing.retry(2.0))
+        follower.close()
+
+
+@virtual_time
+async def test_a_revoked_reader_that_does_not_read_is_cut_off():
+    async with house(connection_timeout=60) as supervisor:
+        task = supervisor.open(spec(counting(1_000)))
+        follower = supervisor.follow(task, FollowOptions(framing=SSE))
+        reading, blocked = blocked_reader(follower)
+        await blocked.wait()
+        follower.revoke()
+        start = now()
+        await asyncio.wait([reading])
+        assert now() - start <= REVOKED_PATIENCE + 0.3
+        assert follower.closed
+        assert supervisor.statistics()["slow_readers_closed"] == 0
 
 
 # --- Slow, absent and broken readers ------------------------------------------------------------------

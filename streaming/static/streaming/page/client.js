@@ -161,7 +161,9 @@ export class StreamClient extends EventTarget {
     const values = JSON.parse(data);
     const durable = !["status", "gap", "reconnect", "ping"].includes(type);
     if (durable) this.#lastId = Math.max(this.#lastId, Number(id));
-    this.#tell("event", { type, data: values, id: durable ? Number(id) : null, at: this.#now() });
+    // `access_revoked` ends the reader and not the task, so it has none of its own.
+    const own = durable && values.code !== "access_revoked";
+    this.#tell("event", { type, data: values, id: own ? Number(id) : null, at: this.#now() });
     if (TERMINAL.has(type)) this.#finish();
   }
 

@@ -197,7 +197,8 @@ export class Viewer {
     if (type === "complete") this.#complete(data);
     else if (type === "cancelled") this.#state("cancelled", gettext("Stopped"));
     else this.#failed(data);
-    if (type !== "complete") this.#receiptOfRecord();
+    // Who may not read the stream may not read its record either.
+    if (type !== "complete" && data.code !== "access_revoked") this.#receiptOfRecord();
     if (!this.#live) this.#part("sheet").scrollTop = 0;
     this.#keepFocus(focused);
   }
@@ -214,7 +215,10 @@ export class Viewer {
   #failed({ code, message, retryable }) {
     this.#state("failed", gettext("Failed"));
     this.#retry = this.onAgain;
-    this.#notice(gettext("The stream ended with an error"), message, retryable);
+    const revoked = code === "access_revoked";
+    const title = revoked ? gettext("You may not read this any more") : gettext("The stream ended with an error");
+    this.#notice(title, message, retryable);
+    if (revoked) this.#offerSignIn();
     this.announcer.say(message, { important: true });
     this.#part("notice").dataset.code = code;
   }
@@ -228,10 +232,7 @@ export class Viewer {
     const [title, text] = wordsFor(problem);
     this.#notice(title, text, true);
     this.#part("notice").dataset.code = problem.code;
-    if (problem.status === 401 && this.root.dataset.login) {
-      const here = encodeURIComponent(location.pathname + location.hash);
-      this.#link(gettext("Sign in"), `${this.root.dataset.login}?next=${here}`);
-    }
+    if (problem.status === 401) this.#offerSignIn();
     if (retryAfter) this.#countDown(retryAfter);
     this.root.dispatchEvent(new CustomEvent("refusal", { detail: problem }));
   }
@@ -371,6 +372,12 @@ export class Viewer {
     this.#show("notice-link", false);
     this.#show("hint", false);
     this.#show("notice", true);
+  }
+
+  #offerSignIn() {
+    if (!this.root.dataset.login) return;
+    const here = encodeURIComponent(location.pathname + location.hash);
+    this.#link(gettext("Sign in"), `${this.root.dataset.login}?next=${here}`);
   }
 
   #link(words, href) {
