@@ -81,7 +81,7 @@ def _trouble_with(url: str) -> str:
             import redis
 
             # It reads options from the query, each as what it has to be.
-            redis.connection.parse_url(url)
+            redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
             return ""
     return "is no URL, or has an option of a wrong kind"
 

@@ -158,7 +158,7 @@ async def _told(
 ) -> tuple[int, Headers, str]:
     """Status, head and body, with the name and what is random taken out. What was put is taken away again."""
     place = "/" + re.sub(r"<[^>]*>", name, route)
-    body = {"cells": []} if method == "PUT" else None
+    body: dict[str, Any] | None = {"cells": []} if method == "PUT" else None
     answer = await http.request(method, place, headers=headers, json=body)
     if method == "PUT" and answer.is_success:
         assert (await http.delete(f"/notebooks/{name}", headers=headers)).status_code == 204
