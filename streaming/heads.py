@@ -37,7 +37,7 @@ _MAX_COOKIE_WORK: Final = 1_000_000
 
 def refusal(scope: dict[str, Any]) -> Problem | None:
     """Why the head of this request is not taken, 431 (RFC 6585, 5); None if it is."""
-    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
     count = size = 0
     for name, value in headers:
         count += 1

@@ -4,7 +4,7 @@ templates, to paths, to pages and to the log."""
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx2
@@ -51,7 +51,7 @@ async def test_s15_a_name_is_only_a_name(
     answer = await http.post("/content/generate", json=brief(options={"text": text}, **values))
     assert (answer.status_code, answer.json()["text"]) == (200, text)
 
-    async def kept() -> object:
+    async def kept() -> dict[str, Any] | None:
         return row(server, "end_user", text)
 
     found = await eventually(kept)
