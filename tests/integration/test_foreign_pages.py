@@ -90,7 +90,8 @@ def test_no_form_starts_anything(server: Server, mallory: Headers, origin: str |
     headers = {"Cookie": mallory["Cookie"]} | ({} if origin is None else {"Origin": origin})
     before = started(server)
     for change in ("start", "whole", "later", "operation"):
-        assert told(converse(server, call(server, change, headers, media)))[0] in (403, 415), change
+        refused = (403, 415, 400) if server.kind == "daphne" else (403, 415)
+        assert told(converse(server, call(server, change, headers, media)))[0] in refused, change
     assert started(server) == before
 
 
@@ -104,7 +105,9 @@ async def test_no_page_of_elsewhere_opens_a_socket(
         with pytest.raises(InvalidStatus) as refused:
             async with asyncio.timeout(PATIENCE), opened(server, path, additional_headers=headers):
                 pass
-        assert refused.value.response.status_code == 403, path
+        # Daphne refuses what is no origin at all before we see it.
+        expected = (403, 400) if server.kind == "daphne" else (403,)
+        assert refused.value.response.status_code in expected, path
 
 
 async def test_our_own_page_does_both(server: Server, mallory: Headers) -> None:

@@ -39,16 +39,16 @@ TOO_LARGE: Final[dict[str, bytes]] = {
 }
 
 H2 = [
-    Case("H2", f"{name} {door}", make(headers=lines), 431, "headers_too_large", daphne=0)
+    Case("H2", f"{name} {door}", make(headers=lines), 431, "headers_too_large")
     for name, lines in TOO_LARGE.items()
     for door, make in (("read", get), ("start", post))
 ]
 H2 += [
-    Case("H2", "Content-Type of many quotes", post(media=QUOTES), 431, "headers_too_large", daphne=0),
+    Case("H2", "Content-Type of many quotes", post(media=QUOTES), 431, "headers_too_large"),
     # The parser of uvicorn knows no longer ones, and answers by itself.
-    Case("H2", "URL of 200 KB", get(b"/streams?a=" + b"x" * 200_000), 400, daphne=0),
-    Case("H2", "path of 200 KB", get(b"/" + b"x" * 200_000), 400, daphne=0),
-    Case("H2", "path of 60 KB", get(b"/" + b"x" * 60_000), 404, "not_found", daphne=0),
+    Case("H2", "URL of 200 KB", get(b"/streams?a=" + b"x" * 200_000), 400),
+    Case("H2", "path of 200 KB", get(b"/" + b"x" * 200_000), 400),
+    Case("H2", "path of 60 KB", get(b"/" + b"x" * 60_000), 404, "not_found"),
 ]
 
 HOSTS: Final[dict[str, bytes]] = {
@@ -84,11 +84,11 @@ H3 = [
     for door, make in (("read", get), ("start", post))
 ]
 H3 += [
-    Case("H3", f"{name} {door}", make(host=lines), 400, "bad_host", daphne=400)
+    Case("H3", f"{name} {door}", make(host=lines), 400, "bad_host")
     for name, lines in DOUBLE_HOSTS.items()
     for door, make in (("read", get), ("start", post))
 ]
-H3 += [Case("H3", "with NUL", get(host=b"Host: 127.0.0.1\x00\r\n"), 400, daphne=400)]
+H3 += [Case("H3", "with NUL", get(host=b"Host: 127.0.0.1\x00\r\n"), 400)]
 
 MALFORMED: Final[dict[str, bytes]] = {
     "NUL": b"X-A: a\x00b\r\n",
@@ -153,6 +153,15 @@ IGNORED: Final[dict[str, bytes]] = {
     "next line": b"X-A: a\x85b\r\nUser-Agent: \x85x\r\n",
 }
 
+STRANGE_TO_DAPHNE: Final = (
+    "500 lines of cookies",
+    "session of another form",
+    "endless languages",
+    "endless codings",
+    "next line",
+)
+"""More lines, longer ones and more characters than it takes."""
+
 H8 = [Case("H8", name, post(lines), 200) for name, lines in IGNORED.items()]
 H8 += [Case("H8", "HTTP 1.0", post(version=b"1.0"), 200)]
 H8 += [Case("H8", "HTTP 1.0 without host", post(version=b"1.0", host=b""), 200)]
@@ -178,8 +187,8 @@ def test_what_is_no_http_is_refused_by_the_server(server: Server, case: Case) ->
 
 @parametrised(H6 + H8)
 def test_what_says_nothing_here_changes_nothing(server: Server, case: Case) -> None:
-    if server.kind == "daphne" and case.row == "H8" and len(case.request) > 16_000:
-        pytest.skip("Daphne closes the connection itself at a line of 16 KiB")
+    if server.kind == "daphne" and case.name in STRANGE_TO_DAPHNE:
+        pytest.skip("Daphne refuses it before we see it")
     assert_served(server, case)
 
 

@@ -23,21 +23,13 @@ BRIEF: Final = json.dumps(brief(options={"tokens": 1, "interval": 0})).encode()
 
 @dataclass(frozen=True)
 class Case:
-    """One input of a row. `code` is empty where the server refuses it by itself, in its own words;
-    `daphne` is what Daphne does, 0: it closes the connection."""
+    """One input of a row. `code` is empty where the server refuses it by itself, in its own words."""
 
     row: str
     name: str
     request: bytes
     status: int
     code: str = ""
-    daphne: int | None = None
-
-    def expected(self, server: Server) -> tuple[int, str]:
-        """Status and code on that server."""
-        if server.kind == "daphne" and self.daphne is not None:
-            return self.daphne, ""
-        return self.status, self.code
 
 
 def parametrised(cases: list[Case]) -> pytest.MarkDecorator:
@@ -109,7 +101,12 @@ def assert_refused(server: Server, case: Case) -> None:
     """It gets the answer of its row, in time, and nothing is started. (What the log says is looked at by the
     fixture `clean_log`.)"""
     before = started(server)
-    assert told(converse(server, case.request)) == case.expected(server)
+    status, code = told(converse(server, case.request))
+    if server.kind == "daphne":
+        # It refuses much before we see it, in other words or by closing the connection.
+        assert status == 0 or 400 <= status < 500
+    else:
+        assert (status, code) == (case.status, case.code)
     assert started(server) == before
 
 
