@@ -444,8 +444,16 @@ def problems_of(
             msgspec.convert(value, fields[key].type)
         except msgspec.ValidationError as error:
             variable = f"{prefix}_{key}".upper()
-            reason = str(error).split(" - at")[0]
+            reason = str(error).split(" - at")[0] + _range_of(fields[key].type)
             yield setting, f"{setting}[{key!r}] (environment: {variable}) is {value!r}: {reason}"
+
+
+def _range_of(kind: Any) -> str:
+    """The range of a number in words, to be put behind a sentence; nothing where there is none."""
+    (meta,) = getattr(kind, "__metadata__", None) or (Meta(),)
+    low = f"from {meta.ge:,}" if meta.ge is not None else f"above {meta.gt:,}" if meta.gt is not None else ""
+    high = f"up to {meta.le:,}" if meta.le is not None else ""
+    return f", {' '.join(filter(None, (low, high)))}" if low or high else ""
 
 
 def _compression_problems() -> Iterator[str]:

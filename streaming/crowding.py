@@ -43,10 +43,24 @@ async def turn_away(scope: Scope, receive: Any, send: Any, exchange: Exchange) -
     limit = conf.server().limit_concurrency
     detail = _("%d requests and streams are open, which is the limit.") % limit
     problem = Problem(503, "too_many_requests_open", detail, retry_after=RETRY)
+    away = _sent_away(scope) if scope["type"] == "http" else None
+    await answer(problem, scope, receive, send, exchange, away)
+
+
+async def answer(
+    problem: Problem,
+    scope: Scope,
+    receive: Any,
+    send: Any,
+    exchange: Exchange,
+    away: HttpResponse | None = None,
+) -> None:
+    """Refuse a call, by `away` instead of the problem's document where there is one, without looking at more
+    of it; its connection ends with it."""
     if scope["type"] == "websocket":
         await deny(scope, receive, send, problem)
         return
-    response = _sent_away(scope) or problem.response()
+    response = away or problem.response()
     exchange.name(response)
     response["Connection"] = "close"
     response["Content-Length"] = str(len(response.content))

@@ -20,7 +20,7 @@ from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from . import conf, crowding
+from . import conf, crowding, heads
 from .bodies import Scope, discard_body, read_body
 from .checks import ensure_sound
 from .daphne import rename_query
@@ -78,7 +78,9 @@ class StreamingHandler(ASGIHandler):
         exchange = Exchange(scope)
         self._open += 1
         try:
-            if self._open > self._limit and not crowding.is_needed(scope):
+            if (problem := heads.refusal(scope)) is not None:
+                await crowding.answer(problem, scope, receive, send, exchange)
+            elif self._open > self._limit and not crowding.is_needed(scope):
                 await crowding.turn_away(scope, receive, send, exchange)
             elif scope["type"] == "websocket":
                 await _sockets().application(scope, receive, send)

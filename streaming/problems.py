@@ -57,6 +57,7 @@ TITLES: Final = {
     "not_finished": gettext_lazy("The task has not ended yet"),
     "task_cancelled": gettext_lazy("The task was cancelled"),
     "events_pruned": gettext_lazy("The events are no longer kept"),
+    "headers_too_large": gettext_lazy("The headers are too large"),
     "body_too_large": gettext_lazy("The body is too large"),
     "unsupported_media_type": gettext_lazy("Not a supported type of body"),
     "validation_failed": gettext_lazy("The values are not valid"),

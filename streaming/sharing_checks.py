@@ -38,7 +38,7 @@ def check_sharing(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     if trouble := _trouble_with(url):
         hint = "redis://[user:password@]host[:port]/number, rediss:// with TLS, or unix:///path."
         found.append(Error(f"REDIS_URL {trouble}", hint=hint, obj="REDIS_URL", id="streaming.E014"))
-    elif urlsplit(url).password is None and not is_loopback(urlsplit(url).hostname or "127.0.0.1"):
+    elif urlsplit(url).password is None and not _stays_here(urlsplit(url).hostname):
         hint = "Whoever reaches it reads and forges streams: give it a password, or an ACL, and TLS."
         text = "REDIS_URL has no password, and is not on this machine"
         found.append(Warning(text, hint=hint, obj="REDIS_URL", id="streaming.W020"))
@@ -62,6 +62,11 @@ def check_redis(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
     ]
 
 
+def _stays_here(host: str | None) -> bool:
+    """Whether that is this machine; None is a socket in its file system."""
+    return host is None or host == "localhost" or is_loopback(host)
+
+
 def _trouble_with(url: str) -> str:
     """What is wrong with it, without repeating what may be a password; empty if nothing is."""
     if find_spec("redis") is None:
@@ -71,8 +76,14 @@ def _trouble_with(url: str) -> str:
         if parts.scheme not in SCHEMES:
             return f"does not begin with one of {', '.join(SCHEMES)}"
         if parts.port is None or parts.port > 0:
-            return "" if parts.hostname or parts.path else "names no host"
-    return "is no URL"
+            if not parts.hostname and not parts.path:
+                return "names no host"
+            import redis
+
+            # It reads options from the query, each as what it has to be.
+            redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+            return ""
+    return "is no URL, or has an option of a wrong kind"
 
 
 def _faults(url: str) -> Iterator[tuple[str, str]]:

@@ -75,6 +75,8 @@ def test_a_wrong_value_of_a_pool_is_named_with_its_variable(pool: str, name: str
         ("SSE_CONFIG", "connection_timeout", 0, "> 0"),
         ("SSE_CONFIG", "max_journal_bytes", 10, ">= 1024"),
         ("SSE_CONFIG", "poll_schedule", "every second", "array"),
+        ("BUFFER_CONFIG", "flush_interval", 10, "above 0 up to 1"),
+        ("SSE_CONFIG", "retry", "soon", "from 0 up to 3,600"),
         ("SERVER_CONFIG", "max_body_bytes", 1.5, "int"),
         ("CLUSTER_CONFIG", "prefix", "a b", "matching regex"),
         ("CLUSTER_CONFIG", "prefix", "", "matching regex"),
@@ -99,6 +101,7 @@ def test_no_pool_of_a_senseless_size(wrong: Any):
     with override_settings(THREAD_CONFIG={"agent_pool": {"max_workers": wrong}}):
         (error,) = _errors()
         assert "AGENT_POOL_MAX_WORKERS" in error
+        assert "from 1 up to 100,000" in error
         with pytest.raises(ImproperlyConfigured, match="AGENT_POOL_MAX_WORKERS"):
             conf.pools()
 
