@@ -21,6 +21,7 @@ from django.core.validators import validate_email
 from msgspec import Meta
 
 from streaming.core.alerts import Kind, Rule
+from streaming.core.quota import QuotaLimits
 from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
@@ -134,6 +135,16 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl: Seconds = 600.0
 
 
+class QuotaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """QUOTA_CONFIG: of each owner, 0 for none. Counts of tasks over all pools, tokens, bytes, seconds."""
+
+    streams: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    places: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    tokens_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+    bytes_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000_000)] = 0
+    kernel_seconds_per_hour: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+
+
 DEFAULT_ALERTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Cells of notebooks may work for minutes before they print something.
     "first_content": {"kind": "first_content", "threshold": 5, "pool": "agent_pool"},
@@ -181,6 +192,13 @@ def server() -> ServerConfig:
 def reuse() -> CacheConfig:
     """CACHE_CONFIG."""
     return _load("CACHE_CONFIG", "CACHE", CacheConfig)
+
+
+@cache
+def quotas() -> QuotaLimits:
+    """QUOTA_CONFIG."""
+    config = _load("QUOTA_CONFIG", "QUOTA", QuotaConfig)
+    return QuotaLimits(**msgspec.structs.asdict(config))
 
 
 @cache
@@ -299,6 +317,7 @@ def _forget(**kwargs: Any) -> None:
         buffer,
         server,
         reuse,
+        quotas,
         cluster,
         redis_url,
         metrics,
@@ -322,6 +341,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("BUFFER_CONFIG", "BUFFER", BufferConfig),
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
+        ("QUOTA_CONFIG", "QUOTA", QuotaConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
         ("ALERT_CONFIG", "ALERT", AlertConfig),
