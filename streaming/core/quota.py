@@ -1,11 +1,11 @@
 """What an owner may use in a time, and what happens to who has used more.
 
 The law of a *rate* (tokens a minute): whoever asks is let in while what was used in the last window is less
-than the quota. What is let in runs to its end, whatever it uses; what goes beyond the quota is a *debt*, and
-nothing is let in until the time is over in which the quota would have paid for it. So no window of that
+than the quota, and while it is paid: each use takes as long to be paid as the quota would have taken for it,
+and a window's worth may be owed (GCRA). What is let in runs to its end, whatever it uses. So no window of that
 length, wherever it begins, has more than the quota and what those used beyond it that were let in before it
-was spent; and in the long run the quota holds, too. A token bucket, or GCRA, would allow twice the quota in a
-window: a full bucket, and what flows in meanwhile.
+was spent; and who goes beyond it pays for that by waiting, so in the long run the quota holds, too. GCRA, or a
+token bucket, alone would allow twice the quota in a window: a full bucket, and what flows in meanwhile.
 
 Use is kept by slots of the window, a sixtieth each, so an owner costs at most some dozens of numbers; a slot
 counts until all of it is out of the window. The same law is in `runtime/redis/quotas.lua`.
@@ -107,46 +107,44 @@ class Standing:
 
 @dataclass(slots=True)
 class Spending:
-    """What one owner used of one rate. `used`: units by number of slot (of the clock's time); `until`: when
-    the debt is paid. Times are seconds of one clock, which may stand still but not go back."""
+    """What one owner used of one rate. `used`: units by number of slot (of the clock's time); `paid`: when all
+    of it is paid. Times are seconds of one clock, which may stand still but not go back."""
 
     used: dict[int, float] = field(default_factory=dict)
-    until: float = -math.inf
+    paid: float = 0.0
 
     def charge(self, rate: Rate, amount: float, now: float) -> None:
-        """So much was used, up to now. A negative amount was charged too much before: the debt is less, and
-        the latest use."""
+        """So much was used, up to now. A negative amount was charged too much before: there is less to pay,
+        and less of the latest use."""
         self._forget(rate, now)
-        if amount < 0:
+        if amount <= 0:
             self._give_back(rate, -amount, now)
             return
         slot = _slot(rate, now)
         self.used[slot] = self.used.get(slot, 0.0) + amount
-        beyond = min(amount, sum(self.used.values()) - rate.quota)
-        if beyond > 0:
-            until = max(self.until, now) + beyond * rate.window / rate.quota
-            self.until = min(until, now + MOST_DEBT * rate.window)
+        paid = max(self.paid, now) + amount * rate.window / rate.quota
+        self.paid = min(paid, now + (1 + MOST_DEBT) * rate.window)
 
     def standing(self, quota: Quota, rate: Rate, now: float) -> Standing:
         """How the owner stands now; changes nothing that counts."""
         self._forget(rate, now)
-        left = rate.quota - sum(self.used.values())
-        free = now if left > 0 else self._free_at(rate)
-        retry_after = max(self.until, free) - now
-        whole = max([self.until, *(_gone(rate, slot) for slot in self.used)], default=now)
+        owed = max(self.paid - now, 0.0) * rate.quota / rate.window
+        left = rate.quota - max(owed, sum(self.used.values()))
+        retry_after = 0.0 if left > 0 else max(self.paid - rate.window, self._free_at(rate), now) - now
+        whole = max([self.paid, *(_gone(rate, slot) for slot in self.used)])
         return Standing(
             quota,
             limit=int(rate.quota),
-            remaining=0 if retry_after > 0 else max(math.ceil(left), 1),
-            retry_after=max(retry_after, 0.0),
-            whole_after=max(whole - now, 0.0) if self.used or self.until > now else rate.window,
+            remaining=max(math.ceil(left), 0),
+            retry_after=retry_after,
+            whole_after=whole - now if whole > now else rate.window,
             window=rate.window,
         )
 
     def idle(self, rate: Rate, now: float) -> bool:
         """Whether it is as if nothing had been used."""
         self._forget(rate, now)
-        return not self.used and self.until <= now
+        return not self.used and self.paid <= now
 
     def _free_at(self, rate: Rate) -> float:
         """When enough is out of the window."""
@@ -159,8 +157,7 @@ class Spending:
         return free
 
     def _give_back(self, rate: Rate, amount: float, now: float) -> None:
-        debt = max(self.until - now, 0.0) * rate.quota / rate.window
-        self.until -= min(amount, debt) * rate.window / rate.quota
+        self.paid = max(self.paid - amount * rate.window / rate.quota, min(self.paid, now))
         for slot in sorted(self.used, reverse=True):
             taken = min(amount, self.used[slot])
             amount -= taken

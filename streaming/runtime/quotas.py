@@ -1,10 +1,11 @@
 """What owners use over all pools of this process, or of all that share a Redis, and who may start more.
 
-A task is charged while it runs, once a second: parts of text as tokens, bytes of events, seconds of a kernel;
-at its end the provider's own count corrects the tokens. It is never stopped for it: what was let in goes on to
-its end, because half an answer is worth nothing and is paid for all the same; what it costs beyond the quota
-is a debt (see `core/quota.py`). A copy of another task's text costs bytes and no tokens. What needs no worker (an interrupt, a status) is neither charged nor refused, so
-who has spent a quota can still stop what uses it.
+A task is charged while it runs, once a second: parts of text as tokens, bytes of events, seconds of a
+kernel; at its end the provider's own count corrects the tokens. It is never stopped for it: what was let in
+goes on to its end, because half an answer is worth nothing and is paid for all the same; what it costs beyond
+the quota is a debt (see `core/quota.py`). A copy of another task's text costs bytes and no tokens. What needs
+no worker (an interrupt, a status) is neither charged nor refused, so who has spent a quota can still stop
+what uses it.
 
 Without Redis a process knows what it runs itself, to the moment. With Redis each start asks all processes in
 one step, which also says what this one has used since the last; what it could not say is said later.
@@ -105,8 +106,8 @@ class _Account:
 
 
 class Quotas:
-    """See the module. Belongs to the event loop of its supervisor. `shared`: None where the process counts for
-    itself. `charged`: units so far, by quota."""
+    """See the module. Belongs to the event loop of its supervisor. `shared`: None where the process counts
+    for itself. `charged`: units so far, by quota."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 --
 -- KEYS: what was used, by quota; the owner's running tasks and its waiting ones, by the time until which they
 -- count. ARGV: JSON (quotas.py: `_Step`), and, in tests, the time. All times are seconds.
--- Returns JSON: admitted, now, streams and places in use before, and by quota when its debt is paid and what was
+-- Returns JSON: admitted, now, streams and places in use before, and by quota when all is paid and what was
 -- used by slot, as pairs.
 
 local USED, RUNNING, WAITING = unpack(KEYS)
@@ -46,13 +46,12 @@ for name, rate in pairs(step.rates) do
   local current = math.floor(now * step.slots / window)
   local amount = step.charges[name] or 0
   local was = known[name] or { 0, {} }
-  local paid, used, total = was[1], {}, 0
+  local paid, used = was[1], {}
   -- After a leap of the clock nobody is shut out for longer than by any debt.
-  paid = math.min(paid, now + step.debt * window)
+  paid = math.min(paid, now + (1 + step.debt) * window)
   for _, pair in ipairs(was[2]) do
     if pair[1] >= current - step.slots and pair[1] <= current + 1 then
       used[#used + 1] = pair
-      total = total + pair[2]
     end
   end
   if amount > 0 then
@@ -62,19 +61,14 @@ for name, rate in pairs(step.rates) do
     else
       used[#used + 1] = { current, amount }
     end
-    total = total + amount
-    local beyond = math.min(amount, total - quota)
-    if beyond > 0 then
-      paid = math.min(math.max(paid, now) + beyond * window / quota, now + step.debt * window)
-    end
+    paid = math.min(math.max(paid, now) + amount * window / quota, now + (1 + step.debt) * window)
   elseif amount < 0 then
     local back = -amount
-    local debt = math.max(paid - now, 0) * quota / window
-    paid = paid - math.min(back, debt) * window / quota
+    paid = math.max(paid - back * window / quota, math.min(paid, now))
     while back > 0 and #used > 0 do
       local last = used[#used]
       local taken = math.min(back, last[2])
-      back, last[2], total = back - taken, last[2] - taken, total - taken
+      back, last[2] = back - taken, last[2] - taken
       if last[2] <= 0 then
         table.remove(used)
       end
@@ -105,7 +99,7 @@ if ask and ask ~= cjson.null then
       for _, pair in ipairs(used) do
         total = total + pair[2]
       end
-      if paid > now or total >= rate[1] then
+      if paid - now >= rate[2] or total >= rate[1] then
         answer.admitted = false
       end
     end
