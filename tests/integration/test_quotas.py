@@ -22,7 +22,7 @@ from tests.support.sockets import opened
 pytestmark = pytest.mark.server
 
 LATER = "/content/generate/async"
-WHOLE = "/content/generate/sync"
+WHOLE = "/content/generate"
 PATIENT = {"tokens": 1000, "interval": 0.02}
 
 OWNERS = {"ALLOW_ANONYMOUS": "true", "TRUSTED_PROXIES": "127.0.0.1"}
@@ -44,6 +44,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
         "AGENT_POOL_MAX_WORKERS": "3",
         "AGENT_POOL_PER_OWNER": "50",
         "CACHE_SCOPE": "owner",
+        "METRICS_ACCESS": "true",
         "CORS_ALLOWED_ORIGINS": "https://app.example",
     }
     folder = tmp_path_factory.mktemp("quotas")
@@ -146,17 +147,16 @@ async def test_spent_tokens_refuse_new_work_of_every_kind_and_of_that_owner_alon
 async def test_the_same_call_again_is_no_new_work(owner: httpx2.AsyncClient):
     key = {"Idempotency-Key": "once"}
     body = work(tokens=60, interval=0)
+    first = await owner.post(STREAM, json=body, headers=key)
+    assert first.status_code == 200
+    assert "ratelimit" in first.headers
+    replayed = await owner.post(STREAM, json=body, headers=key)
+    assert (replayed.status_code, replayed.headers["idempotent-replayed"]) == (200, "true")
+    assert replayed.headers["x-stream-id"] == first.headers["x-stream-id"]
+    assert "ratelimit" not in replayed.headers
     for path in (STREAM, LATER, WHOLE):
-        first = await owner.post(path, json=body, headers=key)
-        if path == STREAM:
-            assert first.status_code == 200
-            assert "ratelimit" in first.headers
-            replayed = await owner.post(path, json=body, headers=key)
-            assert (replayed.status_code, replayed.headers["idempotent-replayed"]) == (200, "true")
-            assert replayed.headers["x-stream-id"] == first.headers["x-stream-id"]
-            assert "ratelimit" not in replayed.headers
-        else:
-            check_refused(first, "tokens")
+        fresh = await owner.post(path, json=work(), headers={"Idempotency-Key": "new"})
+        check_refused(fresh, "tokens")
 
 
 async def test_streams_count_running_and_waiting_ones_and_places_the_waiting(owner: httpx2.AsyncClient):
@@ -252,3 +252,121 @@ async def test_without_quotas_nothing_is_told(http: httpx2.AsyncClient):
     response = await http.post(LATER, json=brief(options={"tokens": 1}))
     assert response.status_code == 202
     assert not [name for name in response.headers if name.lower().startswith("ratelimit")]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Two processes with one worker each that share a Redis, and so the quotas."""
+    if find_redis() is None:
+        pytest.skip(INSTALL)
+    settings = {
+        "QUOTA_STREAMS": "4",
+        "QUOTA_PLACES": "1",
+        "QUOTA_TOKENS_PER_MINUTE": "50",
+        "AGENT_POOL_MAX_WORKERS": "1",
+        "AGENT_POOL_PER_OWNER": "50",
+    }
+    with redis_server() as redis:
+        env = environment(tmp_path_factory.mktemp("pair"), **OWNERS | settings, REDIS_URL=redis.url())
+        migrate(env)
+        with side_by_side(Path(env["DATABASE_URL"].removeprefix("sqlite:///")).parent, env) as servers:
+            yield servers
+
+
+@asynccontextmanager
+async def one_owner(servers: tuple[Server, Server]) -> AsyncIterator[list[httpx2.AsyncClient]]:
+    address = f"198.51.100.{next(_addresses)}"
+    async with somebody(servers[0]) as here, somebody(servers[1]) as there:
+        for each in (here, there):
+            each.headers["X-Forwarded-For"] = address
+        yield [here, there]
+
+
+async def test_two_processes_with_redis_share_one_quota(pair: tuple[Server, Server]):
+    async with one_owner(pair) as (here, there):
+        response = await spend(here, 30)
+        assert remaining(response)["tokens"] == 50
+
+        async def told() -> bool:
+            probe = await there.post(WHOLE, json=work(tokens=1, interval=0))
+            assert probe.status_code == 200
+            return remaining(probe)["tokens"] <= 20
+
+        assert await eventually(told, 10)
+        await spend(there, 30)
+        check_refused(await there.post(STREAM, json=work()), "tokens")
+
+        async def told_back() -> httpx2.Response | None:
+            answer = await here.post(LATER, json=work(tokens=1, interval=0))
+            return answer if answer.status_code == 429 else None
+
+        refused = await eventually(told_back, 10)
+        assert refused is not None
+        check_refused(refused, "tokens")
+        async with somebody(pair[0]) as other:
+            assert (await spend(other, 1)).status_code == 200
+
+
+@pytest.mark.long
+async def test_streams_and_places_are_counted_over_both_and_come_back(pair: tuple[Server, Server]):
+    async with one_owner(pair) as owners, AsyncExitStack() as stack:
+        slow = {"tokens": 30, "interval": 1}
+        running_ones = [
+            (await stack.enter_async_context(each.stream("POST", STREAM, json=work(**slow))))
+            for each in owners
+        ]
+        assert [each.headers["x-stream-route"] for each in running_ones] == ["direct", "direct"]
+        waiting = await owners[0].post(LATER, json=work(**slow))
+        assert waiting.json()["route"] == "queued"
+        assert remaining(waiting) == {"streams": 1, "places": 0, "tokens": remaining(waiting)["tokens"]}
+        check_refused(await owners[1].post(LATER, json=work(**slow)), "places")
+        # One ends: what waits runs, wherever a permit is free, and its place is free again.
+        await owners[1].delete(running_ones[1].headers["location"])
+
+        async def accepted() -> httpx2.Response | None:
+            answer = await owners[1].post(LATER, json=work(**slow))
+            return answer if answer.status_code == 202 else None
+
+        again = await eventually(accepted, 20)
+        assert again is not None
+        for each in (running_ones[0], waiting, again):
+            await owners[0].delete(each.headers["location"])
+
+        async def all_back() -> bool:
+            probe = await owners[0].post(WHOLE, json=work(tokens=1, interval=0))
+            return probe.status_code == 200 and remaining(probe)["streams"] == 3
+
+        assert await eventually(all_back, 20)
+
+
+@pytest.mark.long
+async def test_what_a_worker_elsewhere_runs_for_somebody_unknown_is_charged_to_its_address(
+    pair: tuple[Server, Server],
+):
+    async with one_owner(pair) as (here, there), AsyncExitStack() as stack:
+        busy = [
+            await stack.enter_async_context(each.stream("POST", STREAM, json=work()))
+            for each in await _two_others(pair, stack)
+        ]
+        waiting = await here.post(LATER, json=work(tokens=60, interval=0))
+        assert waiting.json()["route"] == "queued"
+        # It runs in the other process, which learns whom to charge from Redis.
+        await busy[1].aclose()
+        others = await _two_others(pair, stack)
+        await others[1].delete(busy[1].headers["location"])
+
+        async def over() -> bool:
+            record = await here.get(waiting.headers["location"])
+            return bool(record.json()["state"] == "complete")
+
+        assert await eventually(over, 20)
+
+        async def charged() -> bool:
+            return (await there.post(LATER, json=work(tokens=1, interval=0))).status_code == 429
+
+        assert await eventually(charged, 10)
+        await others[0].delete(busy[0].headers["location"])
+
+
+async def _two_others(pair: tuple[Server, Server], stack: AsyncExitStack) -> list[httpx2.AsyncClient]:
+    return [await stack.enter_async_context(somebody(server)) for server in pair]
