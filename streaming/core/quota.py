@@ -1,11 +1,11 @@
 """What an owner may use in a time, and what happens to who has used more.
 
-The law of a *rate* (tokens a minute): whoever asks is let in while what was used in the last window is less
-than the quota, and while it is paid: each use takes as long to be paid as the quota would have taken for it,
-and a window's worth may be owed (GCRA). What is let in runs to its end, whatever it uses. So no window of that
-length, wherever it begins, has more than the quota and what those used beyond it that were let in before it
-was spent; and who goes beyond it pays for that by waiting, so in the long run the quota holds, too. GCRA, or a
-token bucket, alone would allow twice the quota in a window: a full bucket, and what flows in meanwhile.
+The law of a *rate* (tokens a minute): whoever asks is let in while what was used in the last window is
+less than the quota, and while it is paid: each use takes as long to be paid as the quota would have taken for
+it, and a window's worth may be owed (GCRA). What is let in runs to its end, whatever it uses. So no window of
+that length, wherever it begins, has more than the quota and what those used beyond it that were let in before
+it was spent; and who goes beyond it pays for that by waiting, so in the long run the quota holds, too. GCRA,
+or a token bucket, alone would allow twice the quota in a window: a full bucket, and what flows in meanwhile.
 
 Use is kept by slots of the window, a sixtieth each, so an owner costs at most some dozens of numbers; a slot
 counts until all of it is out of the window. The same law is in `runtime/redis/quotas.lua`.
@@ -107,8 +107,8 @@ class Standing:
 
 @dataclass(slots=True)
 class Spending:
-    """What one owner used of one rate. `used`: units by number of slot (of the clock's time); `paid`: when all
-    of it is paid. Times are seconds of one clock, which may stand still but not go back."""
+    """What one owner used of one rate. `used`: units by number of slot (of the clock's time); `paid`: when
+    all of it is paid. Times are seconds of one clock, which may stand still but not go back."""
 
     used: dict[int, float] = field(default_factory=dict)
     paid: float = 0.0

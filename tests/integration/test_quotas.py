@@ -15,8 +15,8 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, client, eventually, read_stream
-from tests.support.redis import INSTALL, find_redis, redis_server
-from tests.support.servers import Server, environment, migrate, running, side_by_side, started
+from tests.support.redis import RedisServer
+from tests.support.servers import Server, environment, migrate, side_by_side, started
 from tests.support.sockets import opened
 
 pytestmark = pytest.mark.server
@@ -255,10 +255,10 @@ async def test_without_quotas_nothing_is_told(http: httpx2.AsyncClient):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+def pair(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Server]]:
     """Two processes with one worker each that share a Redis, and so the quotas."""
-    if find_redis() is None:
-        pytest.skip(INSTALL)
     settings = {
         "QUOTA_STREAMS": "4",
         "QUOTA_PLACES": "1",
@@ -266,11 +266,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Ser
         "AGENT_POOL_MAX_WORKERS": "1",
         "AGENT_POOL_PER_OWNER": "50",
     }
-    with redis_server() as redis:
-        env = environment(tmp_path_factory.mktemp("pair"), **OWNERS | settings, REDIS_URL=redis.url())
-        migrate(env)
-        with side_by_side(Path(env["DATABASE_URL"].removeprefix("sqlite:///")).parent, env) as servers:
-            yield servers
+    folder = tmp_path_factory.mktemp("pair")
+    env = environment(folder, **OWNERS | settings, REDIS_URL=redis_server.url())
+    migrate(env)
+    with side_by_side(folder, env) as servers:
+        yield servers
 
 
 @asynccontextmanager

@@ -30,8 +30,10 @@ for _, each in ipairs(step.active) do
   redis.call('ZREM', waits and RUNNING or WAITING, id)
   redis.call('ZADD', waits and WAITING or RUNNING, exact(now + seconds), id)
 end
-redis.call('ZREMRANGEBYSCORE', RUNNING, '-inf', exact(now))
-redis.call('ZREMRANGEBYSCORE', WAITING, '-inf', exact(now))
+for _, key in ipairs({ RUNNING, WAITING }) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', exact(now))
+  redis.call('ZREMRANGEBYSCORE', key, exact(now + step.expire), '+inf')
+end
 
 -- What was used
 local stored = redis.call('HGETALL', USED)
@@ -48,7 +50,10 @@ for name, rate in pairs(step.rates) do
   local was = known[name] or { 0, {} }
   local paid, used = was[1], {}
   -- After a leap of the clock nobody is shut out for longer than by any debt.
-  paid = math.min(paid, now + (1 + step.debt) * window)
+  local leapt = paid > now + (1 + step.debt) * window + 1
+  if leapt then
+    paid = now + (1 + step.debt) * window
+  end
   for _, pair in ipairs(was[2]) do
     if pair[1] >= current - step.slots and pair[1] <= current + 1 then
       used[#used + 1] = pair
@@ -74,7 +79,7 @@ for name, rate in pairs(step.rates) do
       end
     end
   end
-  if amount ~= 0 then
+  if amount ~= 0 or leapt then
     redis.call('HSET', USED, name, cjson.encode({ paid, used }))
   end
   answer.spent[name] = { paid, used }

@@ -63,16 +63,16 @@ class SharedQuotas:
 
     async def note_payer(self, task_id: str, payer: str, seconds: float) -> None:
         """Whose quota a task is charged to that any process may run. Raises `StorageUnavailable`."""
-        key = self._redis.key("q", "t", task_id)
+        key = self._redis.key("quota", "task", task_id)
         await self._redis.execute("SET", key, payer, "EX", math.ceil(seconds))
 
     async def payer_of(self, task_id: str) -> str:
         """What `note_payer` has noted; empty for nothing. Raises `StorageUnavailable`."""
-        found = await self._redis.execute("GET", self._redis.key("q", "t", task_id))
+        found = await self._redis.execute("GET", self._redis.key("quota", "task", task_id))
         return "" if found is None else str(found.decode())
 
     def _keys(self, owner: str) -> list[str]:
-        return [self._redis.key("q", owner, each) for each in _KEYS]
+        return [self._redis.key("quota", owner, each) for each in _KEYS]
 
     def _args(self, news: News, asked: Asked | None, now: float | None) -> Iterable[str]:
         ask = None
