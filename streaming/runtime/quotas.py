@@ -107,7 +107,7 @@ class _Account:
 
 class Quotas:
     """See the module. Belongs to the event loop of its supervisor. `shared`: None where the process counts
-    for itself. `charged`: units so far, by quota."""
+    for itself. `clock`: that of tasks, in seconds. `charged`: units so far, by quota."""
 
     def __init__(
         self,
@@ -151,7 +151,13 @@ class Quotas:
         if self._shared is None:
             found = self._standings_here(account)
         else:
-            found = await self._standings_of_all(self._shared, hold, quotas)
+            try:
+                found = await self._standings_of_all(self._shared, hold, quotas)
+            except StorageUnavailable:
+                if copied:
+                    # Who needs no permit is served while Redis is away; what it costs is told later.
+                    return None
+                raise
             account = self._account(spec.payer)
         spent = exhausted({quota: each for quota, each in found.items() if quota in quotas})
         standings = tuple(each for quota, each in found.items() if quota in shown)
@@ -288,7 +294,7 @@ class Quotas:
         if task.pump is None or task.started is None:
             return
         if task.spec.uses_kernel:
-            seconds = (task.finished or time.monotonic()) - task.started
+            seconds = (task.finished or self._clock()) - task.started
             self._charge(payer, account, Quota.KERNEL_SECONDS, seconds - metered.seconds)
             metered.seconds = seconds
         elif task.spec.source is None:

@@ -216,6 +216,19 @@ async def test_a_cached_answer_costs_bytes_and_no_tokens(owner: httpx2.AsyncClie
     assert after["bytes"] < left["bytes"]
 
 
+async def test_many_at_once_of_one_owner_do_not_hold_up_another(metered: Server, owner: httpx2.AsyncClient):
+    await spend(owner, 60)
+
+    async def modest() -> list[str]:
+        async with somebody(metered) as other:
+            return [(await spend(other, 2)).headers["x-stream-route"] for _ in range(5)]
+
+    flood = (owner.post(STREAM, json=work()) for _ in range(200))
+    routes, *answers = await asyncio.gather(modest(), *flood)
+    assert routes == ["direct"] * 5, "nobody waits for who is refused"
+    assert {each.json()["code"] for each in answers} == {"quota_exceeded"}
+
+
 async def test_refusals_are_counted_and_charges_measured(metered: Server, owner: httpx2.AsyncClient):
     await spend(owner, 60)
     async with client(metered.url) as here:
