@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -15,9 +18,12 @@ import httpx2
 import pytest
 
 from tests.support.client import STREAM, brief, client, eventually, read_stream
+from tests.support.notebooks import OPERATION, Headers
 from tests.support.redis import RedisServer
-from tests.support.servers import Server, environment, migrate, side_by_side, started
+from tests.support.servers import ROOT, Server, environment, migrate, side_by_side, started
 from tests.support.sockets import opened
+
+from .test_notebooks import MAKE_RUNNERS
 
 pytestmark = pytest.mark.server
 
@@ -32,6 +38,16 @@ ITEM = re.compile(r'"([a-z_]+)"((?:;[a-z]+=(?:\d+|"[a-z-]+"))*)')
 
 _addresses = count(1)
 _topics = count(1)
+
+
+def runners(server: Server) -> dict[str, Headers]:
+    """Accounts that may run code: the headers that speak for them."""
+    env = environment(server.database.parent, DJANGO_SETTINGS_MODULE="settings.settings")
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE_RUNNERS], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {name: {"Authorization": f"Bearer {key}"} for name, key in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +239,8 @@ async def test_many_at_once_of_one_owner_do_not_hold_up_another(metered: Server,
         async with somebody(metered) as other:
             return [(await spend(other, 2)).headers["x-stream-route"] for _ in range(5)]
 
-    flood = (owner.post(STREAM, json=work()) for _ in range(200))
-    routes, *answers = await asyncio.gather(modest(), *flood)
+    flood = asyncio.gather(*(owner.post(STREAM, json=work()) for _ in range(200)))
+    routes, answers = await asyncio.gather(modest(), flood)
     assert routes == ["direct"] * 5, "nobody waits for who is refused"
     assert {each.json()["code"] for each in answers} == {"quota_exceeded"}
 
@@ -323,7 +339,7 @@ async def test_two_processes_with_redis_share_one_quota(pair: tuple[Server, Serv
 @pytest.mark.long
 async def test_streams_and_places_are_counted_over_both_and_come_back(pair: tuple[Server, Server]):
     async with one_owner(pair) as owners, AsyncExitStack() as stack:
-        slow = {"tokens": 30, "interval": 1}
+        slow: dict[str, Any] = {"tokens": 30, "interval": 1}
         running_ones = [
             (await stack.enter_async_context(each.stream("POST", STREAM, json=work(**slow))))
             for each in owners
@@ -383,3 +399,30 @@ async def test_what_a_worker_elsewhere_runs_for_somebody_unknown_is_charged_to_i
 
 async def _two_others(pair: tuple[Server, Server], stack: AsyncExitStack) -> list[httpx2.AsyncClient]:
     return [await stack.enter_async_context(somebody(server)) for server in pair]
+
+
+@pytest.mark.long
+async def test_kernel_seconds_refuse_code_and_let_it_be_stopped(tmp_path: Path, migrated: Path):
+    settings = {
+        "KERNELS_ENABLED": "true",
+        "KERNELS_WITHOUT_SANDBOX": "true",
+        "QUOTA_KERNEL_SECONDS_PER_HOUR": "2",
+        "QUOTA_TOKENS_PER_MINUTE": "1000",
+    }
+    shutil.copy(migrated, tmp_path)
+    with started("serve", tmp_path, environment(tmp_path, **settings)) as house:
+        runner = runners(house)["ada"]
+        async with client(house.url, headers=runner) as ada:
+
+            def call(kind: str, **members: Any) -> dict[str, Any]:
+                return {"notebook_id": "book", "operation": {"type": kind, **members}}
+
+            slept = await ada.post(OPERATION, json=call("execute", code="import time; time.sleep(2.5)"))
+            assert remaining(slept) == {"kernel_seconds": 2}
+            refused = await ada.post(OPERATION, json=call("execute", code="1"))
+            check_refused(refused, "kernel_seconds")
+            written = await ada.post(OPERATION, json=call("generate", prompt="a loop"))
+            assert (written.status_code, set(remaining(written))) == (200, {"tokens"})
+            for kind in ("status", "interrupt", "shutdown"):
+                answer = await ada.post(OPERATION, json=call(kind))
+                assert (answer.status_code, "ratelimit" in answer.headers) == (200, False)

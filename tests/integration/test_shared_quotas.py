@@ -76,7 +76,7 @@ def test_all_processes_charge_as_one_does(client: redis.Redis, history: list[tup
             assert same(one.retry_after, other.retry_after)
             assert same(one.whole_after, other.whole_after)
             assert abs(one.remaining - other.remaining) <= 1, "a rounding of the last digit"
-        if all(each.retry_after == 0 or each.retry_after > 1e-3 for each in standings):
+        if all(not each.retry_after or each.retry_after > 1e-3 for each in standings):
             assert answer.admitted == (not any(each.spent for each in standings))
 
 
