@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from streaming.core.errors import StorageUnavailable
 from streaming.core.states import State
 from streaming.runtime.ports import Commit
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
@@ -118,9 +119,13 @@ class Opening:
         Raises `StorageUnavailable` if it shall wait for any process and cannot be kept for them.
         """
         if self._queue is not None and self._queue.waits(task):
-            if self._quotas is not None:
-                await self._quotas.settle(task)
-            await self._queue.enqueue(task, commit, attended=attended)
+            before = None if self._quotas is None else self._quotas.settle
+            try:
+                await self._queue.enqueue(task, commit, attended=attended, before=before)
+            except StorageUnavailable:
+                if self._quotas is not None:
+                    self._quotas.withdraw(task)
+                raise
         elif task.state is State.QUEUED:
             await commit.wait(COMMIT_PATIENCE)
 
@@ -128,4 +133,6 @@ class Opening:
         """The task that was opened is void; see `Supervisor.retract`."""
         if self._queue is not None and self._queue.waits(task):
             self._queue.withdrawn(task)
+            if self._quotas is not None:
+                self._quotas.withdraw(task)
         self._supervisor.retract(task)

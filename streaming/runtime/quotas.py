@@ -18,6 +18,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -127,6 +128,7 @@ class Quotas:
         self._name, self._ids = secrets.token_hex(8), count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._entering: dict[str, Hold] = {}
         self._learning: set[asyncio.Task[None]] = set()
         self._forgot_at = -math.inf
         self._closed = False
@@ -168,13 +170,14 @@ class Quotas:
         return hold
 
     def keep(self, hold: Hold, task: Task) -> None:
-        """The task is open."""
-        self.drop(hold)
+        """The task is open. If it waits for any process, `settle` or `withdraw` must follow."""
         task.standings = hold.standings
         if task.id in self._supervisor.tasks.foreign:
-            self._note_waiting(task)
-        else:
-            self.track(task)
+            self._account(hold.payer).holds.pop(hold.id, None)
+            self._entering[task.id] = hold
+            return
+        self.drop(hold)
+        self.track(task)
 
     def drop(self, hold: Hold) -> None:
         """The task was not opened, or counts as itself from now on."""
@@ -213,16 +216,29 @@ class Quotas:
             self._go_on()
 
     async def settle(self, task: Task) -> None:
-        """Before others may run a task that waits for any process: let them know whom to charge, where its
-        record does not say. Raises nothing."""
-        if self._shared is not None and task.spec.payer and task.spec.owner is None:
-            limits = self._supervisor.pools[task.spec.pool].limits
-            try:
-                wait = limits.queue_timeout + MARGIN
-                await self._shared.note_payer(task.id, task.spec.payer, wait)
-            except StorageUnavailable:
-                # Then nobody is charged.
-                return
+        """Before others may run a task that waits for any process: say that it waits, which it does as long
+        as it may, or until who runs it says more; and whom to charge, where its record does not say. Said
+        later it would overtake what they say. Raises nothing."""
+        hold = self._entering.pop(task.id, None)
+        if hold is None or self._shared is None:
+            return
+        wait = self._supervisor.pools[task.spec.pool].limits.queue_timeout
+        news = News()
+        news.leaves(hold.id)
+        news.stays(task.id, waits=True, seconds=wait)
+        task.ended.add_done_callback(partial(self._gone, hold.payer, task.id))
+        with suppress(StorageUnavailable):
+            # Else it is not counted while it waits, and charged to nobody if its caller is anonymous.
+            await self._shared.tell([(hold.payer, news)])
+            if task.spec.owner is None:
+                await self._shared.note_payer(task.id, hold.payer, wait + MARGIN)
+
+    def withdraw(self, task: Task) -> None:
+        """The task that waits for any process was not accepted in the end."""
+        hold = self._entering.pop(task.id, None)
+        if hold is not None:
+            self.drop(hold)
+        self._gone(task.spec.payer, task.id)
 
     async def close(self) -> None:
         """Say what is left to be said."""
@@ -328,15 +344,8 @@ class Quotas:
             self._news_of(payer).leaves(task.id)
         self._go_on()
 
-    def _note_waiting(self, task: Task) -> None:
-        """It waits for any process: it counts as long as it may wait, or until somebody says more."""
-        limits = self._supervisor.pools[task.spec.pool].limits
-        self._news_of(task.spec.payer).stays(task.id, waits=True, seconds=limits.queue_timeout)
-        task.ended.add_done_callback(partial(self._gone, task.spec.payer, task.id))
-        self._go_on()
-
-    def _gone(self, payer: str, task_id: str, _: object) -> None:
-        if not self._closed:
+    def _gone(self, payer: str, task_id: str, _: object = None) -> None:
+        if self._shared is not None and payer and not self._closed:
             self._news_of(payer).leaves(task_id)
             self._go_on()
 
