@@ -9,6 +9,7 @@ from streaming.schema import (
     KEY_PARAMETERS,
     REPLAYED,
     STREAM_PARAMETERS,
+    limited_response,
     needs,
     problem_response,
     stream_response,
@@ -28,7 +29,7 @@ REFUSALS = {
     "413": problem_response("The body is too large"),
     "415": problem_response("Not JSON in UTF-8, or compressed"),
     "422": problem_response("Which field is wrong, and why"),
-    "429": problem_response("The caller's own limit; see Retry-After"),
+    "429": limited_response(),
     "503": problem_response("The pool is full or the server is going down; see Retry-After"),
 }
 

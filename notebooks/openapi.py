@@ -13,6 +13,7 @@ from streaming.schema import (
     LACKS_SCOPE,
     REF,
     STREAM_PARAMETERS,
+    limited_response,
     needs,
     problem_response,
     stream_response,
@@ -46,7 +47,7 @@ _REFUSALS: Final = {
     "413": _TOO_LARGE,
     "415": _NOT_JSON,
     "422": problem_response("Which field is wrong, and why; of an unknown type, the known ones"),
-    "429": problem_response("The caller's own limit; see Retry-After"),
+    "429": limited_response(),
     "503": problem_response("The pool is full or the server is going down; see Retry-After"),
 }
 

@@ -103,7 +103,7 @@ async def work_of(
             return Work({**options, "pool": "agent_pool"}, arguments=arguments)
     key = Key(await require_runner(request, caller), notebook)
     table = kernels()
-    in_order = {**options, "series": f"{key.owner} {key.notebook}"}
+    in_order = {**options, "uses_kernel": True, "series": f"{key.owner} {key.notebook}"}
     match operation:
         case Execute():
             run = CellRun(key, operation.cell_id or store.new_cell_id(), operation.code, await table.era(key))

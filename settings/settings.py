@@ -185,6 +185,24 @@ CACHE_CONFIG = overridden(
     },
 )
 
+# Of each owner (an account with all its end users, or the address of an anonymous caller), over all pools;
+# 0: no quota. Who has spent one gets 429 until there is some again.
+QUOTA_CONFIG = overridden(
+    "QUOTA",
+    {
+        # tasks at once, running and waiting
+        "streams": 0,
+        # of them, waiting ones
+        "places": 0,
+        # as providers count them; until a provider tells, pieces of text
+        "tokens_per_minute": 0,
+        # of events, however many read them
+        "bytes_per_minute": 0,
+        # that operations on notebooks run
+        "kernel_seconds_per_hour": 0,
+    },
+)
+
 SERVER_CONFIG = overridden(
     "SERVER",
     {
@@ -282,6 +300,8 @@ CORS_EXPOSE_HEADERS = [
     "X-Stream-Route",
     "Location",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "Idempotent-Replayed",
     "X-Request-ID",
 ]

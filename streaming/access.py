@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -26,7 +26,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from . import access_tickets, conf, hosts, keys, requests, sessions
-from .addresses import is_loopback
+from .addresses import is_loopback, network_of
 from .digests import digest
 from .identities import IDENTITIES, MAX_AGE, Credential, Identity
 from .last_uses import LAST_USES
@@ -88,9 +88,25 @@ class Caller:
             return ("loopback", self.address, end_user)
         return ("address", self.address)
 
+    @property
+    def payer(self) -> str:
+        """Whose quotas its tasks are charged to, as a digest; empty where none are set. An account, with all
+        its end users and keys, is one; an anonymous caller is its address, or its network where that has many
+        (IPv6). Nobody gets more by naming end users, on loopback neither."""
+        if not conf.quotas().set:
+            return ""
+        if self.account is not None:
+            return _payer("account", self.account)
+        return _payer("address", network_of(self.address))
+
     def may_read(self, owner: str | None) -> bool:
         """Owned streams are for their owner alone; anonymous ones for whoever knows the id."""
         return owner is None or owner == self.account
+
+
+@lru_cache(maxsize=4096)
+def _payer(kind: str, name: str) -> str:
+    return digest([kind, name])
 
 
 async def identify(

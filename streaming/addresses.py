@@ -20,6 +20,22 @@ def is_loopback(address: str) -> bool:
     return bool((mapped or parsed).is_loopback)
 
 
+NETWORK: Final = 64
+"""Bits of an IPv6 address that one customer of a network shares: the rest is the customer's to choose."""
+
+
+def network_of(address: str) -> str:
+    """Who cannot be told apart by address: the address itself, of IPv6 its network; what is none as it is."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    if mapped.version == 4:
+        return str(mapped)
+    return str(ipaddress.ip_network((int(mapped), NETWORK), strict=False))
+
+
 def url_of(host: str, port: int) -> str:
     """Where a browser on this machine finds a server that listens on `host` (an address or a name)."""
     host = _ANY.get(host, host)

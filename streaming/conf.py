@@ -21,6 +21,7 @@ from django.core.validators import validate_email
 from msgspec import Meta
 
 from streaming.core.alerts import Kind, Rule
+from streaming.core.quota import QuotaLimits
 from streaming.core.schedule import PollSchedule
 from streaming.runtime.ledger import PoolLimits
 from streaming.runtime.limits import StreamLimits
@@ -143,6 +144,16 @@ class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recheck_interval: Annotated[float, Meta(ge=1, le=60)] = 30
 
 
+class QuotaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """QUOTA_CONFIG: of each owner, 0 for none. Counts of tasks over all pools, tokens, bytes, seconds."""
+
+    streams: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    places: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    tokens_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+    bytes_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000_000)] = 0
+    kernel_seconds_per_hour: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+
+
 DEFAULT_ALERTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Cells of notebooks may work for minutes before they print something.
     "first_content": {"kind": "first_content", "threshold": 5, "pool": "agent_pool"},
@@ -196,6 +207,13 @@ def reuse() -> CacheConfig:
 def access() -> AccessConfig:
     """ACCESS_CONFIG."""
     return _load("ACCESS_CONFIG", "ACCESS", AccessConfig)
+
+
+@cache
+def quotas() -> QuotaLimits:
+    """QUOTA_CONFIG."""
+    config = _load("QUOTA_CONFIG", "QUOTA", QuotaConfig)
+    return QuotaLimits(**msgspec.structs.asdict(config))
 
 
 @cache
@@ -315,7 +333,7 @@ def _forget(**kwargs: Any) -> None:
         server,
         access,
         reuse,
-        access,
+        quotas,
         cluster,
         redis_url,
         metrics,
@@ -340,6 +358,7 @@ def problems() -> Iterator[tuple[str, str]]:
         ("SERVER_CONFIG", "SERVER", ServerConfig),
         ("ACCESS_CONFIG", "ACCESS", AccessConfig),
         ("CACHE_CONFIG", "CACHE", CacheConfig),
+        ("QUOTA_CONFIG", "QUOTA", QuotaConfig),
         ("CLUSTER_CONFIG", "CLUSTER", ClusterConfig),
         ("METRICS_CONFIG", "METRICS", MetricsConfig),
         ("ALERT_CONFIG", "ALERT", AlertConfig),

@@ -27,7 +27,7 @@ _PUBLISHED: Final = ("django-insecure", "only-for-tests", "change", "secret", "i
 
 @register("streaming", deploy=True)
 def check_exposure(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """E008-E011, W013-W014."""
+    """E008-E011, W013-W014, W022."""
     return [*_open_doors(), *_missing_caps()]
 
 
@@ -76,6 +76,13 @@ def _missing_caps() -> Iterator[CheckMessage]:
                 hint=f"Of {pool.max_workers} running and {pool.queue_size} waiting tasks give it a part.",
                 id="streaming.W014",
             )
+
+    if not conf.quotas().set:
+        yield Warning(
+            "QUOTA_CONFIG sets no quota",
+            hint="One caller may use all that pools let through: QUOTA_TOKENS_PER_MINUTE and others.",
+            id="streaming.W022",
+        )
 
 
 def _is_known_key() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from streaming.core.errors import StorageUnavailable
 from streaming.core.states import State
 from streaming.runtime.ports import Commit
 from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
@@ -15,13 +16,15 @@ from .reuse import Reuse
 if TYPE_CHECKING:
     from .cluster.flights import Flights
     from .cluster.shared_queue import SharedQueue
+    from .runtime.quotas import Quotas
 
 ATTEMPTS: Final = 3
 """Makers of the same work that may turn out to be of no use before a task makes it by itself."""
 
 
 class Opening:
-    """Opens the tasks of one event loop. `queue`, `flights`: None where each process decides for itself."""
+    """Opens the tasks of one event loop. `queue`, `flights`: None where each process decides for itself;
+    `quotas`: None where owners have none."""
 
     def __init__(
         self,
@@ -29,19 +32,38 @@ class Opening:
         reuse: Reuse,
         queue: SharedQueue | None = None,
         flights: Flights | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._reuse = reuse
         self._queue = queue
         self._flights = flights
+        self._quotas = quotas
 
     async def open(self, spec: TaskSpec, wrap: Callable[[TaskSpec], TaskSpec] = lambda spec: spec) -> Task:
         """Admit the task, with `wrap` having the last word on its specification. What comes next must be
         synchronous up to `Supervisor.record`, or its like, and then `settled`.
 
-        Raises `PoolRefused`, and `StorageUnavailable` while what all processes share is away.
+        Raises `PoolRefused` (and so `QuotaSpent`), and `StorageUnavailable` while what all processes share is
+        away.
         """
-        await self._reuse.prepare(spec)
+        await self._reuse.find(spec)
+        quotas = self._quotas
+        if quotas is None:
+            return await self._open(spec, wrap)
+        hold = await quotas.admit(spec, copied=self._reuse.has_source(spec))
+        if hold is None:
+            return await self._open(spec, wrap)
+        try:
+            task = await self._open(spec, wrap)
+        except BaseException:
+            quotas.drop(hold)
+            raise
+        quotas.keep(hold, task)
+        return task
+
+    async def _open(self, spec: TaskSpec, wrap: Callable[[TaskSpec], TaskSpec]) -> Task:
+        await self._reuse.make_room(spec)
         queue = self._queue
         if queue is None or not spec.needs_worker or self._reuse.has_source(spec):
             return self._reuse.open(spec, wrap)
@@ -97,7 +119,13 @@ class Opening:
         Raises `StorageUnavailable` if it shall wait for any process and cannot be kept for them.
         """
         if self._queue is not None and self._queue.waits(task):
-            await self._queue.enqueue(task, commit, attended=attended)
+            before = None if self._quotas is None else self._quotas.settle
+            try:
+                await self._queue.enqueue(task, commit, attended=attended, before=before)
+            except StorageUnavailable:
+                if self._quotas is not None:
+                    self._quotas.withdraw(task)
+                raise
         elif task.state is State.QUEUED:
             await commit.wait(COMMIT_PATIENCE)
 
@@ -105,4 +133,6 @@ class Opening:
         """The task that was opened is void; see `Supervisor.retract`."""
         if self._queue is not None and self._queue.waits(task):
             self._queue.withdrawn(task)
+            if self._quotas is not None:
+                self._quotas.withdraw(task)
         self._supervisor.retract(task)

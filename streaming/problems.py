@@ -12,8 +12,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from streaming.core import errors
+from streaming.core.quota import Quota
 from streaming.core.routing import Reason
 from streaming.runtime.ledger import PoolRefused
+from streaming.runtime.quotas import QuotaSpent
+
+from . import quotas
 
 STORAGE_RETRY: Final = 5.0
 """Seconds after which a try makes sense when the database did not answer."""
@@ -70,6 +74,7 @@ TITLES: Final = {
     "too_many_streams": gettext_lazy("Too many streams on this socket"),
     "too_many_tickets": gettext_lazy("Too many tickets that nobody uses"),
     "owner_limit": gettext_lazy("Too many tasks of yours"),
+    "quota_exceeded": gettext_lazy("A quota of yours is spent"),
     "too_many_requests_open": gettext_lazy("The server is full"),
     "queue_full": gettext_lazy("The queue is full"),
     "not_ready": gettext_lazy("Not ready for work"),
@@ -151,6 +156,8 @@ class Problem(Exception):
 def of_refusal(refusal: PoolRefused) -> Problem:
     """429 for the caller's own limit, 503 for the pool's."""
     load = refusal.snapshot
+    if isinstance(refusal, QuotaSpent):
+        return _of_spent_quota(refusal)
     if refusal.decision.reason is Reason.OWNER_LIMIT:
         detail = _("You have %(active)d tasks running or waiting, the limit is %(limit)d.") % {
             "active": load.owner_active,
@@ -177,6 +184,26 @@ def of_refusal(refusal: PoolRefused) -> Problem:
         retry_after=refusal.retry_after,
         running=load.running,
         waiting=load.waiting,
+    )
+
+
+def _of_spent_quota(refusal: QuotaSpent) -> Problem:
+    spent = refusal.spent
+    details = {
+        Quota.STREAMS: _("You may have %(limit)d tasks at once, running and waiting."),
+        Quota.PLACES: _("You may have %(limit)d tasks waiting at once."),
+        Quota.TOKENS: _("You may use %(limit)d tokens a minute."),
+        Quota.BYTES: _("You may have %(limit)d bytes of events a minute."),
+        Quota.KERNEL_SECONDS: _("You may use kernels for %(limit)d seconds an hour."),
+    }
+    return Problem(
+        429,
+        "quota_exceeded",
+        details[spent.quota] % {"limit": spent.limit},
+        retry_after=refusal.retry_after,
+        headers=dict(quotas.headers(refusal.standings)),
+        quota=spent.quota.value,
+        limit=spent.limit,
     )
 
 

@@ -14,7 +14,7 @@ from django.urls import NoReverseMatch, get_script_prefix, get_urlconf, reverse
 from streaming.core.framing import Framing
 from streaming.runtime.follower import Follower, follow, send_away
 
-from . import conf
+from . import conf, quotas
 from .compression import ENCODERS, Encode, encoded, negotiate
 from .exchanges import HEADER, Exchange
 
@@ -131,6 +131,8 @@ class EventStream(StreamingHttpResponse):
             ("X-Stream-Route", task.route),
             ("Content-Language", task.spec.language),
         ]
+        if task.standings and not follower.resumed:
+            own += quotas.headers(task.standings)
         if place := _place_seen_by(request, task.id):
             own.append(("Location", place))
         if scope.get("http_version") == "1.1":

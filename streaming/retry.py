@@ -70,6 +70,7 @@ def spec_again(row: StreamTask, *, grace: float) -> TaskSpec:
         owner=owner,
         # Of an anonymous caller no address is kept: such tasks share one.
         share_key=Caller(owner, address="").share_key(row.end_user),
+        payer="" if owner is None else Caller(owner, address="").payer,
         end_user=row.end_user,
         grace=grace,
         language=row.language,

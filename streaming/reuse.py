@@ -67,13 +67,15 @@ class Reuse:
         self._load = load
         self._newest: WeakValueDictionary[str, Task] = WeakValueDictionary()
 
-    async def prepare(self, spec: TaskSpec) -> None:
-        """Before `open`: have the source of `spec` in memory, if there is one anywhere, else room for it
-        (`Supervisor.make_room`). Visits the database only where the cache is on and nothing that runs here
-        will do; raises nothing of the database's."""
+    async def find(self, spec: TaskSpec) -> None:
+        """Before `open`: have the source of `spec` in memory, if there is one anywhere. Visits the database
+        only where the cache is on and nothing that runs here will do; raises nothing of the database's."""
         if spec.fingerprint:
             async with borrowed_thread():
                 await self._look_for_source(spec)
+
+    async def make_room(self, spec: TaskSpec) -> None:
+        """Before `open`, where there is no source: see `Supervisor.make_room`."""
         if not spec.fingerprint or self._source(spec) is None:
             await self._supervisor.make_room(spec)
 

@@ -187,6 +187,25 @@ REPLAYED: Final = {
 """A response header."""
 
 
+QUOTAS: Final[dict[str, Any]] = {
+    "RateLimit-Policy": {
+        "schema": {"type": "string"},
+        "description": "Of a call that starts work, where quotas are set: the caller's quotas",
+    },
+    "RateLimit": {
+        "schema": {"type": "string"},
+        "description": "What is left of each (`r`), and in how many seconds all of it is there again (`t`)",
+    },
+}
+
+
+def limited_response() -> dict[str, Any]:
+    """The response object of a 429 to a call that would start work."""
+    answer = problem_response("The caller's own limit (owner_limit) or quota (quota_exceeded)")
+    waits = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds after which to try again"}
+    return {**answer, "headers": {"Retry-After": waits, **QUOTAS}}
+
+
 def stream_response() -> dict[str, Any]:
     """The response object of an event stream: per event on SSE, per line on NDJSON.
 
@@ -210,6 +229,7 @@ def stream_response() -> dict[str, Any]:
             "X-Stream-Route": {"schema": {"type": "string"}, "description": "direct or queued"},
             "Location": {"schema": {"type": "string"}, "description": "The task's record"},
             **REPLAYED,
+            **QUOTAS,
         },
         "content": {
             "text/event-stream": {"schema": {"type": "array", "items": frame}, "itemSchema": frame},

@@ -31,6 +31,7 @@ from streaming.core.states import State
 from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.loop_guard import LoopGuard, stack_of
 from streaming.runtime.loop_lag import LoopLag
+from streaming.runtime.quotas import Quotas
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
@@ -124,7 +125,13 @@ class Service:
         )
         self._reuse = Reuse(self.supervisor, self._elsewhere.task)
         flights = None if self.sharing is None else self.sharing.flights
-        self._opening = Opening(self.supervisor, self._reuse, self._queue, flights)
+        limits = conf.quotas()
+        shared = None if self.sharing is None else self.sharing.quotas(limits)
+        self.quotas = Quotas(limits, self.supervisor, shared)
+        if self.quotas.on:
+            self.supervisor.on_start = self.quotas.started
+        counted = self.quotas if self.quotas.on else None
+        self._opening = Opening(self.supervisor, self._reuse, self._queue, flights, counted)
         self._keyed = KeyedTasks(self.supervisor, self.recorder, self._opening)
         self._rendered = RenderedTexts()
         self.watching = Watching(self.supervisor, Rechecks(conf.access().recheck_interval, loop))
@@ -445,6 +452,7 @@ class Service:
         await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
         await asyncio.to_thread(self.alerts.close, ALERTS_PATIENCE)
         await self.scraping.close()
+        await self.quotas.close()
         if self.sharing is not None:
             await self.sharing.close()
         self.loop_guard.close()

@@ -24,7 +24,7 @@ from streaming.core.events import Cancelled, Complete, Error, clean_text
 from streaming.core.states import State
 from streaming.runtime.task import Task, TaskSpec
 
-from . import conf
+from . import conf, quotas
 from .access import Caller, identify
 from .idempotency import CallKey, call_key
 from .messages import DjangoMessages, language_context, language_of, supported
@@ -66,7 +66,8 @@ class Options:
     the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
     `message_language`: of messages, whatever `Accept-Language` says. `anybody`: who is nobody is served, too,
     whatever ALLOW_ANONYMOUS says. `kept`: whether it is recorded and counted, and can be replayed after its
-    end. `scopes`: those that an API key needs to start it.
+    end. `uses_kernel`: the owner's quota of kernel seconds is charged, and not that of tokens. `scopes`:
+    those that an API key needs to start it.
     """
 
     kind: str = "stream"
@@ -82,6 +83,7 @@ class Options:
     message_language: str | None = None
     anybody: bool = False
     kept: bool = True
+    uses_kernel: bool = False
     scopes: tuple[Scope, ...] = (Scope.GENERATE,)
 
 
@@ -140,14 +142,19 @@ async def start_and_wait(
     opens = partial(open_producer, name, arguments)
     spec = _spec(request, caller, opens, dict(arguments), wishes)
     if key is None:
-        return _whole_answer(*await service().complete(spec, caller))
+        task, text = await service().complete(spec, caller)
+        try:
+            return _with_quotas(_whole_answer(task, text), task)
+        except Problem as problem:
+            return _with_quotas(problem.response(), task)
     call = _call(request, key, caller, spec, _named(name))
     resumed = keyed_options(request).resumed
     task, text, replayed = await service().complete_once(call, spec, caller, resumed=resumed)
     try:
-        return _marked(_whole_answer(task, text), replayed)
+        response = _whole_answer(task, text)
     except Problem as problem:
-        return _marked(problem.response(), replayed)
+        response = problem.response()
+    return _marked(response, replayed) if replayed else _with_quotas(response, task)
 
 
 @_answers
@@ -167,11 +174,13 @@ async def start_in_background(
     key = idempotency_key(request)
     spec = _spec(request, caller, opens, dict(arguments), wishes)
     if key is None:
-        return _promise(await service().accept(spec))
+        accepted = await service().accept(spec)
+        return _with_quotas(_promise(accepted), accepted)
     call = _call(request, key, caller, spec, _named(name))
     resumed = keyed_options(request).resumed
     task, replayed = await service().accept_once(call, spec, caller, resumed=resumed)
-    return _marked(_promise(task), replayed)
+    response = _promise(task)
+    return _marked(response, replayed) if replayed else _with_quotas(response, task)
 
 
 async def _stream(
@@ -244,6 +253,14 @@ def _marked(response: R, replayed: bool) -> R:
     return response
 
 
+def _with_quotas(response: R, task: Task | StreamTask) -> R:
+    """How the caller stood when the task was let in."""
+    if isinstance(task, Task):
+        for name, value in quotas.headers(task.standings):
+            response[name] = value
+    return response
+
+
 def _require_asgi(request: HttpRequest) -> None:
     """Raises `ImproperlyConfigured` under WSGI: the event loop ends with the view, and the task with it."""
     if not isinstance(request, ASGIRequest):
@@ -292,6 +309,8 @@ def task_spec(
         eager=options.eager,
         origin=ORIGIN.get(None),
         kept=options.kept,
+        payer=caller.payer,
+        uses_kernel=options.uses_kernel,
     )
 
 

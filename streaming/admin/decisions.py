@@ -112,6 +112,8 @@ def _text(clause: Clause) -> str:
             return _("{waiting} of {queue_size} places in line were taken.")
         case Fact.OWNER_FULL:
             return _("The caller had {owner_active} tasks, and may have {per_owner}.")
+        case Fact.QUOTA_SPENT:
+            return _("The caller had spent a quota.")
         case Fact.GOING_DOWN:
             return _("The server was going down.")
         case Fact.NO_WAIT:

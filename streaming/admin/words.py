@@ -42,6 +42,11 @@ REASONS: Final = {
     Reason.QUEUE_FULL: gettext_lazy("queue full"),
     Reason.OWNER_LIMIT: gettext_lazy("owner's limit reached"),
     Reason.DRAINING: gettext_lazy("server going down"),
+    Reason.QUOTA_STREAMS: gettext_lazy("quota of streams spent"),
+    Reason.QUOTA_PLACES: gettext_lazy("quota of places spent"),
+    Reason.QUOTA_TOKENS: gettext_lazy("quota of tokens spent"),
+    Reason.QUOTA_BYTES: gettext_lazy("quota of bytes spent"),
+    Reason.QUOTA_KERNEL_SECONDS: gettext_lazy("quota of kernel seconds spent"),
 }
 
 CANCELLED_BY: Final = {

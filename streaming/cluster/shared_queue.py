@@ -69,6 +69,9 @@ _ANYBODY: Final = ("shared",)
 Publish = Callable[[str, str], None]
 """Hands a task (pool, id) to the workers; blocks, and raises `StorageUnavailable`."""
 
+Before = Callable[[Task], Coroutine[Any, Any, None]] | None
+"""What is to be done before others may take a task."""
+
 
 class SharedQueue:
     """See the module. Belongs to the event loop of its supervisor. `publish`: None where no workers are.
@@ -127,17 +130,18 @@ class SharedQueue:
         """Whether the task waits for any process."""
         return task.id in self._supervisor.tasks.foreign
 
-    async def enqueue(self, task: Task, commit: Commit, *, attended: bool) -> None:
-        """Let others take the task as soon as its row is durable, which is on return. Goes on when the caller
-        leaves. Raises `StorageUnavailable` if it is not in time; then it waits no more."""
-        await asyncio.shield(self._soon(self._enqueue(task, commit, attended=attended)))
+    async def enqueue(self, task: Task, commit: Commit, *, attended: bool, before: Before = None) -> None:
+        """Let others take the task as soon as its row is durable, which is on return, and `before` is done.
+        Goes on when the caller leaves. Raises `StorageUnavailable` if it is not in time; then it waits no
+        more."""
+        await asyncio.shield(self._soon(self._enqueue(task, commit, attended, before)))
 
     def withdrawn(self, task: Task) -> None:
         """The task that waits for any process was not accepted in the end."""
         self._replicas.hide(task)
         self.tickets.drop(task.spec.pool, task.id)
 
-    async def _enqueue(self, task: Task, commit: Commit, *, attended: bool) -> None:
+    async def _enqueue(self, task: Task, commit: Commit, attended: bool, before: Before) -> None:
         pool = task.spec.pool
         # Its replica stays meanwhile, although nobody reads it yet.
         task.waiters += 1
@@ -146,6 +150,8 @@ class SharedQueue:
                 self.withdrawn(task)
                 self._soon(self._end_when_written(task, commit))
                 raise StorageUnavailable(task.id)
+            if before is not None:
+                await before(task)
             with suppress(StorageUnavailable):
                 # Else it is put in line again when Redis is back: its row is there.
                 await self._pools.let_go(pool, task.id, attended=attended)

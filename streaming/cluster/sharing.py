@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from streaming import conf
 from streaming.core.errors import StorageUnavailable
+from streaming.core.quota import QuotaLimits
 from streaming.runtime.journals.memory import MemoryJournal
 from streaming.runtime.journals.redis_streams import StreamReader, StreamWriter
 from streaming.runtime.ports import Recorder
 from streaming.runtime.redis.connection import SharedRedis
 from streaming.runtime.redis.pools import SharedPools
+from streaming.runtime.redis.quotas import SharedQuotas
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason
 
@@ -78,6 +80,11 @@ class Sharing:
         self._recorder.on_start = self._queue.tickets.begun
         self.redis.subscribe_to_return(self._queue.redis_is_back)
         return self._queue
+
+    def quotas(self, limits: QuotaLimits) -> SharedQuotas:
+        """What owners use, counted for all."""
+        longest = max((pool.queue_timeout for pool in conf.pools().values()), default=0.0)
+        return SharedQuotas(self.redis, limits, longest)
 
     def start(self) -> None:
         """Listen to the others."""

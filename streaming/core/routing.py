@@ -33,6 +33,15 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     OWNER_LIMIT = "owner_limit"
     DRAINING = "draining"
+    QUOTA_STREAMS = "quota_streams"
+    QUOTA_PLACES = "quota_places"
+    QUOTA_TOKENS = "quota_tokens"
+    QUOTA_BYTES = "quota_bytes"
+    QUOTA_KERNEL_SECONDS = "quota_kernel_seconds"
+
+
+QUOTAS: Final = tuple(reason for reason in Reason if reason.value.startswith("quota_"))
+"""Those that are not the pool's: a quota of the owner over all pools is spent (see `core/quota.py`)."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

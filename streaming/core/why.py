@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from .errors import Interrupted, QueueTimeout
-from .routing import Reason, Route
+from .routing import QUOTAS, Reason, Route
 
 
 class Fact(StrEnum):
@@ -46,6 +46,8 @@ class Fact(StrEnum):
     """All places of the line were taken: `waiting`, `queue_size`."""
     OWNER_FULL = "owner_full"
     """The caller had as many tasks as one may have: `owner_active`, `per_owner`."""
+    QUOTA_SPENT = "quota_spent"
+    """The caller had spent a quota."""
     GOING_DOWN = "going_down"
     """The server took no more tasks before its shutdown."""
 
@@ -123,6 +125,8 @@ def _facts(load: Mapping[str, Any], reason: str) -> list[Fact]:
             return [Fact.OWNER_FULL]
         case Reason.DRAINING:
             return [Fact.GOING_DOWN]
+        case _ if reason in QUOTAS:
+            return [Fact.QUOTA_SPENT]
     return []
 
 

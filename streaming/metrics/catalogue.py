@@ -75,6 +75,12 @@ _ALL: Final = (
     Metric(
         "sluice_task_ends_total", "Ends of tasks, and why.", _COUNTER, ("pool", "kind", "outcome", "code")
     ),
+    Metric(
+        "sluice_quota_charged_total",
+        "What owners were charged against quotas that are set: tokens, bytes, seconds of kernels.",
+        _COUNTER,
+        ("quota",),
+    ),
     # Who reads
     Metric("sluice_followers", "Readers that are connected.", _GAUGE),
     Metric("sluice_sent_bytes_total", "Bytes of events handed to readers, before compression."),

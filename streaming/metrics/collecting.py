@@ -159,6 +159,8 @@ def _add_totals(found: Samples, service: Service, measures: Measures) -> None:
         "sluice_processes_draining": int(supervisor.draining),
     }
     found.update(((name, ()), [value]) for name, value in totals.items())
+    for quota, amount in service.quotas.charged.items():
+        found["sluice_quota_charged_total", (quota.value,)] = [round(amount, 3)]
     found["sluice_loop_lag_seconds", ()] = service.loop_lag.distribution.values
     found["sluice_build_info", _build()] = [1]
 

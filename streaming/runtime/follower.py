@@ -156,6 +156,11 @@ class Follower:
         else:
             self.update(now)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether it came to a task that was there already."""
+        return self._options.resumed
+
     def take(self) -> bytes:
         """What can be sent now, possibly nothing. `done` is true once the terminal event is in it; `passed`
         is the number of journalled events that it stands for, and `sent_bytes` counts on."""

@@ -255,6 +255,10 @@ class Ledger:
         snapshot = msgspec.structs.replace(self._snapshot(None, series), owner_active=0)
         return decide(snapshot).route is Route.DIRECT
 
+    def look(self, owner: Hashable) -> tuple[Snapshot, float]:
+        """The pool as `owner` finds it, and the seconds after which a permit may come back."""
+        return self._snapshot(owner), self._service.expected(self._ages())
+
     def release(self, ticket: Ticket, *, used: bool = True) -> None:
         """Give back whatever the ticket holds; a freed permit goes on at once. Idempotent. `used`: whether
         anything was done with a permit, so that its time says something of others."""

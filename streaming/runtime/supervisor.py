@@ -110,6 +110,8 @@ class Supervisor:
         self._ids = TaskIds()
         self.tasks = TaskTable(limits, self.counters, self.backlogs, stirred=self._keep_sweeping)
         self.attendance = Attendance(self.tasks, self._waiting, self.cancel)
+        self.on_start: Callable[[Task], None] = _nothing
+        """Called with each task when it starts here."""
         self._lingering: set[Task] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._last_reader_left: asyncio.Future[None] | None = None
@@ -461,6 +463,7 @@ class Supervisor:
             pump.run(), name=f"pump {task.id}", context=task.spec.context.copy()
         )
         task.pump.add_done_callback(lambda _: self._pump_is_over(task, pump))
+        self.on_start(task)
         if has_waited:
             task.update_readers(now)
 
@@ -606,3 +609,7 @@ class Supervisor:
         if self.followers:
             self._last_reader_left = self.loop.create_future()
             await asyncio.wait([self._last_reader_left], timeout=seconds)
+
+
+def _nothing(task: Task) -> None:
+    """Nobody asked."""

@@ -15,6 +15,7 @@ from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import GenerationError
 from streaming.core.events import Finish, Restart, Terminal, Timing, clean_text
 from streaming.core.origin import Origin, TraceParent
+from streaming.core.quota import Standing
 from streaming.core.states import State, advance
 
 from .journals.base import Journal
@@ -74,7 +75,9 @@ class TaskSpec:
     once, and no limit of the pool counts it. `series`: tasks of one pool with the same value run one at a
     time, in order of arrival. `eager`: text that comes after a pause does not wait for more (`Coalescer`).
     `kept`: whether it is recorded and counted, and can be replayed after its end.
-    `origin`: the request that asked for it, None where there was none.
+    `origin`: the request that asked for it, None where there was none. `payer`: whose quotas it is charged
+    to, empty for nobody's. `uses_kernel`: its time is charged as seconds of a kernel, and its parts are no
+    tokens.
     """
 
     kind: str
@@ -95,6 +98,8 @@ class TaskSpec:
     eager: bool = False
     kept: bool = True
     origin: Origin | None = None
+    payer: str = ""
+    uses_kernel: bool = False
 
 
 @dataclass(slots=True)
@@ -126,7 +131,8 @@ class Task:
     over, `attempts` when one begins to run it.
     `followed_elsewhere_at`: when another process last had a reader, None for not of late.
     `left_at`: when a reader last left here. `pauses`: the longer gaps between events of text (see `GAPS`).
-    `lost`: its process is gone, and what it had counted for itself with it. `route`, `reason`: what the
+    `lost`: its process is gone, and what it had counted for itself with it. `standings`: how its owner stood
+    with the quotas when it was let in here. `route`, `reason`: what the
     router decided, and why.
     """
 
@@ -163,6 +169,7 @@ class Task:
     left_at: float = 0.0
     read: bool = False
     lost: bool = False
+    standings: tuple[Standing, ...] = ()
     route: str = field(init=False)
     reason: str = field(init=False)
 

@@ -28,6 +28,7 @@ SOUND = {
     "SECURE_HSTS_SECONDS": 31_536_000,
     "TRUSTED_PROXIES": ["127.0.0.1", "10.0.0.0/8"],
     "ENVIRONMENT_UNKNOWN": [],
+    "QUOTA_CONFIG": {"tokens_per_minute": 100_000},
 }
 
 POOL = {"max_workers": 5, "queue_size": 30}
@@ -65,6 +66,7 @@ def test_a_sound_deployment_has_none():
         ({"CSRF_COOKIE_SECURE": False}, "streaming.E011"),
         ({"ALLOW_ANONYMOUS": "true"}, "streaming.W013"),
         ({"THREAD_CONFIG": {"agent_pool": POOL | {"per_owner": 35}, "kernel_pool": {}}}, "streaming.W014"),
+        ({"QUOTA_CONFIG": {}}, "streaming.W022"),
         ({"ENVIRONMENT_UNKNOWN": [("SSE_RETRIES", "SSE_RETRY")]}, "streaming.W015"),
         ({"TRUSTED_PROXIES": ["*"]}, "streaming.E001"),
         ({"TRUSTED_PROXIES": ["proxy.example"]}, "streaming.E001"),

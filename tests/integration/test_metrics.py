@@ -201,6 +201,7 @@ async def test_labels_are_bounded(pair: Server):
         "kind": {"content", "code", "notebook", "probe", "other"},
         "route": {"direct", "queued", "rejected"},
         "outcome": {"complete", "error", "cancelled"},
+        "quota": {"tokens", "bytes", "kernel_seconds"},
     }
     for name, labels in numbers(text):
         for label, value in labels:

@@ -46,6 +46,7 @@ CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
     "SERVER_CONFIG": ("SERVER", conf.ServerConfig),
     "ACCESS_CONFIG": ("ACCESS", conf.AccessConfig),
     "CACHE_CONFIG": ("CACHE", conf.CacheConfig),
+    "QUOTA_CONFIG": ("QUOTA", conf.QuotaConfig),
     "KERNEL_CONFIG": ("KERNEL", KernelLimits),
     "KERNEL_GATEWAY": ("KERNEL_GATEWAY", GatewayConfig),
     "METRICS_CONFIG": ("METRICS", conf.MetricsConfig),
@@ -57,6 +58,7 @@ ROUTED: list[routing.Reason] = [
     reason
     for reason in routing.Reason
     if reason not in (routing.Reason.QUEUE_FULL, routing.Reason.OWNER_LIMIT, routing.Reason.DRAINING)
+    and reason not in routing.QUOTAS
 ]
 """Reasons that a reader can see; the others are refusals."""
 

@@ -75,6 +75,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def payload(self) -> int:
+        """Bytes of the frames that it holds."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes that the journal holds in this process."""
         ...

@@ -64,6 +64,11 @@ class MemoryJournal:
     def next_id(self) -> int:
         return self.last_id + 1 + self._skipped
 
+    @property
+    def payload(self) -> int:
+        """Bytes of the frames, without what they cost beside."""
+        return self.size - _FRAME_OVERHEAD * len(self._frames)
+
     def skip(self, ids: int) -> None:
         self._skipped = ids - 1
 
