@@ -129,7 +129,7 @@ def env_variables(source: str) -> set[str]:
     return found
 
 
-READERS = re.compile(r"env\.\w+|flag|number|one_of|origins|mail|database")
+READERS = re.compile(r"env\.\w+|cookie_name|flag|number|one_of|origins|mail|database")
 
 
 def sources(*packages: str) -> Iterator[str]:
