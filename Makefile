@@ -28,7 +28,7 @@ chaos: ## random faults over a cluster, judged by a checker: make chaos N=50, or
 bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
 	@scripts/bench $(ARGS)
 
-check: ## format, lint, types, Django's checks, missing migrations; changes nothing
+check: ## format, lint, types, Django's checks, missing migrations, known vulnerabilities; changes nothing
 	@scripts/check $(ARGS)
 
 lint: ## format and repair what can be repaired

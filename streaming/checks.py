@@ -185,7 +185,7 @@ def _mail_may_hang() -> bool:
     if hasattr(settings, "MAILERS"):  # Django 6.1; then EMAIL_… must not be asked for
         mailer = settings.MAILERS.get("default", {})
         return mailer.get("BACKEND", smtp) == smtp and mailer.get("OPTIONS", {}).get("timeout") is None
-    return settings.EMAIL_BACKEND == smtp and settings.EMAIL_TIMEOUT is None
+    return smtp == settings.EMAIL_BACKEND and settings.EMAIL_TIMEOUT is None
 
 
 def _check_proxies() -> list[CheckMessage]:

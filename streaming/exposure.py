@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from . import conf
+from . import conf, packages
 from .addresses import is_loopback
 
 SHORTEST_KEY: Final = 32
@@ -29,8 +29,8 @@ _PUBLISHED: Final = ("django-insecure", "only-for-tests", "change", "secret", "i
 
 @register("streaming", deploy=True)
 def check_exposure(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """E008-E011, W013-W014, W030-W032."""
-    return [*_open_doors(), *_believed_strangers(), *_missing_caps()]
+    """E008-E011, E031, W013-W014, W030-W032."""
+    return [*_open_doors(), *_bad_packages(), *_believed_strangers(), *_missing_caps()]
 
 
 def _open_doors() -> Iterator[CheckMessage]:
@@ -68,6 +68,11 @@ def _open_doors() -> Iterator[CheckMessage]:
             hint="Anybody who reaches this server uses it, and its model; API keys tell callers apart.",
             id="streaming.W013",
         )
+
+
+def _bad_packages() -> Iterator[CheckMessage]:
+    for text in packages.faults(packages.installed()):
+        yield Error(text, hint="Install the locked versions: requirements/run.txt.", id="streaming.E031")
 
 
 def _believed_strangers() -> Iterator[CheckMessage]:

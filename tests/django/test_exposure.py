@@ -14,6 +14,7 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from settings import environment
+from streaming import packages
 from streaming.management.commands.serve import stays_here
 from tests.support import servers
 
@@ -104,6 +105,26 @@ def test_each_bad_setting_has_its_own(changes, check):
 )
 def test_a_sound_variant_has_none(changes):
     assert ids(**changes) == set()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "version", "bad"),
+    [
+        ("django", "5.2.13", True),
+        ("django", "5.2.14", False),
+        ("django", "6.0.4", True),
+        ("django", "6.1", False),
+        ("daphne", "4.2.1", True),
+        ("asgiref", "3.11.9", True),
+        ("redis", "4.5.4", True),
+        ("litellm", "1.82.7", True),
+        ("litellm", "1.90.0", False),
+    ],
+)
+def test_a_package_that_is_known_to_be_bad_has_its_own(monkeypatch, name, version, bad):
+    monkeypatch.setattr(packages, "installed", lambda: {name: version})
+    assert ids() == ({"streaming.E031"} if bad else set())
 
 
 @pytest.mark.parametrize(("secure", "problems"), [(True, []), (False, ["SESSION_COOKIE_NAME"])])
