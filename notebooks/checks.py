@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from streaming.checks import HINT, SERVING
@@ -86,7 +86,7 @@ def check_caps(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMe
     ]
 
 
-@register("notebooks", SERVING)
+@register("notebooks", SERVING, Tags.database)
 def check_who_runs_code(
     app_configs: Sequence[Any] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
