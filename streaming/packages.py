@@ -12,7 +12,7 @@ from typing import Final
 
 from django.utils.version import get_version_tuple
 
-_DJANGO: Final = "CVE-2025-14550, CVE-2026-3902 (headers repeated, with underscores), CVE-2026-5766"
+_DJANGO: Final = "CVE-2025-14550, CVE-2026-3902 (repeated headers, underscores), CVE-2026-5766"
 
 FLOORS: Final = (
     ("django", "", "5.2.14", _DJANGO),

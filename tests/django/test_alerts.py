@@ -385,7 +385,9 @@ def test_a_mail_says_what_is_wrong_and_another_one_that_it_is_over(rules):
 
 def test_without_addresses_djangos_admins_are_told(rules):
     rules(now_rule())
-    with override_settings(ADMINS=[("Ops", "ops@example.org")]):
+    # Pairs are on their way out, and Django 5.2 knows nothing else.
+    ops = "ops@example.org" if django.VERSION >= (6, 0) else ("Ops", "ops@example.org")
+    with override_settings(ADMINS=[ops]):
         raise_one()
         deliver(NOW)
     assert [message.to for message in mail.outbox] == [["ops@example.org"]]
