@@ -17,7 +17,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import make_venv  # noqa: E402 - the folder must be known first
+import make_venv
 
 VENV: Final = os.path.join(make_venv.ROOT, ".venv-newest")
 
@@ -29,7 +29,11 @@ OWN: Final = sys.version_info[:2]
 EXTRAS: Final = ("postgresql", "cluster", "compression", "opentelemetry")
 
 # Not a version before its release: packages have no wheels for it.
-_ASK: Final = "import sys, ensurepip, ssl, sqlite3; v = sys.version_info; print(v[0], v[1], v[2], v.releaselevel == 'final')"
+_ASK: Final = (
+    "import sys, ensurepip, ssl, sqlite3\n"
+    "v = sys.version_info\n"
+    "print(v[0], v[1], v[2], v.releaselevel == 'final')"
+)
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ _DJANGO: Final = "CVE-2025-14550, CVE-2026-3902 (repeated headers, underscores),
 FLOORS: Final = (
     ("django", "", "5.2.14", _DJANGO),
     ("django", "6.0", "6.0.5", _DJANGO),
-    ("daphne", "", "4.2.2", "CVE-2026-44545 (messages without limit), CVE-2026-44546 (smuggled headers)"),
+    ("daphne", "", "4.2.2", "CVE-2026-44545 (unlimited messages), CVE-2026-44546 (smuggled headers)"),
     ("asgiref", "", "3.12.0", "all stands still when a client leaves at the wrong moment"),
     ("redis", "", "4.5.5", "CVE-2023-28858, CVE-2023-28859: a call may get the answer to another one"),
 )
