@@ -21,7 +21,7 @@ FLOORS: Final = (
     ("asgiref", "", "3.12.0", "all stands still when a client leaves at the wrong moment"),
     ("redis", "", "4.5.5", "CVE-2023-28858, CVE-2023-28859: a call may get the answer to another one"),
 )
-"""Package, its line ("6.0"; empty: all before the first that is good), that first one, what older ones have."""
+"""Package, its line (empty: all that is older), the first version that is good, what those before it have."""
 
 HOSTILE: Final = {"litellm": (("1.82.7", "1.82.8"), "malicious releases that send keys and files away")}
 """Package → versions that do harm, and which."""

@@ -38,6 +38,7 @@ DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "
 PAGES = {
     **{f"docs/{name}": text for name, text in DOCS.items()},
     "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+    "SECURITY.md": (ROOT / "SECURITY.md").read_text(encoding="utf-8"),
 }
 
 CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
