@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import make_venv
+from scripts import make_venv
 
 VENV: Final = os.path.join(make_venv.ROOT, ".venv-newest")
 

@@ -182,8 +182,9 @@ def _check_alerts() -> list[CheckMessage]:
 def _mail_may_hang() -> bool:
     """Whether the mail server has for ever to answer."""
     smtp = "django.core.mail.backends.smtp.EmailBackend"
-    if hasattr(settings, "MAILERS"):  # Django 6.1; then EMAIL_… must not be asked for
-        mailer = settings.MAILERS.get("default", {})
+    mailers = getattr(settings, "MAILERS", None)
+    if mailers is not None:  # Django 6.1; then EMAIL_… must not be asked for
+        mailer = mailers.get("default", {})
         return mailer.get("BACKEND", smtp) == smtp and mailer.get("OPTIONS", {}).get("timeout") is None
     return smtp == settings.EMAIL_BACKEND and settings.EMAIL_TIMEOUT is None
 
