@@ -11,7 +11,7 @@ def test_the_newest_that_runs_is_released_and_newer_than_this_one(tmp_path: Path
     major, own = make_newest_venv.OWN
 
     def interpreter(name: str, says: str) -> str:
-        """A command that answers so; nothing: it fails, as pyenv's does for a version that is switched off."""
+        """A command that answers so; nothing: it fails, as a switched-off one of pyenv."""
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\n{f'echo {says}' if says else 'exit 127'}\n", encoding="utf-8")
         path.chmod(0o755)
