@@ -16,7 +16,7 @@ cluster: ## start web x 2, workers x 2, Redis, PostgreSQL and nginx on loopback,
 test: ## set up what is missing and run the tests: make test ARGS="-k word"
 	@scripts/test $(ARGS)
 
-test-all: ## the same with every variant and all examples, then the fault scripts at full length (over an hour)
+test-all: ## the same with every variant and all examples, with the newest Python and Django, then the fault scripts at full length (over an hour)
 	@scripts/test-all $(ARGS)
 
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
@@ -33,7 +33,7 @@ soak: ## ten minutes of steady load with faults, after which nothing may have gr
 bench: ## measure streams beside their peers and write the report (an hour): make bench ARGS=--quick
 	@scripts/bench $(ARGS)
 
-check: ## format, lint, types, Django's checks, missing migrations; changes nothing
+check: ## format, lint, types, Django's checks, missing migrations, known vulnerabilities; changes nothing
 	@scripts/check $(ARGS)
 
 lint: ## format and repair what can be repaired

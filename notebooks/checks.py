@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from streaming.checks import HINT, SERVING
@@ -17,6 +17,9 @@ from streaming.conf import allow_anonymous
 
 from . import conf
 from .access import RUN_CODE
+
+CAPS: Final = ("per_owner", "memory_limit", "file_limit", "cpu_limit", "processes")
+"""Limits of which 0 means none."""
 
 
 @register("notebooks")
@@ -65,7 +68,25 @@ def check_kernels(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     return found
 
 
-@register("notebooks", SERVING)
+@register("notebooks", deploy=True)
+def check_caps(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    """W003: kernels that may take all there is."""
+    if list(conf.problems()) or not conf.has_kernels() or conf.gateway().url:
+        return []
+    limits = conf.limits()
+    endless = [name for name in CAPS if getattr(limits, name) == 0]
+    if not endless:
+        return []
+    return [
+        Warning(
+            f"kernels are on, and {', '.join(endless)} of KERNEL_CONFIG: 0, no limit",
+            hint="One cell could take the machine from everybody: see docs/settings.md for the defaults.",
+            id="notebooks.W003",
+        )
+    ]
+
+
+@register("notebooks", SERVING, Tags.database)
 def check_who_runs_code(
     app_configs: Sequence[Any] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:

@@ -21,7 +21,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
 UNFINISHED = os.path.join(VENV, ".sluice-unfinished")
-CONTAINS = {"test": ["run"], "bench": ["run", "test"]}  # sets whose packages are all in another set, too
+CONTAINS = {
+    "full": ["run"],
+    "test": ["run", "full"],
+    "bench": ["run", "full", "test"],
+}  # sets whose packages are all in another set, too
 
 # How uv, which does not read pip's configuration, is told what pip is told.
 PIP_INDEX_OPTIONS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
@@ -61,7 +65,11 @@ def stamp_path(name: str) -> str:
 
 
 def stamps() -> list[str]:
-    return [stamp_path(name) for name in ("run", "test", "bench", "uv") if os.path.exists(stamp_path(name))]
+    return [
+        stamp_path(name)
+        for name in ("run", "full", "test", "bench", "uv")
+        if os.path.exists(stamp_path(name))
+    ]
 
 
 def read(path: str) -> str | None:

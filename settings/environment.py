@@ -12,7 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import django
 import environ
+from django.conf import global_settings
 
 PROBLEMS: list[tuple[str, str]] = []
 """What nobody can make sense of: a safe value stands in, and a system check reports it, so that no server
@@ -114,6 +116,15 @@ def one_of(name: str, default: str, choices: Collection[str]) -> str:
     return default
 
 
+def cookie_name(name: str, plain: str, secure: bool) -> str:
+    """`plain`, or that with a prefix by which browsers hold the cookie to this host, or to TLS (RFC 6265bis,
+    4.1.3). They refuse such a cookie unless it is `secure`."""
+    found = one_of(name, plain, (plain, f"__Secure-{plain}", f"__Host-{plain}"))
+    if found != plain and not secure:
+        PROBLEMS.append((name, f"{name} is {found!r}: browsers take it over TLS only (SECURE_COOKIES=true)"))
+    return found
+
+
 def origins(name: str) -> list[str]:
     """Origins as browsers write them, separated by commas."""
     origins = [origin.strip() for origin in env.str(name, default="").split(",") if origin.strip()]
@@ -175,17 +186,39 @@ def database(name: str, default: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def mail(name: str) -> dict[str, Any]:
-    """Django's settings of mail by a URL; nothing where none is given."""
+def mail(name: str, timeout: int) -> dict[str, Any]:
+    """Django's settings of mail by a URL, Django's defaults where none is given; `timeout` in s."""
     text = env.str(name, default="")
-    if not text:
-        return {}
-    try:
-        found: dict[str, Any] = environ.Env.email_url_config(text)
-    except Exception:
-        # Its words may hold the password.
-        PROBLEMS.append(
-            (name, f"{name} is not a URL of a mail server, such as smtp+tls://user:password@host:587")
-        )
-        return {}
-    return {key: value for key, value in found.items() if value}
+    found: dict[str, Any] = {}
+    if text:
+        try:
+            found = environ.Env.email_url_config(text)
+        except Exception:
+            # Its words may hold the password.
+            PROBLEMS.append(
+                (name, f"{name} is not a URL of a mail server, such as smtp+tls://user:password@host:587")
+            )
+    given = {key: value for key, value in found.items() if value}
+    if django.VERSION >= (6, 1):
+        return {"MAILERS": {"default": _mailer(given, timeout)}}
+    return given | {"EMAIL_TIMEOUT": timeout}
+
+
+def _mailer(given: dict[str, Any], timeout: int) -> dict[str, Any]:
+    """The same as an entry of MAILERS, which took the place of EMAIL_… with Django 6.1."""
+    backend = given.get("EMAIL_BACKEND", global_settings.EMAIL_BACKEND)
+    options = {option: given[key] for key, option in _MAIL_OPTIONS.items() if key in given}
+    if backend == global_settings.EMAIL_BACKEND:
+        options = {"host": global_settings.EMAIL_HOST, "timeout": timeout} | options
+    return {"BACKEND": backend, "OPTIONS": options}
+
+
+_MAIL_OPTIONS = {
+    "EMAIL_HOST": "host",
+    "EMAIL_PORT": "port",
+    "EMAIL_HOST_USER": "username",
+    "EMAIL_HOST_PASSWORD": "password",
+    "EMAIL_USE_TLS": "use_tls",
+    "EMAIL_USE_SSL": "use_ssl",
+    "EMAIL_FILE_PATH": "file_path",
+}

@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 from . import environment
 from .admin_theme import UNFOLD as UNFOLD
-from .environment import database, env, flag, mail, number, one_of, origins, overridden
+from .environment import cookie_name, database, env, flag, mail, number, one_of, origins, overridden
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -284,8 +284,7 @@ ALERT_CONFIG = overridden(
 }
 
 # Who sends mails, and from whom. EMAIL_URL: smtp://host:25, smtp+tls://user:password@host:587, smtp+ssl://…
-vars().update(mail("EMAIL_URL"))
-EMAIL_TIMEOUT = number("EMAIL_TIMEOUT", 10, 1, 300)
+vars().update(mail("EMAIL_URL", timeout=number("EMAIL_TIMEOUT", 10, 1, 300)))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("SERVER_EMAIL", default="sluice@localhost")
 EMAIL_SUBJECT_PREFIX = "[Sluice] "
 
@@ -396,11 +395,24 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 SILENCED_SYSTEM_CHECKS = ["security.W001", "security.W002", "security.W003"]
 
 # Cookies only over TLS, except where somebody develops on their own machine.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = flag("SECURE_COOKIES", default=not DEBUG)
+SECURE_COOKIES = flag("SECURE_COOKIES", default=not DEBUG)
+SESSION_COOKIE_SECURE = flag("SESSION_COOKIE_SECURE", default=SECURE_COOKIES)
+CSRF_COOKIE_SECURE = flag("CSRF_COOKIE_SECURE", default=SECURE_COOKIES)
+# With __Host- browsers take the cookie from this very host over TLS only, so no neighbour plants one.
+SESSION_COOKIE_NAME = cookie_name("SESSION_COOKIE_NAME", "sessionid", secure=SESSION_COOKIE_SECURE)
+CSRF_COOKIE_NAME = cookie_name("CSRF_COOKIE_NAME", "csrftoken", secure=CSRF_COOKIE_SECURE)
+# s that somebody stays signed in
+SESSION_COOKIE_AGE = number("SESSION_COOKIE_AGE", 1_209_600, 300, 31_536_000)
+
+# No SECURE_PROXY_SSL_HEADER: TRUSTED_PROXIES says whose X-Forwarded-Proto counts, and so who came over TLS.
 SECURE_SSL_REDIRECT = flag("SECURE_SSL_REDIRECT", default=False)
 # Programs on the same machine or network ask for these, without TLS.
 SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
-SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0, 0, 315_360_000)
+# s that browsers come by TLS alone; sent over TLS only. An hour harms nobody, a year is for who is sure.
+SECURE_HSTS_SECONDS = number("SECURE_HSTS_SECONDS", 0 if DEBUG else 3600, 0, 315_360_000)
+# All names below this one have TLS, too; and the browsers' own lists may hold it (hstspreload.org).
+SECURE_HSTS_INCLUDE_SUBDOMAINS = flag("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=False)
+SECURE_HSTS_PRELOAD = flag("SECURE_HSTS_PRELOAD", default=False)
 
 INSTALLED_APPS = [
     # An ASGI `runserver`; must come before staticfiles. Twisted is 20 MB, which no other command pays for.

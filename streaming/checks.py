@@ -43,6 +43,7 @@ def check_settings(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Che
         *_check_names(),
         *_check_alerts(),
         *_check_proxies(),
+        *_check_other_origins(),
     ]
 
 
@@ -167,16 +168,25 @@ def _check_alerts() -> list[CheckMessage]:
         for rule in conf.alert_rules().values()
         if rule.pool and hasattr(settings, "ALERTS") and rule.pool not in conf.pools()
     ]
-    smtp = settings.EMAIL_BACKEND == "django.core.mail.backends.smtp.EmailBackend"
-    if smtp and settings.EMAIL_TIMEOUT is None and (conf.alerting().emails or settings.ADMINS):
+    if (conf.alerting().emails or settings.ADMINS) and _mail_may_hang():
         found.append(
             Warning(
-                "EMAIL_TIMEOUT is not set",
+                "mails have no time limit (EMAIL_TIMEOUT; with MAILERS the option timeout)",
                 hint="A mail server that hangs would hold up all further alerts; 10 is a good value.",
                 id="streaming.W017",
             )
         )
     return found
+
+
+def _mail_may_hang() -> bool:
+    """Whether the mail server has for ever to answer."""
+    smtp = "django.core.mail.backends.smtp.EmailBackend"
+    mailers = getattr(settings, "MAILERS", None)
+    if mailers is not None:  # Django 6.1; then EMAIL_… must not be asked for
+        mailer = mailers.get("default", {})
+        return mailer.get("BACKEND", smtp) == smtp and mailer.get("OPTIONS", {}).get("timeout") is None
+    return smtp == settings.EMAIL_BACKEND and settings.EMAIL_TIMEOUT is None
 
 
 def _check_proxies() -> list[CheckMessage]:
@@ -193,15 +203,32 @@ def _check_proxies() -> list[CheckMessage]:
     ]
 
 
+def _check_other_origins() -> list[CheckMessage]:
+    """E030: pages of strangers that act as whoever looks at them."""
+    anybody = bool(getattr(settings, "CORS_ALLOW_ALL_ORIGINS", False)) or "*" in getattr(
+        settings, "CORS_ALLOWED_ORIGINS", ()
+    )
+    if anybody and getattr(settings, "CORS_ALLOW_CREDENTIALS", False):
+        return [
+            Error(
+                "pages of any origin may call with the cookies of whoever looks at them",
+                hint="Name the origins in CORS_ALLOWED_ORIGINS, or set CORS_ALLOW_CREDENTIALS = False.",
+                obj="CORS_ALLOW_ALL_ORIGINS",
+                id="streaming.E030",
+            )
+        ]
+    return []
+
+
 @register("streaming", deploy=True)
 def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """W006-W007: for `check --deploy`, what Django's own checks do not see behind our middleware."""
     found: list[CheckMessage] = []
-    if not settings.SECURE_SSL_REDIRECT:
+    if not settings.SECURE_SSL_REDIRECT and not conf.trusted_proxies():
         found.append(
             Warning(
                 "SECURE_SSL_REDIRECT is off",
-                hint="Turn it on, or let the proxy in front redirect plain HTTP.",
+                hint="Turn it on, or let a proxy redirect plain HTTP and name it in TRUSTED_PROXIES.",
                 id="streaming.W006",
             )
         )
@@ -218,7 +245,8 @@ def check_deployment(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[C
 
 def ensure_sound() -> None:
     """Raise `ImproperlyConfigured` with every error and its hint; for servers that run no checks."""
-    found = [*run_checks(), *run_checks(tags=[SERVING], databases=list(connections))]
+    # No database for the rest: a server may import its application on its event loop.
+    found = [*run_checks(databases=[]), *run_checks(tags=[SERVING], databases=list(connections))]
     errors = [message for message in found if message.is_serious() and not message.is_silenced()]
     if errors:
         lines = "\n".join(f"  {message.msg}\n      {message.hint}" for message in errors)

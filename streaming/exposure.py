@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from . import conf
+from . import conf, packages
+from .addresses import is_loopback
 
 SHORTEST_KEY: Final = 32
 """Characters of a secret that nobody guesses."""
@@ -27,8 +29,8 @@ _PUBLISHED: Final = ("django-insecure", "only-for-tests", "change", "secret", "i
 
 @register("streaming", deploy=True)
 def check_exposure(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """E008-E011, W013-W014, W022."""
-    return [*_open_doors(), *_missing_caps()]
+    """E008-E011, E031, W013-W014, W022, W030-W032."""
+    return [*_open_doors(), *_bad_packages(), *_believed_strangers(), *_missing_caps()]
 
 
 def _open_doors() -> Iterator[CheckMessage]:
@@ -66,6 +68,47 @@ def _open_doors() -> Iterator[CheckMessage]:
             hint="Anybody who reaches this server uses it, and its model; API keys tell callers apart.",
             id="streaming.W013",
         )
+
+
+def _bad_packages() -> Iterator[CheckMessage]:
+    for text in packages.faults(packages.installed()):
+        yield Error(text, hint="Install the locked versions: requirements/run.txt.", id="streaming.E031")
+
+
+def _believed_strangers() -> Iterator[CheckMessage]:
+    """What lets pages of others, or whoever sends a header, pass for something better."""
+    if settings.SECURE_PROXY_SSL_HEADER:
+        yield Warning(
+            "SECURE_PROXY_SSL_HEADER is set",
+            hint="Anybody who sends that header is believed to have come over TLS: name the proxies in "
+            "TRUSTED_PROXIES instead.",
+            id="streaming.W030",
+        )
+    weak = [
+        f"{name} has {origin}"
+        for name in ("CSRF_TRUSTED_ORIGINS", "CORS_ALLOWED_ORIGINS")
+        for origin in getattr(settings, name, ())
+        if "*" in origin or _is_plain(origin)
+    ]
+    if weak:
+        yield Warning(
+            "; ".join(weak),
+            hint="Who listens on the way, or has a name below yours, speaks for your users: name https:// "
+            "origins, each whole.",
+            id="streaming.W031",
+        )
+    if not settings.SESSION_COOKIE_HTTPONLY or settings.SESSION_COOKIE_SAMESITE not in ("Lax", "Strict"):
+        yield Warning(
+            "the session's cookie is seen by scripts, or goes along with calls of other sites",
+            hint="SESSION_COOKIE_HTTPONLY = True and SESSION_COOKIE_SAMESITE = 'Lax' are Django's defaults.",
+            id="streaming.W032",
+        )
+
+
+def _is_plain(origin: str) -> bool:
+    """Whether it is http:// of another machine."""
+    parts = urlsplit(origin)
+    return parts.scheme == "http" and parts.hostname != "localhost" and not is_loopback(parts.hostname or "")
 
 
 def _missing_caps() -> Iterator[CheckMessage]:

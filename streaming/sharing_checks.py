@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from . import conf
 from .addresses import is_loopback
@@ -49,7 +49,7 @@ def check_sharing(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     return found
 
 
-@register(SERVING)
+@register(SERVING, Tags.database)
 def check_redis(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     """E015: a Redis that would lose what it is given. One that does not answer is no error: work is refused
     until it does."""

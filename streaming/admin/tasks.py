@@ -350,9 +350,11 @@ class StreamTaskAdmin(ReadOnlyAdmin):
         if rows:
             self._retry(request, rows)
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+    def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
         """Also one for each priority class."""
-        found: dict[str, Any] = super().get_actions(request)
+        # Django 6.1 asks for the actions of a list or of a form; before there were only those of lists.
+        place = {} if action_location is None else {"action_location": action_location}
+        found: dict[str, Any] = super().get_actions(request, **place)
         # Django asks for none where there are no boxes to tick.
         if found and self.has_prioritise_permission(request):
             for name in conf.priorities():

@@ -27,8 +27,12 @@ _SECRET: Final = (
     "openai_api_key",
     "x-csrftoken",
     "csrftoken",
+    "__host-csrftoken",
+    "__secure-csrftoken",
     "csrfmiddlewaretoken",
     "sessionid",
+    "__host-sessionid",
+    "__secure-sessionid",
     "password",
     "secret_key",
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import django
 import pytest
 from django.conf import settings
 from django.core.checks import ERROR, run_checks
@@ -14,6 +15,8 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from settings import environment
+from settings import settings as file
+from streaming import packages
 from streaming.management.commands.serve import stays_here
 from tests.support import servers
 
@@ -29,7 +32,11 @@ SOUND = {
     "TRUSTED_PROXIES": ["127.0.0.1", "10.0.0.0/8"],
     "ENVIRONMENT_UNKNOWN": [],
     "QUOTA_CONFIG": {"tokens_per_minute": 100_000},
+    # Tests have one that keeps mails (Django 6.1 has a check for it).
+    **({"MAILERS": vars(file)["MAILERS"]} if django.VERSION >= (6, 1) else {}),
 }
+
+SANDBOXED = {"KERNELS_ENABLED": "true", "KERNEL_CONFIG": {"sandbox": "run --"}}
 
 POOL = {"max_workers": 5, "queue_size": 30}
 
@@ -44,7 +51,7 @@ def ids(**changes):
 
 
 def _counts(message):
-    return message.id.startswith("streaming.") or message.level >= ERROR
+    return message.id.startswith(("streaming.", "notebooks.")) or message.level >= ERROR
 
 
 @pytest.mark.django_db
@@ -73,12 +80,66 @@ def test_a_sound_deployment_has_none():
         ({"TRUSTED_PROXIES": ["127.0.0.1", "0.0.0.0/0"]}, "streaming.E001"),
         ({"TRUSTED_PROXIES": ["::/0"]}, "streaming.E001"),
         ({"TRUSTED_PROXIES": ["8.0.0.0/8"]}, "streaming.W018"),
-        ({"SECURE_SSL_REDIRECT": False}, "streaming.W006"),
+        ({"SECURE_SSL_REDIRECT": False, "TRUSTED_PROXIES": []}, "streaming.W006"),
         ({"SECURE_HSTS_SECONDS": 0}, "streaming.W007"),
+        ({"SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https")}, "streaming.W030"),
+        ({"CSRF_TRUSTED_ORIGINS": ["http://app.example"]}, "streaming.W031"),
+        ({"CSRF_TRUSTED_ORIGINS": ["https://*.example"]}, "streaming.W031"),
+        ({"CORS_ALLOWED_ORIGINS": ["http://192.0.2.1:3000"]}, "streaming.W031"),
+        ({"SESSION_COOKIE_HTTPONLY": False}, "streaming.W032"),
+        ({"SESSION_COOKIE_SAMESITE": "None"}, "streaming.W032"),
+        ({"CORS_ALLOW_ALL_ORIGINS": True, "CORS_ALLOW_CREDENTIALS": True}, "streaming.E030"),
+        ({"KERNELS_ENABLED": "true", "KERNEL_CONFIG": {}}, "notebooks.W001"),
+        (SANDBOXED | {"ALLOW_ANONYMOUS": "true"}, {"notebooks.E004", "streaming.W013"}),
+        (SANDBOXED | {"KERNEL_CONFIG": {"sandbox": "run --", "memory_limit": 0}}, "notebooks.W003"),
     ],
 )
 def test_each_bad_setting_has_its_own(changes, check):
-    assert ids(**changes) == {check}
+    assert ids(**changes) == ({check} if isinstance(check, str) else check)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The proxy redirects, and says who came over TLS.
+        {"SECURE_SSL_REDIRECT": False},
+        {"CORS_ALLOWED_ORIGINS": ["https://app.example", "http://localhost:3000", "http://127.0.0.1:8080"]},
+        {"CORS_ALLOW_ALL_ORIGINS": True},
+        {"KERNELS_ENABLED": "true", "KERNEL_CONFIG": {"sandbox": "run --"}},
+    ],
+)
+def test_a_sound_variant_has_none(changes):
+    assert ids(**changes) == set()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "version", "bad"),
+    [
+        ("django", "5.2.13", True),
+        ("django", "5.2.14", False),
+        ("django", "6.0.4", True),
+        ("django", "6.1", False),
+        ("daphne", "4.2.1", True),
+        ("asgiref", "3.11.9", True),
+        ("redis", "4.5.4", True),
+        ("litellm", "1.82.7", True),
+        ("litellm", "1.90.0", False),
+    ],
+)
+def test_a_package_that_is_known_to_be_bad_has_its_own(monkeypatch, name, version, bad):
+    monkeypatch.setattr(packages, "installed", lambda: {name: version})
+    assert ids() == ({"streaming.E031"} if bad else set())
+
+
+@pytest.mark.parametrize(("secure", "problems"), [(True, []), (False, ["SESSION_COOKIE_NAME"])])
+def test_a_cookie_that_browsers_hold_to_this_host_needs_tls(monkeypatch, secure, problems):
+    monkeypatch.setattr(environment, "PROBLEMS", [])
+    monkeypatch.setenv("SESSION_COOKIE_NAME", "__Host-sessionid")
+    found = environment.cookie_name("SESSION_COOKIE_NAME", "sessionid", secure=secure)
+    assert found == "__Host-sessionid"
+    assert [name for name, _ in environment.PROBLEMS] == problems
 
 
 @pytest.mark.django_db

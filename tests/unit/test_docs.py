@@ -38,6 +38,7 @@ DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "
 PAGES = {
     **{f"docs/{name}": text for name, text in DOCS.items()},
     "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+    "SECURITY.md": (ROOT / "SECURITY.md").read_text(encoding="utf-8"),
 }
 
 CONFIGS: dict[str, tuple[str, type[msgspec.Struct]]] = {
@@ -132,7 +133,7 @@ def env_variables(source: str) -> set[str]:
     return found
 
 
-READERS = re.compile(r"env\.\w+|flag|number|one_of|origins|mail|database")
+READERS = re.compile(r"env\.\w+|cookie_name|flag|number|one_of|origins|mail|database")
 
 
 def sources(*packages: str) -> Iterator[str]:

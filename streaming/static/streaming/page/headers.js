@@ -3,7 +3,7 @@
  * cookie's token is the newest: another tab may have signed in since; scripts may not be allowed to see it.
  */
 export function requestHeaders() {
-  const cookie = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1];
+  const cookie = document.cookie.match(/(?:^|; )(?:__Host-|__Secure-)?csrftoken=([^;]+)/)?.[1];
   const token = cookie ?? document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   return { "Accept-Language": document.documentElement.lang, ...(token && { "X-CSRFToken": token }) };
 }
