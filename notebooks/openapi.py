@@ -9,8 +9,11 @@ import msgspec
 
 from streaming.api import api
 from streaming.schema import (
+    BAD_CURSORS,
     KEY_PARAMETERS,
+    NOTHING_MORE,
     REF,
+    RESUMED_BY_KEY,
     STREAM_PARAMETERS,
     problem_response,
     stream_response,
@@ -37,7 +40,9 @@ _REFUSALS: Final = {
     "403": problem_response("Code cannot be run here, or not by this caller; CSRF token missing or wrong"),
     "406": problem_response("No acceptable format"),
     "408": problem_response("The body came too slowly"),
-    "409": problem_response("The Idempotency-Key stands for another body"),
+    "409": problem_response(
+        "The Idempotency-Key stands for another body, or the cursor is ahead of its stream"
+    ),
     "413": _TOO_LARGE,
     "415": _NOT_JSON,
     "422": problem_response("Which field is wrong, and why; of an unknown type, the known ones"),
@@ -56,8 +61,9 @@ _NOTEBOOK_ID: Final = {
 _IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
-    "description": "The `version` that the caller has seen, in quotes: save only if there is no newer one",
-    "schema": {"type": "string", "pattern": '^"[^"]+"$'},
+    "description": "The `version` that the caller has seen, in quotes: save only if there is no newer one; "
+    "`*`: in any case",
+    "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,9}")$'},
 }
 
 
@@ -73,9 +79,9 @@ def describe() -> None:
             "description": "The answer is an event stream for every operation; docs/notebooks.md tells what "
             "each says. Running code needs the permission `notebooks.run_code`.",
             "tags": ["notebooks"],
-            "parameters": [*KEY_PARAMETERS, *STREAM_PARAMETERS],
+            "parameters": [*KEY_PARAMETERS, RESUMED_BY_KEY, *STREAM_PARAMETERS],
             "requestBody": _body(call, example=EXAMPLE),
-            "responses": {"200": stream_response(), **_REFUSALS},
+            "responses": {"200": stream_response(), "204": NOTHING_MORE, **BAD_CURSORS, **_REFUSALS},
         },
         operations,
     )
@@ -86,7 +92,11 @@ def describe() -> None:
 def _describe_notebooks() -> None:
     path = "/notebooks/{notebook_id}"
     common: dict[str, Any] = {"tags": ["notebooks"], "parameters": [_NOTEBOOK_ID]}
-    found = {"description": "The notebook", "content": {"application/json": {"schema": _ref("Notebook")}}}
+    found = {
+        "description": "The notebook",
+        "headers": {"ETag": {"schema": {"type": "string"}, "description": "Its `version`, for `If-Match`"}},
+        "content": {"application/json": {"schema": _ref("Notebook")}},
+    }
     draft, components = _draft()
     api.document(
         "get",
@@ -180,7 +190,7 @@ def _describe_files() -> None:
             **common,
             "operationId": "import_notebook",
             "summary": "A file of Jupyter in place of what the notebook was",
-            "requestBody": _body(_ref("NotebookFile")),
+            "requestBody": _body(_older_file()),
             "responses": {
                 "204": {"description": "It is kept"},
                 "400": _MALFORMED,
@@ -243,6 +253,7 @@ def _cell() -> dict[str, Any]:
         kind={"type": "string", "enum": ["code", "markdown", "raw"]},
         source={"type": "string"},
         outputs={"type": "array", "items": _ref("CellOutput")},
+        dropped_chars={"type": "integer", "description": "Of its outputs, beyond what is kept"},
         execution_count={"type": ["integer", "null"]},
         stream={
             "type": ["string", "null"],
@@ -278,6 +289,16 @@ def _file() -> dict[str, Any]:
         metadata={"type": "object"},
         cells={"type": "array", "items": {"type": "object"}},
     ) | {"description": "A notebook in the format of Jupyter: nbformat.readthedocs.io"}
+
+
+def _older_file() -> dict[str, Any]:
+    """What is taken: older formats, too, which have no cells at their top."""
+    return {
+        "type": "object",
+        "required": ["nbformat"],
+        "properties": {"nbformat": {"type": "integer"}},
+        "description": "A notebook in a format of Jupyter; an older one is converted",
+    }
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:
