@@ -268,8 +268,11 @@ RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
 ]
 
 RESUMED_BY_KEY: Final[dict[str, Any]] = {
-    **RESUME_PARAMETERS[1],
-    "description": "With an Idempotency-Key: go on behind that event of the task that it stands for",
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "With an Idempotency-Key: go on behind that event of the task that it stands for; without "
+    "one it says nothing",
+    "schema": {"type": "string"},
 }
 """`Last-Event-ID` of a call that may be the second one."""
 
