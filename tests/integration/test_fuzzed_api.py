@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
-COVERING, DRAWN = (100_000, 100) if ALL else (8, 2)
+COVERING, DRAWN = (100_000, 50) if ALL else (8, 2)
 """Cases of each operation: of the borders of its description, at most; and random ones, of each kind."""
 
 OPERATIONS = (
@@ -47,7 +47,7 @@ DRAFT = {
     params=["no kernel starts", pytest.param("kernels start", marks=pytest.mark.long)],
 )
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the providers of a fresh installation, for whose kernels (if any) there is little room."""
+    """A server with the providers of a fresh installation, and little room for kernels (if any)."""
     settings = {
         "AGENT_POOL_MAX_WORKERS": "20",
         "AGENT_POOL_PER_OWNER": "50",
@@ -95,4 +95,4 @@ def test_every_answer_is_one_that_is_described(examiner: Examiner, operation: st
 def test_calls_have_succeeded_and_were_refused(examiner: Examiner) -> None:
     """Else the answers above would say little."""
     print(f"calls: {examiner.sent}, statuses: {sorted(examiner.statuses)}")  # noqa: T201 - with -rP
-    assert examiner.statuses >= {200, 202, 204, 400, 404, 405, 422}
+    assert examiner.statuses >= {200, 202, 204, 400, 404, 422}

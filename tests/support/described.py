@@ -217,14 +217,13 @@ def _tame(body: Any) -> None:
     """What would take long, or run just any code: a few words are enough, and one harmless line."""
     if not isinstance(body, dict):
         return
-    limit = body.get("max_tokens")
-    if "user_id" in body and (limit is None or (isinstance(limit, int) and limit > 3)) and limit is not True:
-        if limit is None or limit <= 32_768:
-            body["max_tokens"] = 3
+    limit = body.get("max_tokens", 32_768)
+    if "user_id" in body and (limit is None or (isinstance(limit, int) and 3 < limit <= 32_768)):
+        body["max_tokens"] = 3
     operation = body.get("operation")
-    if isinstance(operation, dict) and operation.get("type") == "execute" and "code" in operation:
-        if isinstance(operation["code"], str):
-            operation["code"] = "1 + 1"
+    if isinstance(operation, dict) and operation.get("type") == "execute":
+        code = operation.get("code")
+        operation |= {"code": "1 + 1"} if isinstance(code, str) else {}
 
 
 def _is_overruled(case: Case) -> bool:
