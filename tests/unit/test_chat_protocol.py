@@ -385,3 +385,14 @@ def test_a_foreign_text_is_one_printable_line(text: str):
     assert len(line) <= DETAIL_LENGTH + 1
     assert KEY not in line
     assert len(line.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("depth", [100, 450, 10_000])
+@pytest.mark.parametrize("member", ["content", "reasoning"])
+def test_pieces_within_pieces_are_read_or_refused(member: str, depth: int) -> None:
+    nested = '[{"type":"thinking","thinking":' * depth + '"x"' + "}]" * depth
+    reader = ChatReader()
+    try:
+        reader.feed(f'{{"choices":[{{"delta":{{"{member}":{nested}}}}}]}}')
+    except UpstreamError as error:
+        assert "[" not in str(error)
