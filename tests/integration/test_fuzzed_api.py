@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("default")]
 
-COVERING, DRAWN = (100_000, 50) if ALL else (8, 2)
+COVERING, DRAWN = (100, 30) if ALL else (8, 2)
 """Cases of each operation: of the borders of its description, at most; and random ones, of each kind."""
 
 OPERATIONS = (
