@@ -109,7 +109,9 @@ def check(start: dict[str, Any], case: Any) -> int:
     """The status of an answer whose head is sound."""
     status: int = start["status"]
     names = {name.lower() for name, _ in start["headers"]}
-    assert status < 500 or (status == 503 and (b"retry-after" in names or case[1].startswith("/readyz"))), case
+    assert status < 500 or (status == 503 and (b"retry-after" in names or case[1].startswith("/readyz"))), (
+        case
+    )
     for name, value in start["headers"]:
         assert not {*b"\r\n\0"} & {*name, *value}, case
     return status

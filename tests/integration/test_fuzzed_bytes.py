@@ -64,7 +64,9 @@ def request(noise: Noise) -> bytes:
     lines = [f"{noise.dice.choice(METHODS)} {noise.dice.choice((STREAM, '/streams', '/healthz'))} HTTP/1.1"]
     head = [lines[0].encode(), b"Host: 127.0.0.1", b"Content-Type: application/json"]
     head += [b"%b: %b" % header for header in noise.headers(3)]
-    head.append(b"Content-Length: %d" % len(BODY) if noise.dice.random() < 0.7 else b"Transfer-Encoding: chunked")
+    head.append(
+        b"Content-Length: %d" % len(BODY) if noise.dice.random() < 0.7 else b"Transfer-Encoding: chunked"
+    )
     return noise.damaged(b"\r\n".join(head) + b"\r\n\r\n" + BODY, 4)
 
 
@@ -72,7 +74,9 @@ def frame(noise: Noise) -> bytes:
     """A frame as clients send it (RFC 6455, 5.2), mostly damaged: opcode, length, mask or contents."""
     payload = json.dumps(noise.dice.choice(MESSAGES)).encode()
     mask = noise.dice.randbytes(4)
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack("!BH", 0x80 | 126, len(payload))
+    length = (
+        bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack("!BH", 0x80 | 126, len(payload))
+    )
     masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
     return noise.damaged(bytes([0x80 | noise.dice.choice((1, 1, 1, 2, 8, 9))]) + length + mask + masked, 2)
 

@@ -8,10 +8,56 @@ import random
 from typing import Any, Final
 
 TOKENS: Final = (
-    *(b"", b" ", b"\t", b",", b";", b"=", b'"', b"\\", b"/", b"%", b"%00", b"%ff", b"%u0000", b"..", b"*", b"-1"),
-    *(b"\x00", b"\x1f", b"\x7f", b"\x80", b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\r\n "),
-    *(b"\r\nX-Forged: 1\r\n", b"q=", b";q=NaN", b";q=1e999", b"0" * 400, b"9" * 5000, b"," * 3000, b"a=b;" * 300),
-    *(b"[" * 2000, b"{}", b"null", b"NaN", b"1e400", "０".encode(), "咖啡".encode(), "\u202e".encode(), b"${7*7}"),
+    *(
+        b"",
+        b" ",
+        b"\t",
+        b",",
+        b";",
+        b"=",
+        b'"',
+        b"\\",
+        b"/",
+        b"%",
+        b"%00",
+        b"%ff",
+        b"%u0000",
+        b"..",
+        b"*",
+        b"-1",
+    ),
+    *(
+        b"\x00",
+        b"\x1f",
+        b"\x7f",
+        b"\x80",
+        b"\xff",
+        b"\xc3\x28",
+        b"\xed\xa0\x80",
+        b"\xf0\x9f\x98\x80",
+        b"\r\n ",
+    ),
+    *(
+        b"\r\nX-Forged: 1\r\n",
+        b"q=",
+        b";q=NaN",
+        b";q=1e999",
+        b"0" * 400,
+        b"9" * 5000,
+        b"," * 3000,
+        b"a=b;" * 300,
+    ),
+    *(
+        b"[" * 2000,
+        b"{}",
+        b"null",
+        b"NaN",
+        b"1e400",
+        "０".encode(),
+        "咖啡".encode(),
+        "\u202e".encode(),
+        b"${7*7}",
+    ),
 )
 
 HEADERS: Final[dict[bytes, tuple[bytes, ...]]] = {
@@ -24,8 +70,16 @@ HEADERS: Final[dict[bytes, tuple[bytes, ...]]] = {
     b"connection": (b"keep-alive", b"Upgrade", b"close"),
     b"content-encoding": (b"gzip", b"identity"),
     b"content-length": (b"0", b"5", b"10000000000"),
-    b"content-type": (b"application/json", b'application/json; charset="utf-8"', b"multipart/form-data; boundary=x"),
-    b"cookie": (b"sessionid=" + b"a" * 32 + b"; csrftoken=" + b"c" * 32, b"django_language=zh-hans", b"a=b; a=c"),
+    b"content-type": (
+        b"application/json",
+        b'application/json; charset="utf-8"',
+        b"multipart/form-data; boundary=x",
+    ),
+    b"cookie": (
+        b"sessionid=" + b"a" * 32 + b"; csrftoken=" + b"c" * 32,
+        b"django_language=zh-hans",
+        b"a=b; a=c",
+    ),
     b"expect": (b"100-continue",),
     b"forwarded": (b'for="[2001:db8::1]:47";proto=https;by=_x',),
     b"host": (b"testserver", b"127.0.0.1:80", b"[::1]:80"),
@@ -54,13 +108,32 @@ TASK: Final = "0" * 32
 
 PATHS: Final = (
     *("/content/generate/stream/async", "/content/generate", "/content/generate/async", "/send_operation"),
-    *("/streams", f"/streams/{TASK}", f"/streams/{TASK}/events", f"/streams/{TASK}/rendered", "/streams/probe"),
+    *(
+        "/streams",
+        f"/streams/{TASK}",
+        f"/streams/{TASK}/events",
+        f"/streams/{TASK}/rendered",
+        "/streams/probe",
+    ),
     *(f"/streams/{TASK}/view", "/stats", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/"),
     *("/notebooks/t", "/notebooks/t.ipynb", "/notebook/", "/notebook/t/", "/accounts/login/", "/jsi18n/"),
-    *("/accounts/signin/x/", "/admin/", "/i18n/setlang/", "/ws/generate/", f"/ws/streams/{TASK}/", "/static/x"),
+    *(
+        "/accounts/signin/x/",
+        "/admin/",
+        "/i18n/setlang/",
+        "/ws/generate/",
+        f"/ws/streams/{TASK}/",
+        "/static/x",
+    ),
 )
 
-QUERIES: Final = (b"", b"after=3", b"timing=1&heartbeat=event", b"limit=5&before=" + TASK.encode(), b"purge=true")
+QUERIES: Final = (
+    b"",
+    b"after=3",
+    b"timing=1&heartbeat=event",
+    b"limit=5&before=" + TASK.encode(),
+    b"purge=true",
+)
 
 METHODS: Final = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE")
 

@@ -135,7 +135,9 @@ def test_the_noise_is_the_same_each_time_and_is_of_both_kinds() -> None:
 
     def drawn() -> list[Any]:
         noise = Noise(1)
-        return [(noise.headers(), noise.path(), noise.query(), noise.body(), noise.message()) for _ in range(50)]
+        return [
+            (noise.headers(), noise.path(), noise.query(), noise.body(), noise.message()) for _ in range(50)
+        ]
 
     assert drawn() == drawn()
     noise = Noise(2)
