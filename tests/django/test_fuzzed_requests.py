@@ -1,5 +1,5 @@
-"""Any path, query, headers and body, through both doors, and any socket: no fault of ours, and no word of it in
-the log. In-process, so bytes that no server would let through come, too."""
+"""Any path, query, headers and body, through both doors, and any socket: no fault of ours, and no word of it
+in the log. In-process, so bytes that no server would let through come, too."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ async def handler() -> AsyncIterator[StreamingHandler]:
 
 @pytest.fixture(autouse=True)
 def _nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Refusals are warnings; a fault of ours is an error, or has a traceback. Of a wrong host Django speaks as
-    of an error."""
+    """Refusals are warnings; a fault of ours is an error, or has a traceback. Of a wrong host Django speaks
+    as of an error."""
     caplog.set_level(logging.WARNING)
     yield
     for record in caplog.get_records("call"):

@@ -42,20 +42,22 @@ STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
 def exchange(server: Server, opening: bytes, more: bytes = b"", wait: float = 0.05) -> bytes:
-    """What comes back for an opening (waited for so many seconds, as it may ask for more bytes) and for `more`,
-    which were the last. Raises `TimeoutError`."""
+    """What comes back for an opening, after so many seconds at most as it may ask for more bytes, and for
+    `more`, which were the last. Raises `TimeoutError`."""
     found = b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=wait) as connection:
-        # It may have closed already, with a reset, too.
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(opening)
-            with contextlib.suppress(TimeoutError):
-                found += connection.recv(65_536)
-            connection.settimeout(PATIENCE)
-            connection.sendall(more)
-            connection.shutdown(socket.SHUT_WR)
-            while received := connection.recv(65_536):
-                found += received
+    # It may have closed already, with a reset, too.
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=wait) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
+        connection.sendall(opening)
+        with contextlib.suppress(TimeoutError):
+            found += connection.recv(65_536)
+        connection.settimeout(PATIENCE)
+        connection.sendall(more)
+        connection.shutdown(socket.SHUT_WR)
+        while received := connection.recv(65_536):
+            found += received
     return found
 
 

@@ -1,5 +1,5 @@
-"""Damaged requests, headers and messages, the same ones for the same seed: what sound ones are made of, and what
-has broken other programs."""
+"""Damaged requests, headers and messages, the same ones for the same seed: what sound ones are made of, and
+what has broken other programs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whatever stands in a header, a query string or a message, what reads it gives a value or its own refusal.
 
-Ten thousand cases in `make test`, a million in `make test-all` (row R33 of what a server must outlive), always
-the same ones: a failure names its number.
+Ten thousand cases in `make test`, a million in `make test-all`, always the same ones: a failure names its
+number.
 """
 
 from __future__ import annotations

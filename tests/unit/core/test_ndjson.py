@@ -174,7 +174,7 @@ def test_any_bytes_give_the_same_events_and_the_same_refusal_at_any_cut(data, st
 
 def by_the_book(stream: bytes) -> tuple[list[dict[str, Any]], int | None]:
     """The same by the standard library, which takes a little more: NaN, and UTF-16."""
-    found = []
+    found: list[dict[str, Any]] = []
     for number, line in enumerate(stream.split(b"\n")[:-1], 1):
         if not line.strip(b" \t\r"):
             continue
