@@ -78,6 +78,8 @@ def examiner(request: pytest.FixtureRequest, house: Server) -> Examiner:
         if not headers:
             return Examiner(house.url, headers, tasks)
         assert http.put("/notebooks/kept", json=DRAFT).status_code == 200
+        # The first one loads nbformat.
+        assert http.get("/notebooks/kept.ipynb").status_code == 200
     return Examiner(house.url, headers, tasks, ["kept"])
 
 

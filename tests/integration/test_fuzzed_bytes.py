@@ -28,7 +28,7 @@ pytestmark = [
 
 REQUESTS, SOCKETS = (5_000, 2_000) if ALL else (150, 60)
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 20.0
 """Seconds after which an exchange hangs, after our half of the connection is closed."""
 
 BODY: Final = json.dumps(BRIEF).encode()

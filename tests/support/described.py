@@ -20,7 +20,7 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi import checks
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 """Seconds without a byte after which a call hangs. Two are what is promised; a busy machine needs more."""
 
 STREAM_BYTES: Final = 65_536
