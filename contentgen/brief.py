@@ -64,7 +64,8 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     category: FreeText = ""
     tone: FreeText = ""
     length: Annotated[
-        str | Annotated[int, Meta(ge=MIN_CHARACTERS, le=MAX_CHARACTERS)],
+        Annotated[str, Meta(extra_json_schema={"enum": list(LENGTH_NAMES)})]
+        | Annotated[int, Meta(ge=MIN_CHARACTERS, le=MAX_CHARACTERS)],
         Meta(description="short, medium, long, 短, 中等, 长, or a number of characters (20 to 20000)"),
     ] = "medium"
     language: Literal["zh", "en"] | None = None

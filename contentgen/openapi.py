@@ -6,8 +6,11 @@ from typing import Any
 
 from streaming.api import api
 from streaming.schema import (
+    BAD_CURSORS,
     KEY_PARAMETERS,
+    NOTHING_MORE,
     REPLAYED,
+    RESUMED_BY_KEY,
     STREAM_PARAMETERS,
     limited_response,
     needs,
@@ -49,8 +52,16 @@ def describe() -> None:
             **common,
             "operationId": "generate_stream",
             "summary": "Write, streaming",
-            "parameters": [*KEY_PARAMETERS, *STREAM_PARAMETERS],
-            "responses": {"200": stream_response(), **REFUSALS},
+            "parameters": [*KEY_PARAMETERS, RESUMED_BY_KEY, *STREAM_PARAMETERS],
+            "responses": {
+                "200": stream_response(),
+                "204": NOTHING_MORE,
+                **BAD_CURSORS,
+                **REFUSALS,
+                "409": problem_response(
+                    "The Idempotency-Key stands for another body, or the cursor is ahead of its stream"
+                ),
+            },
         },
         components,
     )

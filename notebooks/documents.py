@@ -16,7 +16,7 @@ from streaming.problems import FieldError, Problem
 from streaming.validation import cleaned, faults_of, invalid
 
 from .models import Cell, Notebook
-from .operations import MAX_CODE, check_id
+from .operations import ID_PATTERN, MAX_CODE, check_id
 from .store import next_version, notebook_of
 
 MAX_CELLS: Final = 1_000
@@ -26,7 +26,7 @@ MAX_CELLS: Final = 1_000
 class CellDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cell as the page saves it. Its outputs stay as they are, but for `clear`."""
 
-    cell_id: str
+    cell_id: Annotated[str, Meta(extra_json_schema={"pattern": ID_PATTERN})]
     kind: Literal["code", "markdown", "raw"] = "code"
     source: Annotated[str, Meta(max_length=MAX_CODE)] = ""
     clear: bool = False

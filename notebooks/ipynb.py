@@ -44,6 +44,9 @@ def exported(notebook: Notebook) -> str:
 
 def imported(owner: str, slug: str, values: dict[str, Any]) -> Notebook:
     """A notebook with what an `.ipynb` file says, in place of what it was. Raises `Problem` 422."""
+    if not isinstance(values.get("nbformat"), int):
+        # nbformat takes it for its first version, in which there is nothing where the cells are now.
+        raise Problem(422, "not_a_notebook", _("This is not a notebook."))
     _give_ids(values)
     try:
         document = nbformat.reads(json.dumps(values), as_version=4)

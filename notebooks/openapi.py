@@ -9,9 +9,12 @@ import msgspec
 
 from streaming.api import api
 from streaming.schema import (
+    BAD_CURSORS,
     KEY_PARAMETERS,
     LACKS_SCOPE,
+    NOTHING_MORE,
     REF,
+    RESUMED_BY_KEY,
     STREAM_PARAMETERS,
     limited_response,
     needs,
@@ -43,7 +46,9 @@ _REFUSALS: Final = {
     ),
     "406": problem_response("No acceptable format"),
     "408": problem_response("The body came too slowly"),
-    "409": problem_response("The Idempotency-Key stands for another body"),
+    "409": problem_response(
+        "The Idempotency-Key stands for another body, or the cursor is ahead of its stream"
+    ),
     "413": _TOO_LARGE,
     "415": _NOT_JSON,
     "422": problem_response("Which field is wrong, and why; of an unknown type, the known ones"),
@@ -62,8 +67,9 @@ _NOTEBOOK_ID: Final = {
 _IF_MATCH: Final = {
     "name": "If-Match",
     "in": "header",
-    "description": "The `version` that the caller has seen, in quotes: save only if there is no newer one",
-    "schema": {"type": "string", "pattern": '^"[^"]+"$'},
+    "description": "The `version` that the caller has seen, in quotes: save only if there is no newer one; "
+    "`*`: in any case",
+    "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,9}")$'},
 }
 
 
@@ -80,9 +86,9 @@ def describe() -> None:
             "each says. Running code needs the permission `notebooks.run_code`, and of an API key the scopes "
             "`generate` and `notebooks`; docs/protocol.md has those of other operations.",
             "tags": ["notebooks"],
-            "parameters": [*KEY_PARAMETERS, *STREAM_PARAMETERS],
+            "parameters": [*KEY_PARAMETERS, RESUMED_BY_KEY, *STREAM_PARAMETERS],
             "requestBody": _body(call, example=EXAMPLE),
-            "responses": {"200": stream_response(), **_REFUSALS},
+            "responses": {"200": stream_response(), "204": NOTHING_MORE, **BAD_CURSORS, **_REFUSALS},
         },
         operations,
     )
@@ -93,7 +99,11 @@ def describe() -> None:
 def _describe_notebooks() -> None:
     path = "/notebooks/{notebook_id}"
     common: dict[str, Any] = {"tags": ["notebooks"], "parameters": [_NOTEBOOK_ID]}
-    found = {"description": "The notebook", "content": {"application/json": {"schema": _ref("Notebook")}}}
+    found = {
+        "description": "The notebook",
+        "headers": {"ETag": {"schema": {"type": "string"}, "description": "Its `version`, for `If-Match`"}},
+        "content": {"application/json": {"schema": _ref("Notebook")}},
+    }
     draft, components = _draft()
     api.document(
         "get",
@@ -195,7 +205,7 @@ def _describe_files() -> None:
             "operationId": "import_notebook",
             "summary": "A file of Jupyter in place of what the notebook was",
             **needs(Scope.NOTEBOOKS),
-            "requestBody": _body(_ref("NotebookFile")),
+            "requestBody": _body(_older_file()),
             "responses": {
                 "204": {"description": "It is kept"},
                 "400": _MALFORMED,
@@ -258,6 +268,7 @@ def _cell() -> dict[str, Any]:
         kind={"type": "string", "enum": ["code", "markdown", "raw"]},
         source={"type": "string"},
         outputs={"type": "array", "items": _ref("CellOutput")},
+        dropped_chars={"type": "integer", "description": "Of its outputs, beyond what is kept"},
         execution_count={"type": ["integer", "null"]},
         stream={
             "type": ["string", "null"],
@@ -293,6 +304,16 @@ def _file() -> dict[str, Any]:
         metadata={"type": "object"},
         cells={"type": "array", "items": {"type": "object"}},
     ) | {"description": "A notebook in the format of Jupyter: nbformat.readthedocs.io"}
+
+
+def _older_file() -> dict[str, Any]:
+    """What is taken: older formats, too, which have no cells at their top."""
+    return {
+        "type": "object",
+        "required": ["nbformat"],
+        "properties": {"nbformat": {"type": "integer"}},
+        "description": "A notebook in a format of Jupyter; an older one is converted",
+    }
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:

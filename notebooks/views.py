@@ -101,11 +101,11 @@ def _needed(request: HttpRequest) -> Scope:
 
 def _exported(owner: str, slug: str) -> str:
     """Raises `Problem` 404, for absent and foreign ones alike."""
-    from .ipynb import exported
-
     found = store.find(owner, slug)
     if found is None:
         raise Problem(404, "not_found")
+    from .ipynb import exported  # late, and only for what there is: it loads nbformat
+
     return exported(found)
 
 

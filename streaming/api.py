@@ -48,10 +48,11 @@ class DocumentedAPI(NinjaAPI):
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
         described = super().get_openapi_schema(**options)
+        _as_problem_documents(described["paths"])
         for path, operations in self._documented.items():
             described["paths"].setdefault(path, {}).update(operations)
         described["components"].setdefault("schemas", {}).update(self._components)
-        _as_problem_documents(described["paths"])
+        _with_refusals_of_all(described["paths"])
         # A key, a session, or nobody in particular where ALLOW_ANONYMOUS allows that.
         described["components"]["securitySchemes"] = schema.security_schemes(settings.SESSION_COOKIE_NAME)
         described["security"] = schema.needs()["security"]
@@ -65,6 +66,20 @@ def _as_problem_documents(paths: dict[str, Any]) -> None:
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and "application/json" in response.get("content", {}):
                     response["content"] = {CONTENT_TYPE: response["content"]["application/json"]}
+
+
+def _with_refusals_of_all(paths: dict[str, Any]) -> None:
+    """What any call may meet before its view, and the headers that tell a refused caller what to do."""
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            responses = {str(status): response for status, response in operation["responses"].items()}
+            for status, response in schema.REFUSALS_OF_ALL.items():
+                if status != "503" or path not in schema.ALWAYS_ANSWERED:
+                    responses.setdefault(status, response)
+            for status, headers in schema.REFUSAL_HEADERS.items():
+                if status in responses:
+                    responses[status] = {**responses[status], "headers": headers}
+            operations[method] = {**operation, "responses": dict(sorted(responses.items()))}
 
 
 api = DocumentedAPI(
@@ -234,17 +249,16 @@ api.document(
         "description": "Replays what follows the cursor, then goes on live. Any number of readers at once.",
         "tags": ["streams"],
         **schema.needs(Scope.READ, ticket=True),
-        "parameters": [*schema.RESUME_PARAMETERS, *schema.STREAM_PARAMETERS],
+        "parameters": [schema.TASK_ID, *schema.RESUME_PARAMETERS, *schema.STREAM_PARAMETERS],
         "responses": {
             "200": schema.stream_response(),
-            "204": {"description": "The reader has the terminal event already"},
+            "204": schema.NOTHING_MORE,
             "400": schema.problem_response("Not an event id, or a bad query"),
             "401": schema.problem_response("Not signed in, or no such ticket"),
             "403": schema.LACKS_SCOPE,
             "404": schema.problem_response("No such stream, or not the caller's"),
             "406": schema.problem_response("No acceptable format"),
-            "409": schema.problem_response("The cursor is ahead of the stream"),
-            "410": schema.problem_response("The events are no longer kept"),
+            **schema.BAD_CURSORS,
         },
     },
     schema.event_components(),

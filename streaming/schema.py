@@ -178,6 +178,33 @@ LACKS_SCOPE: Final = problem_response(
     "The API key lacks the scope (`insufficient_scope`), which `WWW-Authenticate` names"
 )
 
+REFUSALS_OF_ALL: Final[dict[str, Any]] = {
+    "400": problem_response("An unknown host, or a bad query string"),
+    "408": problem_response("The body came too slowly"),
+    "413": problem_response("The body is too large"),
+    "503": problem_response("The server is full or going down, or its database is away; see Retry-After"),
+}
+"""What any call may be told, where its own description has no other words for it."""
+
+ALWAYS_ANSWERED: Final = ("/healthz", "/metrics", "/readyz")
+"""Paths that are no matter of how many calls there are."""
+
+REFUSAL_HEADERS: Final[dict[str, Any]] = {
+    "401": {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "How to say who one is"}},
+    "403": {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "The scope that is missing"}},
+    "429": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}},
+    "503": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds, where they are known"}},
+}
+"""Response headers by status."""
+
+NOTHING_MORE: Final = {"description": "The reader has the terminal event already"}
+"""A response without a body."""
+
+BAD_CURSORS: Final = {
+    "409": problem_response("The cursor is ahead of the stream"),
+    "410": problem_response("The events are no longer kept"),
+}
+
 REPLAYED: Final = {
     "Idempotent-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
@@ -262,13 +289,14 @@ KEY_PARAMETERS: Final[list[dict[str, Any]]] = [
     },
 ]
 
+TASK_ID: Final[dict[str, Any]] = {
+    "name": "task_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
+
 RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
-    {
-        "name": "task_id",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    },
     {
         "name": "after",
         "in": "query",
@@ -282,6 +310,15 @@ RESUME_PARAMETERS: Final[list[dict[str, Any]]] = [
         "schema": {"type": "integer", "minimum": 0, "maximum": cursor.MAX},
     },
 ]
+
+RESUMED_BY_KEY: Final[dict[str, Any]] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "With an Idempotency-Key: go on behind that event of the task that it stands for; without "
+    "one it says nothing",
+    "schema": {"type": "string"},
+}
+"""`Last-Event-ID` of a call that may be the second one."""
 
 
 def _number(name: str, bounds: tuple[int, int, int], description: str) -> dict[str, Any]:
@@ -342,8 +379,11 @@ PROBE_REPORT: Final[dict[str, Any]] = {
         "403": LACKS_SCOPE,
         "429": problem_response("Too many probes at once"),
         "503": {
-            "description": "Late",
-            "content": {"application/json": {"schema": _REPORT_SCHEMA}},
+            "description": "Late; or the server is going down",
+            "content": {
+                "application/json": {"schema": _REPORT_SCHEMA},
+                **problem_response("")["content"],
+            },
         },
     },
 }

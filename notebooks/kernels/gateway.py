@@ -29,6 +29,9 @@ STOP_TIMEOUT: Final = 15.0
 CONNECTIONS: Final = 20
 """REST calls at once."""
 
+_NO_ANSWER: Final = (ValueError, LookupError, TypeError, RecursionError)
+"""What reading an answer raises that is not of a Jupyter server."""
+
 _UNWELCOME: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _REFUSED: Final = "the Jupyter server refuses KERNEL_GATEWAY_TOKEN"
 
@@ -73,7 +76,7 @@ class Gateway:
             raise KernelNotStarted(_reason(answer))
         try:
             return str(answer.json()["id"])
-        except (ValueError, LookupError, TypeError) as error:
+        except _NO_ANSWER as error:
             raise KernelNotStarted("what answers at KERNEL_GATEWAY_URL is no Jupyter server") from error
 
     async def exists(self, kernel: str) -> bool:
@@ -149,6 +152,6 @@ def _reason(answer: httpx2.Response) -> str:
     """For the log."""
     try:
         words = str(answer.json()["message"])
-    except (ValueError, LookupError, TypeError):
+    except _NO_ANSWER:
         words = ""
     return f"the Jupyter server says {answer.status_code}: {words[:200] or answer.reason_phrase}"

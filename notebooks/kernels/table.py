@@ -93,6 +93,8 @@ class Kernels:
             starting = self._starting.get(key)
             if starting is None:
                 starting = self._starting[key] = asyncio.create_task(self._begin(key), name="kernel starts")
+                # Where everybody has left meanwhile, nobody else looks at what it raised.
+                starting.add_done_callback(lambda made: made.cancelled() or made.exception())
             kernel = await asyncio.shield(starting)
         kernel.listen(on_late)
         return kernel

@@ -33,10 +33,13 @@ def pack(message: Mapping[str, Any], channel: str, subprotocol: str | None) -> b
 
 def unpack(frame: bytes | str, subprotocol: str | None) -> tuple[str, dict[str, Any]]:
     """Channel and message of a frame. Raises `ValueError` for what is none."""
-    if subprotocol == V1:
-        if isinstance(frame, str):
-            raise ValueError("a text frame")
-        return _unpack_v1(frame)
+    try:
+        return _unpack_v1(frame) if subprotocol == V1 else _unpack_default(frame)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unpack_default(frame: bytes | str) -> tuple[str, dict[str, Any]]:
     if isinstance(frame, bytes):
         frame = _json_of(frame)
     message = json.loads(frame)
@@ -45,7 +48,9 @@ def unpack(frame: bytes | str, subprotocol: str | None) -> tuple[str, dict[str, 
     return str(message.get("channel")), message
 
 
-def _unpack_v1(frame: bytes) -> tuple[str, dict[str, Any]]:
+def _unpack_v1(frame: bytes | str) -> tuple[str, dict[str, Any]]:
+    if isinstance(frame, str):
+        raise ValueError("a text frame")
     count = int.from_bytes(frame[:8], "little")
     if not len(_PARTS) + 2 <= count <= len(frame) // 8:
         raise ValueError("no table of offsets")

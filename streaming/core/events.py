@@ -257,7 +257,10 @@ def escape_line_ends(data: bytes) -> bytes:
 
 def decode(data: bytes) -> Event:
     """The record behind one line of JSON that `encode` made. Raises `ValueError` on anything else."""
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def clean_text(text: str) -> str:

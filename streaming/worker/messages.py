@@ -40,4 +40,8 @@ def signature(pool: str, task_id: str, secret: str | None = None) -> str:
 def is_signed(pool: str, task_id: str, signed: str) -> bool:
     """Whether one of ours has sent it; keys of SECRET_KEY_FALLBACKS count, so that keys can be changed."""
     secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return any(constant_time_compare(signature(pool, task_id, each), signed) for each in secrets)
+    try:
+        return any(constant_time_compare(signature(pool, task_id, each), signed) for each in secrets)
+    except UnicodeEncodeError:
+        # Lone surrogates, which JSON can carry.
+        return False

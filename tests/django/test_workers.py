@@ -65,6 +65,8 @@ def test_a_signature_is_of_this_pool_this_task_and_this_installation(settings):
     assert not is_signed(POOL, TASK_ID[::-1], signed)
     assert not is_signed(POOL, TASK_ID, "")
     assert not is_signed(POOL, TASK_ID, "é" * 64)
+    assert not is_signed(POOL, TASK_ID, "\ud800" * 64)
+    assert not is_signed(POOL, "\ud800", signed)
     settings.CLUSTER_CONFIG = {**settings.CLUSTER_CONFIG, "prefix": "another"}
     assert not is_signed(POOL, TASK_ID, signed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 
@@ -57,6 +58,19 @@ async def test_kernels_are_counted_for_each_user_and_for_all(kernels: Kernels) -
     assert len(kernels) == 2
     await kernels.stop(ADA)
     await get(kernels, Key("1", "second"))
+
+
+@pytest.mark.parametrize("kernels", [{"python": "/bin/false"}], indirect=True)
+async def test_a_start_that_fails_after_its_client_has_left_leaves_no_trace_in_the_log(
+    kernels: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = asyncio.create_task(get(kernels, ADA))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert await eventually(lambda: asyncio.sleep(0, not kernels.starting(ADA)))
+    del waiting
+    gc.collect()
+    assert [line.message for line in caplog.records if line.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("kernels", [{"idle_timeout": 100.0}], indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -385,3 +386,12 @@ def test_a_foreign_text_is_one_printable_line(text: str):
     assert len(line) <= DETAIL_LENGTH + 1
     assert KEY not in line
     assert len(line.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("depth", [100, 450, 10_000])
+@pytest.mark.parametrize("member", ["content", "reasoning"])
+def test_pieces_within_pieces_are_read_or_refused(member: str, depth: int) -> None:
+    nested = '[{"type":"thinking","thinking":' * depth + '"x"' + "}]" * depth
+    reader = ChatReader()
+    with suppress(UpstreamError):
+        reader.feed(f'{{"choices":[{{"delta":{{"{member}":{nested}}}}}]}}')

@@ -624,7 +624,7 @@ class StreamReader:
             if not fields or fields[0] != b"m":
                 raise ValueError("not a message")
             message = msgspec.json.decode(fields[1], type=dict[str, Any])
-        except ValueError:
+        except (ValueError, RecursionError):
             self._poison += 1
             return
         try:

@@ -72,3 +72,23 @@ def test_the_limit_holds_and_counts_what_is_in_flight(sizes, acks):
         in_flight = sum(each for event_id, each in sent.items() if event_id > acknowledged)
         assert window.unacknowledged == in_flight
         assert in_flight <= 100
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-5, 40)), max_size=60), st.integers(0, 5), st.booleans())
+def test_whatever_is_acknowledged_in_whatever_order_counts_once_or_is_refused(steps, after, counting):
+    window, last = AckWindow(after, counting, limit=100), after
+    for sends, number in steps:
+        if sends:
+            last += 1
+            window.sent(last, abs(number) + 1)
+        elif number > last:
+            before = (window.counting, window.unacknowledged)
+            with pytest.raises(ValueError, match="not sent"):
+                window.acknowledge(number)
+            assert (window.counting, window.unacknowledged) == before
+        else:
+            window.acknowledge(number)
+        assert window.unacknowledged >= 0
+    window.acknowledge(last)
+    assert window.unacknowledged == 0
+    assert window.has_room(10**9)

@@ -214,3 +214,9 @@ def test_an_event_is_frozen():
     event = events.Content(delta="x")
     with pytest.raises(AttributeError):
         event.delta = "y"  # type: ignore[misc]
+
+
+@given(st.binary(max_size=80) | st.sampled_from([b"[" * 99_999, b'{"type":"result","data":' + b"[" * 99_999]))
+def test_what_is_no_event_is_told_by_one_error(data: bytes):
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        events.decode(data)

@@ -140,3 +140,55 @@ def test_a_line_may_be_as_long_as_the_bound():
 def test_a_line_over_the_bound_is_refused_before_it_ends(rest, cut_into):
     with pytest.raises(ndjson.BadLine, match="line 2: longer than 7"):
         decode(cut_into(b'{"a":1}\n{"a":12}' + rest), max_line=7)
+
+
+lines = st.lists(
+    st.sampled_from(
+        [b"", b"{}", b'{"a":1}', b'{"a":"\xc3\xa9"}', b"[]", b"{", b"\xff", b" \t\r", b'{"a":"\r"}']
+    )
+    | st.binary(max_size=12),
+    max_size=8,
+).map(b"\n".join)
+
+
+def outcome(chunks: list[bytes], max_line: int) -> tuple[list[dict[str, Any]], int | None]:
+    """The events, and the number of the line that was refused."""
+    decoder, found = ndjson.Decoder(max_line), []
+    for chunk in chunks:
+        try:
+            found += decoder.feed(chunk)
+        except ndjson.BadLine as error:
+            with pytest.raises(ndjson.BadLine, match="before"):
+                decoder.feed(b"{}\n")
+            return found + error.events, error.line_number
+        assert len(decoder._tail) <= max_line
+    return found, None
+
+
+@settings(fast, max_examples=300)
+@given(st.data(), lines, st.sampled_from([4, 10, 1000]))
+def test_any_bytes_give_the_same_events_and_the_same_refusal_at_any_cut(data, stream, max_line):
+    assert outcome(data.draw(cut(stream)), max_line) == outcome([stream], max_line)
+    assert outcome(bytewise(stream), max_line) == outcome([stream], max_line)
+
+
+def by_the_book(stream: bytes) -> tuple[list[dict[str, Any]], int | None]:
+    """The same by the standard library, which takes a little more: NaN, and UTF-16."""
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(stream.split(b"\n")[:-1], 1):
+        if not line.strip(b" \t\r"):
+            continue
+        try:
+            value = json.loads(line.decode())
+        except ValueError:
+            return found, number
+        if not isinstance(value, dict):
+            return found, number
+        found.append(value)
+    return found, None
+
+
+@settings(fast, max_examples=300)
+@given(lines)
+def test_any_bytes_are_read_as_the_standard_library_reads_them(stream):
+    assert outcome([stream], 1000) == by_the_book(stream)

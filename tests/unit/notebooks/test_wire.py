@@ -57,6 +57,43 @@ def test_what_is_no_message_is_told(frame: bytes | str, subprotocol: str | None)
         unpack(frame, subprotocol)
 
 
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("frame", "subprotocol"),
+    [
+        (DEEP.decode(), None),
+        ((2).to_bytes(4, "big") + (12).to_bytes(4, "big") + (100_012).to_bytes(4, "big") + DEEP, None),
+        (
+            b"".join(n.to_bytes(8, "little") for n in (6, 56, 61, 100_061, 100_061, 100_061, 100_061))
+            + b"iopub"
+            + DEEP,
+            V1,
+        ),
+    ],
+)
+def test_what_is_nested_without_end_is_no_message(frame: bytes | str, subprotocol: str | None) -> None:
+    with pytest.raises(ValueError, match="nested"):
+        unpack(frame, subprotocol)
+
+
+@given(messages, channels, st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6))
+def test_a_damaged_frame_is_a_message_or_told_to_be_none(
+    message: dict[str, Any], channel: str, damage: list[tuple[int, int]]
+) -> None:
+    for subprotocol in (V1, None):
+        sound = pack(message, channel, subprotocol)
+        frame = bytearray(sound if isinstance(sound, bytes) else sound.encode())
+        for at, byte in damage:
+            frame[at % len(frame)] = byte
+        try:
+            _, found = unpack(bytes(frame), subprotocol)
+        except ValueError:
+            continue
+        assert all(isinstance(found[name], dict) for name in names)
+
+
 def test_our_own_binary_frame_is_one_of_jupyters_default_form() -> None:
     message: dict[str, Any] = {"header": {}, "parent_header": {}, "metadata": {}, "content": {"a": "中"}}
     frame = serialize_binary_message({**message, "channel": "iopub", "buffers": [b"x"]})
