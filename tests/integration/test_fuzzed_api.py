@@ -28,7 +28,7 @@ OPERATIONS = (
     *("GET /streams/{task_id}/events", "GET /streams/{task_id}/rendered"),
     *("GET /streams/probe", "GET /streams/probe/report", "GET /stats"),
     *("GET /healthz", "GET /readyz", "GET /metrics"),
-    "POST /send_operation",
+    *("POST /tickets", "POST /send_operation"),
     *(f"{method} /notebooks/{{notebook_id}}" for method in ("GET", "PUT", "DELETE")),
     *(f"{method} /notebooks/{{notebook_id}}.ipynb" for method in ("GET", "PUT")),
 )

@@ -39,6 +39,8 @@ REFUSALS = {
     "draining": True,
     "not_finished": True,
     "idempotency_key_reused": False,
+    "access_revoked": False,
+    "permission_denied": False,
 }
 # Bases that only group; what they say about themselves is said by the named class.
 SHARE_A_CODE = {"ProducerFailed": "GenerationError", "CursorError": "StreamError", "NotNow": "StreamError"}
