@@ -1,4 +1,4 @@
-"""Rows W1 to W4, W6 and W8 of the bad-input catalogue, as exact bytes on the servers of the HTTP suite.
+"""Rows W1 to W3, W6, W8 and K1 of the bad-input catalogue, as exact bytes on the servers of the HTTP suite.
 
 What a message may say is ours, and the same everywhere. What a frame may be is the servers': `serve` closes
 with the code of RFC 6455, 7.4.1; Daphne (autobahn) drops the connection without a close frame, so there the
@@ -198,7 +198,7 @@ async def test_w6_of_two_starts_in_one_packet_one_runs(server: Server) -> None:
     data = b"".join(frame(TEXT, json.dumps(each).encode()) for each in (start, start, cancel, cancel))
     async with client(server.url) as http, asyncio.timeout(PATIENCE), raw(server) as socket:
         await socket.send(data)
-        seen = []
+        seen: list[dict[str, Any]] = []
         while not seen or seen[-1]["type"] != "cancelled" or len(answers_in(seen)) < 4:
             seen.append(await said(socket))
         assert answers_in(seen) == ["opened", "duplicate", "ok", "ok"]
