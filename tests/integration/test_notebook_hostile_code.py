@@ -323,9 +323,21 @@ finally:
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 
+ONE_STEP = """
+import itertools, time
+try:
+    # What was printed leaves by a thread, which gets no turn after this.
+    time.sleep(0.3)
+except KeyboardInterrupt:
+    pass
+sum(itertools.repeat(0, 10**12))
+"""
+"""Deaf to an interrupt: one operation of C, which holds Python's lock."""
+
 ENDLESS: Final = {
     "K6-loop": ON + "while True: pass",
     "K6-interrupt-proof": STUBBORN,
+    "K6-no-step-of-python": ON + ONE_STEP,
     "K6-traceback": ON + "class E(Exception):\n    def __str__(self): raise self\nraise E",
     "K6-stands-still": ON + STANDS_STILL,
 }
@@ -333,7 +345,7 @@ ENDLESS: Final = {
 
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
 async def test_stops_are_idempotent_and_the_next_cell_works(http: httpx2.AsyncClient, code: str) -> None:
-    """Also of what does not hear an interrupt: IPython's own endless attempts to
+    """Also of what does not hear an interrupt: one long operation of C, IPython's own endless attempts to
     show a fault, a process that stands still."""
     place, reading = await begin(http, "stubborn", code)
     answers = await asyncio.gather(*(http.delete(place) for _ in range(3)))

@@ -563,7 +563,9 @@ async def test_what_nbformat_stumbles_over_is_refused_in_words(
 async def test_a_file_that_names_no_format_is_not_taken_for_an_empty_one(
     http: httpx2.AsyncClient, ada: Headers
 ) -> None:
-    cells: list[Any] = [{"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}]
+    cells: list[Any] = [
+        {"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}
+    ]
     refused = await http.put("/notebooks/bare.ipynb", json={"cells": cells, "metadata": {}}, headers=ada)
     assert (refused.status_code, refused.json()["code"]) == (422, "not_a_notebook")
 
