@@ -37,7 +37,7 @@ from .standing import Ask, Standing
 from .threads import borrowed_thread
 
 _FORWARDING: Final = re.compile(
-    r"HTTP_((X_)?FORWARDED(_.*)?|X_ORIGINAL_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
+    r"HTTP_((.*_)?FORWARDED(_.*)?|X_(ORIGINAL|ORIGINATING|REMOTE)_.*|VIA|CDN_LOOP|X_REAL_IP|.*CLIENT_?IP|.*CONNECTING_IP|.*USER_?IP|"
     r"CF_.*|X_ENVOY_.*|X_AZURE_.*|X_APPENGINE_.*)"
 )
 """Headers by which a proxy speaks for somebody else, named as in `META`: a loopback peer then proves no
@@ -85,8 +85,8 @@ class Caller:
         if self.account is not None:
             return ("account", self.account, end_user)
         if conf.allow_anonymous() == "loopback":
-            return ("loopback", self.address, end_user)
-        return ("address", self.address)
+            return ("loopback", network_of(self.address), end_user)
+        return ("address", network_of(self.address))
 
     @property
     def payer(self) -> str:
@@ -167,7 +167,7 @@ async def identify_socket(request: HttpRequest, resource: str | None = None) -> 
 async def make_ticket(request: HttpRequest, caller: Caller, resource: str) -> str:
     """A ticket for the resource with which its user is what `caller`, who sent `request`, is. Raises
     `Problem` 403 where the caller's session cannot be looked up by others, and 429."""
-    who = ["address", caller.address] if caller.account is None else ["account", caller.account]
+    who = ["address", network_of(caller.address)] if caller.account is None else ["account", caller.account]
     return await access_tickets.issue(resource, digest(who), _credential_of(request, caller))
 
 

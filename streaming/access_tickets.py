@@ -20,11 +20,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from . import conf, keys
+from .hidden_query import MARK
 from .models import Ticket
 from .problems import Problem
-
-MARK: Final = "sluice_ticket_"
-"""How every ticket begins; what cuts keys out of log lines knows it by that, too (`core.redaction`)."""
 
 MAX_UNUSED: Final = 1000
 """Tickets that one account, or one address without an account, may have at a time, used ones not counted. Who
@@ -63,6 +61,8 @@ def is_of_stream(resource: str) -> bool:
 async def issue(resource: str, holder: str, credential: Credential) -> str:
     """A new ticket for the resource. `holder`: who is counted for it. Raises `Problem` 429."""
     now, ttl = timezone.now(), conf.access().ticket_ttl
+    # Others' are deleted hourly: so many as one holder makes in an hour, nobody shall leave behind.
+    await Ticket.objects.filter(holder=holder, expires_at__lte=now).adelete()
     unused = Ticket.objects.filter(holder=holder, expires_at__gt=now)
     if await unused.acount() >= MAX_UNUSED:
         detail = _("You have %d tickets that nobody has used yet.") % MAX_UNUSED

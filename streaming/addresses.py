@@ -24,13 +24,17 @@ NETWORK: Final = 64
 """Bits of an IPv6 address that one customer of a network shares: the rest is the customer's to choose."""
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """Who cannot be told apart by address: the address itself, of IPv6 its network; what is none as it is."""
+    """Who cannot be told apart by address: the address itself, of IPv6 its network, of this machine's own one
+    for all; what is none as it is."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
     mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    if mapped.is_loopback:
+        return "127.0.0.1"
     if mapped.version == 4:
         return str(mapped)
     return str(ipaddress.ip_network((int(mapped), NETWORK), strict=False))

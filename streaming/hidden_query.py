@@ -14,6 +14,9 @@ from django.http import HttpRequest
 TICKET: Final = "ticket"
 """The name of the parameter."""
 
+MARK: Final = "sluice_ticket_"
+"""How every ticket begins; what cuts keys out of log lines knows it by that, too (`core.redaction`)."""
+
 _HIDDEN: Final = "streaming.hidden_query"
 """Where what was taken out is in the ASGI scope, as it was written."""
 
@@ -46,5 +49,6 @@ def has_ticket(request: HttpRequest) -> bool:
 
 
 def _is_secret(piece: bytes) -> bool:
-    name = piece.partition(b"=")[0].replace(b"+", b" ")
-    return unquote_to_bytes(name) == TICKET.encode()
+    """Whether it is a ticket of ours: other applications of a project have parameters of that name, too."""
+    name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in piece.partition(b"="))
+    return name == TICKET.encode() and value.startswith(MARK.encode())

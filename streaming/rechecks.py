@@ -126,7 +126,7 @@ class Rechecks:
         self._identities.unlisten(self._heard)
         if self._timer is not None:
             self._timer.cancel()
-        if self._round is not None:
+        if self._round is not None and not self._loop.is_closed():
             self._round.cancel()
         self._groups.clear()
 
@@ -159,6 +159,18 @@ class Rechecks:
         others = {each: other for each, other in self._groups.items() if each != name}
         self._groups = {name: group, **others}
         self._arm(self._clock() + NEWS_DELAY)
+
+    def _try_again(self, group: _Group) -> None:
+        """Soon, behind all others that are due: one that cannot be told must not keep them waiting."""
+        now = self._clock()
+        group.due = now + RETRY
+        name = group.standing.name
+        due: dict[Credential, _Group] = {}
+        later: dict[Credential, _Group] = {}
+        for each, other in self._groups.items():
+            if each != name:
+                (due if other.due <= now else later)[each] = other
+        self._groups = {**due, name: group, **later}
 
     def _arm(self, due: float) -> None:
         due = max(due, self._not_before)
@@ -200,8 +212,10 @@ class Rechecks:
                 group.due = self._clock() + self._period
             answers = await asyncio.gather(*map(self._ask, due))
             if not all(answers):
-                self._not_before = self._clock() + RETRY
                 self._send_away_unknown()
+            # Of one credential alone nobody may be able to tell; where there is no answer at all, all wait.
+            if not any(answers):
+                self._not_before = self._clock() + RETRY
                 return
             await asyncio.sleep(PAUSE)
         now = self._clock()
@@ -227,7 +241,7 @@ class Rechecks:
         except Exception as error:
             self._complain(error)
             if group.readers:
-                self._hurry(group)
+                self._try_again(group)
             return False
         if holds:
             group.known = asked

@@ -102,7 +102,10 @@ class Service:
         self.loop_lag.start()
         thread = threading.get_ident()
         self.loop_guard = LoopGuard(
-            conf.server().stall_limit, lambda: self.loop_lag.overdue, lambda: stack_of(thread)
+            conf.server().stall_limit,
+            lambda: self.loop_lag.overdue,
+            lambda: stack_of(thread),
+            loop.is_closed,
         )
         self.loop_guard.start()
         schedule = conf.poll_schedule()
@@ -460,6 +463,13 @@ class Service:
         self.supervisor.close()
         return self.supervisor.lingering
 
+    def forsake(self) -> None:
+        """The loop has been closed without `close`, as a WSGI server's after each request: nothing of the
+        service's may outlive it."""
+        self.alerts.stop()
+        self.loop_guard.close()
+        self.watching.close()
+
     async def _end_of(self, task: Task, caller: Caller) -> None:
         """Raises `AccessRevoked`, and `StorageUnavailable` where nobody can say for too long."""
         give_back_thread()
@@ -505,7 +515,7 @@ def service() -> Service:
     if found is None:
         with _lock:
             for closed in [each for each in _services if each.is_closed()]:
-                del _services[closed]
+                _services.pop(closed).forsake()
             found = _services[loop] = Service()
     return found
 

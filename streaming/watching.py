@@ -31,7 +31,10 @@ class Watching:
         """The caller follows a task from now on, which was found to be right."""
         if caller.standing is not None:
             follower.left = self._rechecks.join(follower, caller.standing)
-        if caller.account is not None and (right := _right(follower.task, caller.account)) is not None:
+        if (
+            caller.account is not None
+            and (right := _right(follower.task, caller.account, _generation(caller))) is not None
+        ):
             leave, also = self._rechecks.join(follower, right), follower.left
             follower.left = leave if also is None else partial(_both, leave, also)
             self.works(follower.task)
@@ -40,7 +43,9 @@ class Watching:
         """The task is there; if its owner needs a right for it, it is cancelled when that is gone. Again: no
         change."""
         owner = task.spec.owner
-        right = None if owner is None or task.id in self._working else _right(task, owner)
+        right = (
+            None if owner is None or task.id in self._working else _right(task, owner, IDENTITIES.generation)
+        )
         if right is None or not self._supervisor.tasks.runs(task):
             return
         leave = self._rechecks.join(_Working(self._supervisor, task), right)
@@ -117,11 +122,14 @@ class _Waiting:
             self.lost.set_result(StorageUnavailable(self._task.id))
 
 
-def _right(task: Task, account: str) -> Standing | None:
+def _generation(caller: Caller) -> int:
+    """One from before anything was looked up for the call, so that what was revoked since is asked about."""
+    return IDENTITIES.generation if caller.standing is None else caller.standing.generation
+
+
+def _right(task: Task, account: str, generation: int) -> Standing | None:
     holds = right_of(task.spec.kind)
-    if holds is None:
-        return None
-    return right_standing(task.spec.kind, account, holds, IDENTITIES.generation)
+    return None if holds is None else right_standing(task.spec.kind, account, holds, generation)
 
 
 def _nothing() -> None:

@@ -27,12 +27,19 @@ FRAMES: Final = 12
 
 class LoopGuard:
     """See the module. `limit`: seconds of standing still that are told, 0: none; `overdue`: for how long the
-    loop has been late, in seconds; `stack`: what it is doing, as text."""
+    loop has been late, in seconds; `stack`: what it is doing, as text; `ended`: whether it is closed."""
 
-    def __init__(self, limit: float, overdue: Callable[[], float], stack: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        limit: float,
+        overdue: Callable[[], float],
+        stack: Callable[[], str],
+        ended: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._limit = limit
         self._overdue = overdue
         self._stack = stack
+        self._ended = ended
         self._told = False
         self._over = threading.Event()
         self.stalls = 0
@@ -58,7 +65,7 @@ class LoopGuard:
 
     def _run(self) -> None:
         slept_at = time.monotonic()
-        while not self._over.wait(self._limit / LOOKS):
+        while not self._over.wait(self._limit / LOOKS) and not self._ended():
             woke_at = time.monotonic()
             if woke_at - slept_at < self._limit:
                 self.look()

@@ -24,7 +24,8 @@ class Reader:
         self.dismissed_at: float | None = None
 
     def revoke(self) -> None:
-        self.revoked_at = now()
+        if self.revoked_at is None:
+            self.revoked_at = now()
 
     def dismiss(self) -> None:
         self.dismissed_at = now()
@@ -40,6 +41,7 @@ class World:
         self.rechecks = Rechecks(interval, asyncio.get_running_loop(), self.identities, clock)
         self.speaks: dict[str, str] = {}
         self.error: Exception | None = None
+        self.broken: set[str] = set()
         self.asked: list[tuple[float, str]] = []
         self.under_way = self.most_under_way = 0
         self.takes = 0.0
@@ -66,6 +68,8 @@ class World:
             await asyncio.sleep(self.takes)
             if self.error is not None:
                 raise self.error
+            if name in self.broken:
+                raise ValueError("nobody can tell about this one")
             return Identity(self.speaks[name], False) if name in self.speaks else None
         finally:
             self.under_way -= 1
@@ -259,6 +263,19 @@ def test_while_the_database_is_away_readers_go_on_and_what_was_lost_holds_when_i
         assert (other.revoked_at, other.dismissed_at) == (None, None)
 
     run()
+
+
+@virtual_time
+async def test_those_about_whom_nobody_can_tell_keep_no_others_waiting():
+    async with world() as here:
+        here.broken = {f"broken {number}" for number in range(2 * AT_ONCE)}
+        unknown = [here.reader(name) for name in here.broken]
+        readers = [here.reader(f"key {number}") for number in range(200)]
+        begun, here.speaks = now(), {}
+        here.identities.forget_all()
+        await here.watched(UNKNOWN_LIMIT + INTERVAL)
+    assert all(reader.revoked_at is not None and reader.revoked_at - begun < 5 for reader in readers)
+    assert all(reader.revoked_at is None and reader.dismissed_at is not None for reader in unknown)
 
 
 @virtual_time
