@@ -150,7 +150,7 @@ async def test_a_key_is_made_copied_and_revoked(browser: Browser, site: Server, 
         await page.get_by_label("Name").fill("renamed")
         await page.get_by_label("Name").press("Enter")
         row = page.get_by_role("row").filter(has_text=key[:15])
-        await expect(row).to_contain_text("active")
+        await expect(row).to_contain_text("valid")
         await row.get_by_role("link", name=key[:15]).click()
         await expect(page.locator(".stream-section").first).to_be_visible()
         assert await violations_in_both(page, ".stream-section") == []

@@ -63,6 +63,7 @@ REASONS: Final = {
     "operation.prompt": "likewise",
     "operation.cursor": "not behind the end of the code",
     "cell_id": "one cell of each id",
+    "socket": "there must be one at that path",
 }
 """Fields whose value may be refused although it fits its schema, and why."""
 
