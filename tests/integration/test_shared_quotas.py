@@ -131,4 +131,4 @@ def test_news_that_was_not_heard_is_said_again(client: redis.Redis):
     later.say_again(first)
     assert later.charges == {Quota.TOKENS: 7}
     assert later.active == {"a": (False, LEASE)}
-    assert later.left == {"b", "c"}
+    assert list(later.left) == ["c", "b"], "the oldest first"
