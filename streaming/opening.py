@@ -51,7 +51,13 @@ class Opening:
         quotas = self._quotas
         if quotas is None:
             return await self._open(spec, wrap)
-        hold = await quotas.admit(spec, copied=self._reuse.has_source(spec))
+        copied = self._reuse.has_source(spec)
+        hold = await quotas.admit(spec, copied=copied)
+        if copied and not self._reuse.has_source(spec):
+            # It has gone while all processes were asked: this is work of its own.
+            if hold is not None:
+                quotas.drop(hold)
+            hold = await quotas.admit(spec, copied=False)
         if hold is None:
             return await self._open(spec, wrap)
         try:

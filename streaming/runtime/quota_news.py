@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Protocol
 
 from streaming.core.quota import Quota, Spending
@@ -11,15 +12,21 @@ from streaming.core.quota import Quota, Spending
 LEASE: Final = 15.0
 """Seconds that a task counts after its process has said so."""
 
+MOST_LEFT: Final = 10_000
+"""Tasks that count no more, of all owners, of which it is remembered that nobody could be told."""
+
+MOST_OWNERS: Final = 10_000
+"""Owners whose news are kept while nobody can be told."""
+
 
 @dataclass(slots=True)
 class News:
     """What a process has to say of an owner. `active`: by id, whether it waits, and for how many seconds it
-    counts."""
+    counts. `left`: what counts no more, the oldest first."""
 
     charges: dict[Quota, float] = field(default_factory=dict)
     active: dict[str, tuple[bool, float]] = field(default_factory=dict)
-    left: set[str] = field(default_factory=set)
+    left: dict[str, None] = field(default_factory=dict)
 
     def add(self, quota: Quota, amount: float) -> None:
         """So much was used."""
@@ -32,7 +39,7 @@ class News:
     def leaves(self, task_id: str) -> None:
         """It counts no more."""
         self.active.pop(task_id, None)
-        self.left.add(task_id)
+        self.left[task_id] = None
 
     def say_again(self, unheard: News) -> None:
         """What was said before these was not heard."""
@@ -41,7 +48,32 @@ class News:
         for task_id, each in unheard.active.items():
             if task_id not in self.left:
                 self.active.setdefault(task_id, each)
-        self.left |= unheard.left
+        self.left = unheard.left | self.left
+
+    def pieces(self, most: int) -> list[News]:
+        """The same news, in this order, with at most so many tasks each; what was used is in the first."""
+        if len(self.left) + len(self.active) <= most:
+            return [self]
+        left, active = list(self.left), list(self.active.items())
+        found = [News(left=dict.fromkeys(left[at : at + most])) for at in range(0, len(left), most)]
+        found += [News(active=dict(active[at : at + most])) for at in range(0, len(active), most)]
+        found[0].charges = self.charges
+        return found
+
+
+def forget_oldest(news: dict[str, News]) -> None:
+    """Of what nobody could be told, by owner, keep no more than `MOST_OWNERS` and `MOST_LEFT`. What is
+    forgotten of tasks ends by itself, with the time for which they were said to count; what owners used who
+    are forgotten is charged to nobody."""
+    for owner in list(islice(news, max(len(news) - MOST_OWNERS, 0))):
+        del news[owner]
+    if sum(len(each.left) for each in news.values()) <= MOST_LEFT:
+        return
+    # The same for each: else one of them might have all others forgotten.
+    share = max(MOST_LEFT // len(news), 1)
+    for each in news.values():
+        for task_id in list(islice(each.left, max(len(each.left) - share, 0))):
+            del each.left[task_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +97,10 @@ class Answered:
 
 class Shared(Protocol):
     """Where the processes count together. Everything raises `StorageUnavailable` while it is away."""
+
+    def require(self) -> None:
+        """Raise `StorageUnavailable` while it is known to be away: nothing would be said, then."""
+        ...
 
     async def ask(self, owner: str, news: News, asked: Asked) -> Answered:
         """Say the news, and ask, in one step."""

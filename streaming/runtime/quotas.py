@@ -40,7 +40,7 @@ from streaming.core.routing import Decision, Reason, Route, Snapshot
 from streaming.core.states import State
 
 from .ledger import PoolRefused
-from .quota_news import Asked, News, Shared
+from .quota_news import Asked, News, Shared, forget_oldest
 from .supervisor import Supervisor
 from .task import Task, TaskSpec
 
@@ -55,6 +55,9 @@ RENEWAL: Final = 5.0
 
 FORGET_EVERY: Final = 60.0
 """Seconds between two looks for owners who have used nothing for long."""
+
+OWNERS_A_CALL: Final = 100
+"""Owners of whom others are told in one go."""
 
 MARGIN: Final = 60.0
 """Seconds for which whose quota a task is charged to is known beyond the longest that it may wait."""
@@ -91,7 +94,7 @@ class _Metered:
     """What a task was charged so far. `renewed`: when it was last said that it is there."""
 
     parts: int = 0
-    payload: int = 0
+    written: int = 0
     seconds: float = 0.0
     renewed: float = -math.inf
     waits: bool = False
@@ -148,10 +151,8 @@ class Quotas:
         hold = Hold(f"{self._name}-{next(self._ids)}", spec.payer, waits, ())
         shown = _that_count(spec, copied=copied)
         quotas = shown if waits else shown - {Quota.PLACES}
-        account = self._account(spec.payer)
-        self._look(spec.payer, account)
         if self._shared is None:
-            found = self._standings_here(account)
+            found = self._standings_here(spec.payer)
         else:
             try:
                 found = await self._standings_of_all(self._shared, hold, quotas)
@@ -160,13 +161,12 @@ class Quotas:
                     # Who needs no permit is served while Redis is away; what it costs is told later.
                     return None
                 raise
-            account = self._account(spec.payer)
         spent = exhausted({quota: each for quota, each in found.items() if quota in quotas})
         standings = tuple(each for quota, each in found.items() if quota in shown)
         if spent is not None:
             raise self._refusal(spec, spent, standings)
         hold.standings = tuple(_with_one_more(each, waits=waits) for each in standings)
-        account.holds[hold.id] = hold
+        self._account(spec.payer).holds[hold.id] = hold
         return hold
 
     def keep(self, hold: Hold, task: Task) -> None:
@@ -254,7 +254,9 @@ class Quotas:
     def _counts_for(self, spec: TaskSpec) -> bool:
         return self.on and bool(spec.payer) and spec.needs_worker and spec.kept
 
-    def _standings_here(self, account: _Account) -> dict[Quota, Standing]:
+    def _standings_here(self, payer: str) -> dict[Quota, Standing]:
+        account = self._account(payer)
+        self._look(payer, account)
         waiting = sum(task.state is State.QUEUED for task in account.tasks)
         in_use = {
             Quota.STREAMS: len(account.tasks) + len(account.holds),
@@ -265,7 +267,10 @@ class Quotas:
     async def _standings_of_all(
         self, shared: Shared, hold: Hold, quotas: Collection[Quota]
     ) -> dict[Quota, Standing]:
+        # Before anything is noted: who is refused by one that is away leaves nothing behind.
+        shared.require()
         payer = hold.payer
+        self._look(payer, self._account(payer))
         news = self._news.pop(payer, None) or News()
         try:
             answer = await shared.ask(payer, news, Asked(hold.id, hold.waits, sorted(quotas)))
@@ -316,9 +321,9 @@ class Quotas:
         elif task.spec.source is None:
             self._charge(payer, account, Quota.TOKENS, task.counts.parts - metered.parts)
             metered.parts = task.counts.parts
-        payload = task.journal.payload
-        self._charge(payer, account, Quota.BYTES, max(payload - metered.payload, 0))
-        metered.payload = payload
+        written = task.journal.written
+        self._charge(payer, account, Quota.BYTES, written - metered.written)
+        metered.written = written
 
     def _charge(self, payer: str, account: _Account, quota: Quota, amount: float) -> None:
         rate = self._rates.get(quota)
@@ -370,12 +375,20 @@ class Quotas:
     async def _tell(self) -> None:
         if self._shared is None or not self._news:
             return
-        news, self._news = self._news, {}
-        try:
-            await self._shared.tell(list(news.items()))
-        except StorageUnavailable:
-            for payer, each in news.items():
-                self._news_of(payer).say_again(each)
+        payers = list(self._news)
+        for at in range(0, len(payers), OWNERS_A_CALL):
+            news: list[tuple[str, News]] = []
+            try:
+                self._shared.require()
+                # Some have been told of meanwhile, with a question of theirs.
+                some = (payer for payer in payers[at : at + OWNERS_A_CALL] if payer in self._news)
+                news.extend((payer, self._news.pop(payer)) for payer in some)
+                await self._shared.tell(news)
+            except StorageUnavailable:
+                for payer, each in news:
+                    self._news_of(payer).say_again(each)
+                forget_oldest(self._news)
+                return
 
     def _forget(self) -> None:
         now = self._clock()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streaming.core.quota import RATES, Quota, QuotaLimits, Spending
 from streaming.runtime.quota_news import LEASE, Answered, Asked, News
+from streaming.runtime.redis import quotas
 from streaming.runtime.redis.quotas import SharedQuotas
 from tests.support.redis import RedisServer
 from tests.support.shared_pools import Direct, now
@@ -131,4 +132,22 @@ def test_news_that_was_not_heard_is_said_again(client: redis.Redis):
     later.say_again(first)
     assert later.charges == {Quota.TOKENS: 7}
     assert later.active == {"a": (False, LEASE)}
-    assert later.left == {"b", "c"}
+    assert list(later.left) == ["c", "b"], "the oldest first"
+
+
+def test_long_news_are_told_in_several_steps_before_the_question(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(quotas, "PIECE", 10)
+    owner = Owner(client)
+    for name in "abc":
+        owner.ask(name)
+    news = News()
+    news.add(Quota.TOKENS, 4)
+    for number in range(33):
+        news.leaves(str(number))
+    for name in "abc":
+        news.leaves(name)
+    answer = owner.ask("d", news=news)
+    assert (answer.admitted, answer.in_use[Quota.STREAMS]) == (True, 0)
+    assert sum(answer.spent[Quota.TOKENS].used.values()) == 4, "charged once"

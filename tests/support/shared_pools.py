@@ -59,6 +59,16 @@ class Direct:
             raise RedisAway("lost")
         return answer
 
+    async def calls(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        return [await self.call(script, keys, args) for keys, args in calls]
+
+    def understood(self, answer: Any) -> Any:
+        return answer
+
+    def require(self) -> None:
+        if self.away:
+            raise RedisAway("away")
+
 
 class Time:
     """µs that pass when told to."""

@@ -75,8 +75,8 @@ class Journal(Protocol):
         ...
 
     @property
-    def payload(self) -> int:
-        """Bytes of the frames that it holds."""
+    def written(self) -> int:
+        """Bytes of the frames that were appended in this process, those that it holds no more included."""
         ...
 
     @property

@@ -33,6 +33,7 @@ class MemoryJournal:
     """See `base.Journal`."""
 
     __slots__ = (
+        "_beside",
         "_frames",
         "_skipped",
         "_store",
@@ -57,6 +58,8 @@ class MemoryJournal:
         self.dense_id = self.last_id = 0
         self.restart_id = self.anew_id = 0
         self._skipped = 0
+        # Bytes that were written here and are gone, less those that are here and were written elsewhere.
+        self._beside = 0
         self.size = 0
         self.closed = False
 
@@ -65,9 +68,8 @@ class MemoryJournal:
         return self.last_id + 1 + self._skipped
 
     @property
-    def payload(self) -> int:
-        """Bytes of the frames, without what they cost beside."""
-        return self.size - _FRAME_OVERHEAD * len(self._frames)
+    def written(self) -> int:
+        return self.size - _FRAME_OVERHEAD * len(self._frames) + self._beside
 
     def skip(self, ids: int) -> None:
         self._skipped = ids - 1
@@ -111,6 +113,7 @@ class MemoryJournal:
         for frame in frames[max(self.last_id + 1 - first_id, 0) :]:
             self._frames.append(frame)
             self._account(len(frame) + _FRAME_OVERHEAD)
+            self._beside -= len(frame)
             self.last_id += 1
             if not after_hole:
                 self.dense_id = self.last_id
@@ -132,7 +135,9 @@ class MemoryJournal:
         stays = self.dense_id < self.last_id and not everything
         count = min(max(first_id - self.first_id, 0), len(self._frames) - stays)
         if count:
-            self._account(-sum(len(frame) + _FRAME_OVERHEAD for frame in self._frames[:count]))
+            gone = sum(map(len, self._frames[:count]))
+            self._account(-gone - _FRAME_OVERHEAD * count)
+            self._beside += gone
             del self._frames[:count]
             self.first_id += count
         if everything:

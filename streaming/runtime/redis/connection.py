@@ -142,6 +142,12 @@ class SharedRedis:
         """The full name of a key."""
         return ":".join((self.prefix, *parts))
 
+    def require(self) -> None:
+        """Raise `RedisAway` where every question is refused at once; whose question is long asks before it
+        makes it."""
+        if self.away or self._closed:
+            raise RedisAway("Redis is away")
+
     async def call(self, script: Script, keys: Sequence[str], args: Iterable[Argument]) -> Any:
         """Run a script. Raises `RedisAway` within `timeout`, at once while Redis is away, and `RedisFull`."""
         (answer,) = await self.calls(script, [(keys, args)])
@@ -175,8 +181,7 @@ class SharedRedis:
 
         Raises `RedisAway` as `call` does.
         """
-        if self.away or self._closed:
-            raise RedisAway("Redis is away")
+        self.require()
         try:
             async with asyncio.timeout(self.timeout), self._room:
                 link = self._free.pop() if self._free else self._link()

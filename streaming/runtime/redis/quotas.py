@@ -25,6 +25,9 @@ _SCRIPT: Final = Script.beside(__file__, "quotas.lua")
 _KEYS: Final = ("u", "r", "w")
 """Of an owner: what was used, running tasks, waiting ones."""
 
+PIECE: Final = 1_000
+"""Tasks that one step tells of, at most: Redis does nothing else meanwhile."""
+
 
 class _Step(msgspec.Struct):
     """What the script is told."""
@@ -49,15 +52,25 @@ class SharedQuotas:
         self._counts = {str(quota): limit for quota, limit in limits.counts.items()}
         self._expire = math.ceil(max(LEASE, longest_wait)) + 60
 
+    def require(self) -> None:
+        """Raise `StorageUnavailable` while Redis is known to be away."""
+        self._redis.require()
+
     async def ask(self, owner: str, news: News, asked: Asked, *, now: float | None = None) -> Answered:
         """Say the news, and ask. `now`: in tests. Raises `StorageUnavailable`."""
-        answer = await self._redis.call(_SCRIPT, self._keys(owner), self._args(news, asked, now))
-        return _understood(answer)
+        self.require()
+        keys = self._keys(owner)
+        *before, last = news.pieces(PIECE)
+        calls = [(keys, self._args(each, None, now)) for each in before]
+        answers = await self._redis.calls(_SCRIPT, [*calls, (keys, self._args(last, asked, now))])
+        return _understood([self._redis.understood(answer) for answer in answers][-1])
 
     async def tell(self, news: Sequence[tuple[str, News]]) -> None:
         """Say the news of several owners. Raises `StorageUnavailable`; then none counts as said."""
-        if news:
-            calls = [(self._keys(owner), self._args(each, None, None)) for owner, each in news]
+        self.require()
+        told = [(owner, piece) for owner, each in news for piece in each.pieces(PIECE)]
+        if told:
+            calls = [(self._keys(owner), self._args(each, None, None)) for owner, each in told]
             for answer in await self._redis.calls(_SCRIPT, calls):
                 self._redis.understood(answer)
 

@@ -13,6 +13,7 @@ import pytest
 from streaming.core.errors import RedisAway, StorageUnavailable
 from streaming.core.events import Finish
 from streaming.core.quota import Quota, QuotaLimits, Spending, Standing
+from streaming.runtime import quota_news
 from streaming.runtime.quota_news import Answered, Asked, News
 from streaming.runtime.quotas import Quotas, QuotaSpent
 from streaming.runtime.supervisor import Supervisor
@@ -115,7 +116,21 @@ async def test_who_uses_a_kernel_is_charged_seconds_and_bytes_and_no_tokens():
         left = await here.left(Quota.KERNEL_SECONDS, uses_kernel=True)
         # The loop's time jumps, the clock of tasks that are not virtual may differ by a moment.
         assert left.remaining in (12, 13)
-        assert (await here.left(Quota.BYTES)).remaining == 100_000 - task.journal.payload
+        assert (await here.left(Quota.BYTES)).remaining == 100_000 - task.journal.written
+
+
+@virtual_time
+async def test_bytes_that_were_trimmed_away_while_they_were_written_are_charged_too():
+    async with metered(bytes_per_minute=100_000) as here:
+        task = await here.open(parts(20, every=1.0))
+        for _ in range(6):
+            await asyncio.sleep(3)
+            task.journal.trim(task.journal.last_id)
+        await ended(task)
+        await asyncio.sleep(0)
+        assert task.journal.first_id > 15
+        assert (await here.left(Quota.BYTES)).remaining == 100_000 - task.journal.written
+        assert task.journal.written > 20 * len("id: 1\nevent: content\n")
 
 
 @virtual_time
@@ -176,11 +191,13 @@ async def test_owners_who_have_used_nothing_for_long_are_forgotten():
 
 @dataclass
 class Others:
-    """What all count together, for a test to look at."""
+    """What all count together, for a test to look at. `away`: and known to be; `deaf`: nobody knows yet."""
 
     heard: list[News] = field(default_factory=list)
     away: bool = False
+    deaf: bool = False
     tokens: float = 0.0
+    calls: int = 0
 
     async def ask(self, owner: str, news: News, asked: Asked) -> Answered:
         await self.tell([(owner, news)])
@@ -189,9 +206,15 @@ class Others:
         in_use = {Quota.STREAMS: 0, Quota.PLACES: 0}
         return Answered(True, now(), in_use, {Quota.TOKENS: spending})
 
-    async def tell(self, news: Sequence[tuple[str, News]]) -> None:
+    def require(self) -> None:
         if self.away:
             raise RedisAway("away")
+
+    async def tell(self, news: Sequence[tuple[str, News]]) -> None:
+        self.calls += 1
+        self.require()
+        if self.deaf:
+            raise RedisAway("too slow")
         for _, each in news:
             self.heard.append(each)
             self.tokens += each.charges.get(Quota.TOKENS, 0)
@@ -219,6 +242,66 @@ async def test_what_could_not_be_said_while_the_others_were_away_is_said_later()
         assert others.tokens == 6
         assert any(task.id in news.left for news in others.heard)
         assert (await here.left(Quota.TOKENS)).remaining == 4
+
+
+@virtual_time
+async def test_who_is_refused_while_the_others_are_known_to_be_away_leaves_nothing_behind():
+    others = Others(away=True)
+    async with metered(others, tokens_per_minute=10) as here:
+        for number in range(100):
+            with pytest.raises(StorageUnavailable):
+                await here.open(parts(1), payer=str(number % 7))
+        assert others.calls == 0, "nobody was asked"
+        others.away = False
+        await asyncio.sleep(3)
+        assert (await here.left(Quota.TOKENS)).remaining == 10
+        assert not any(news.left for news in others.heard)
+
+
+@virtual_time
+async def test_of_what_could_not_be_said_a_bounded_number_is_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(quota_news, "MOST_LEFT", 40)
+    monkeypatch.setattr(quota_news, "MOST_OWNERS", 4)
+    others = Others(deaf=True)
+    async with metered(others, tokens_per_minute=10) as here:
+        for number in range(50):
+            for payer in ("often", "often", "often", f"once {number // 10}"):
+                with pytest.raises(StorageUnavailable):
+                    await here.open(parts(1), payer=payer)
+        await asyncio.sleep(3)
+        others.deaf = False
+        await asyncio.sleep(3)
+        said = [len(news.left) for news in others.heard]
+        assert len(said) <= 4
+        assert 20 <= sum(said) <= 40
+
+
+@virtual_time
+async def test_many_owners_are_told_of_in_several_goes():
+    others = Others(deaf=True)
+    async with metered(others, tokens_per_minute=10) as here:
+        for number in range(250):
+            with pytest.raises(StorageUnavailable):
+                await here.open(parts(1), payer=str(number))
+        await asyncio.sleep(3)
+        others.deaf, others.calls = False, 0
+        await asyncio.sleep(3)
+        assert len(others.heard) == 250
+        assert others.calls == 3
+
+
+def test_long_news_are_said_in_pieces_that_say_the_same():
+    news = News()
+    news.add(Quota.TOKENS, 4)
+    for number in range(25):
+        news.leaves(f"left {number}")
+        news.stays(f"there {number}", waits=False)
+    pieces = news.pieces(10)
+    assert all(len(each.left) + len(each.active) <= 10 for each in pieces)
+    assert [each.charges for each in pieces] == [{Quota.TOKENS: 4}] + [{}] * (len(pieces) - 1)
+    assert [task_id for each in pieces for task_id in each.left] == list(news.left)
+    assert [task_id for each in pieces for task_id in each.active] == list(news.active)
+    assert News().pieces(10) == [News()]
 
 
 @virtual_time
