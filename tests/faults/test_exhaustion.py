@@ -6,8 +6,7 @@ import asyncio
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -40,17 +39,6 @@ def env(tmp_path: Path) -> dict[str, str]:
     return made
 
 
-@asynccontextmanager
-async def limited(server: Server, what: int, limit: int) -> AsyncIterator[None]:
-    """Take something from a running process, and give it back."""
-    before = resource.prlimit(server.process.pid, what)
-    resource.prlimit(server.process.pid, what, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.process.pid, what, before)
-
-
 @pytest.mark.load
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_without_file_descriptors_streams_go_on(
@@ -66,7 +54,7 @@ async def test_without_file_descriptors_streams_go_on(
             readers = [Persistent(lambda: server.port) for _ in range(10)]
             reading = [asyncio.create_task(_generate(server, reader)) for reader in readers]
             await asyncio.sleep(0.5)
-            async with limited(server, resource.RLIMIT_NOFILE, FILES):
+            with server.limited(resource.RLIMIT_NOFILE, FILES):
                 with ExitStack() as stack:
                     # Not all at once: Daphne lets the system keep fifty.
                     for _ in range(FILES // 20 + 2):
@@ -105,7 +93,7 @@ async def test_a_full_disk_costs_records_and_no_stream(
         for _ in range(rounds := scale(1, 10)):
             failed = (await ask(server.port, "/stats"))["records"]["failed_writes"]
             readers = [Persistent(lambda: server.port) for _ in range(10)]
-            async with limited(server, resource.RLIMIT_FSIZE, NO_ROOM):
+            with server.limited(resource.RLIMIT_FSIZE, NO_ROOM):
                 await asyncio.gather(*(_generate(server, reader) for reader in readers))
                 assert all(reader.text == TEXT and reader.cuts == 0 for reader in readers)
                 served += len(readers)
