@@ -73,7 +73,7 @@ async def never_read(house: House, node: Node, dice: random.Random) -> None:
 
 
 async def leave_early(house: House, nodes: list[Node], dice: random.Random) -> None:
-    """Call, and go 0 to 300 ms later, mostly at once, by RST or FIN; a third of them while the model writes."""
+    """Call, and go 0 to 300 ms later, mostly at once, by RST or FIN; a third while the model writes."""
     ways: Counter[str] = Counter()
 
     async def one() -> None:

@@ -175,8 +175,8 @@ class Story:
 
 @dataclass(frozen=True)
 class Hit:
-    """A process was hit. `why`: killed, drained, frozen, starved (of files). `tasks`: those that it was running by its database,
-    None where that could not be asked. `until`: when it served again."""
+    """A process was hit. `why`: killed, drained, frozen, starved (of files). `tasks`: those that it was
+    running by its database, None where that could not be asked. `until`: when it served again."""
 
     at: float
     node: str
@@ -197,8 +197,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Outage:
-    """A store was away: `redis`, or a database (`DATABASES`). `loses`: seconds of what it had been given before that may be
-    gone."""
+    """A store was away: `redis`, or a database (`DATABASES`). `loses`: seconds of what it had been given
+    before that may be gone."""
 
     store: str
     at: float

@@ -168,12 +168,14 @@ for task_id in sys.argv[1:]:
 @fault("R8", SEVERAL)
 async def restart_postgresql(house: House, dice: random.Random) -> None:
     """In order, or by a crash; back after a while. It has promised nothing that it forgets."""
+    server = house.postgresql
+    assert server is not None
     async with _away(house, "postgresql"):
         number = dice.choice([signal.SIGINT, signal.SIGQUIT])
-        await asyncio.to_thread(house.postgresql.stop, number)
+        await asyncio.to_thread(server.stop, number)
         house.note(f"postgresql ended by {number.name}")
         await asyncio.sleep(dice.uniform(0, 2))
-        await asyncio.to_thread(house.postgresql.start)
+        await asyncio.to_thread(server.start)
 
 
 @fault("R13", CLUSTER, weight=3)
