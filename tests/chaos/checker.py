@@ -27,6 +27,9 @@ RETRYABLE: Final = ("interrupted", "upstream_truncated", "upstream_failed")
 REFUSAL_LIMIT: Final = 2.0
 """Seconds within which a refusal comes (R14)."""
 
+RECORD_LIMIT: Final = 5.0
+"""The same while the database takes nothing: so long a promise waits for its record (docs/design.md)."""
+
 STEPS: Final = 3
 """Turns of the loop, or of a thread, that a refusal takes besides what it waits for."""
 
@@ -249,10 +252,10 @@ class Facts:
         """What may have ended the process of that task."""
         return [hit for hit in self.hits if hit.ends(task_id)]
 
-    def unwritten(self, at: float) -> bool:
-        """Whether the database was away, or just back, in the last moments before."""
+    def unwritten(self, since: float, until: float) -> bool:
+        """Whether the database was away, or just back, in a part of that time."""
         return any(
-            outage.store in DATABASES and outage.at < at and at - LOSS_LIMIT < outage.until + AFTER_RETURN
+            outage.store in DATABASES and outage.at < until and since < outage.until + AFTER_RETURN
             for outage in self.outages
         )
 
@@ -478,7 +481,7 @@ class Reading:
             return
         if self._gap is None:
             self.blame("untold", f"events from {lost[0].id} did not survive, and nobody said so")
-        if any(self._facts.unwritten(hit.at) for hit in hits):
+        if any(self._facts.unwritten(hit.at - LOSS_LIMIT, hit.at) for hit in hits):
             return
         old = max((hit.at for hit in hits), default=lost[0].at) - lost[0].at
         if old > LOSS_LIMIT + self._facts.lag:
@@ -492,7 +495,9 @@ def _judge_refusal(story: Story, refusal: Refusal, facts: Facts, reading: Readin
             reading.blame("refusal", f"{refusal.status} {refusal.code} without Retry-After")
         troubled = facts.troubled(refusal.node, refusal.asked, refusal.at)
         slowness = STEPS * facts.slowness(refusal.node, refusal.asked, refusal.at)
-        if took > REFUSAL_LIMIT + slowness and not troubled:
+        waits = refusal.code == "storage_unavailable" and facts.unwritten(refusal.asked, refusal.at)
+        limit = RECORD_LIMIT if waits else REFUSAL_LIMIT
+        if took > limit + slowness and not troubled:
             reading.blame("refusal", f"{refusal.status} {refusal.code} of {refusal.node} after {took:.1f} s")
     elif refusal.status in (404, 410):
         if not _may_be_unknown(story, facts):

@@ -338,6 +338,16 @@ def test_a_late_refusal_of_a_process_that_was_hit_or_of_a_late_client():
     }
 
 
+def test_a_promise_waits_longer_while_the_database_takes_nothing():
+    refused = Refusal(4.0, 8.9, "web 1", 503, "storage_unavailable", told_when=True)
+    told = story(*whole(), refusals=[refused])
+    full = Outage("sqlite", 3.0, 9.5)
+    assert rules(told, facts(told, outages=[full])) == set()
+    assert rules(told) == {"refusal"}
+    told.refusals = [replace(refused, at=9.3)]
+    assert rules(told, facts(told, outages=[full])) == {"refusal"}
+
+
 def forgotten(**members: Any) -> Story:
     return story(content(4.8, 1, 0), refusals=[Refusal(7, 7.1, "web 2", 404, "not_found")], **members)
 
