@@ -267,11 +267,13 @@ async def starve_files(house: House, dice: random.Random) -> None:
     node = dice.choice(house.webs)
     async with _targets(house, [node.name]):
         room = dice.randint(2, 8)
-        open_files = psutil.Process(node.process.pid).num_fds()
+        process = psutil.Process(node.process.pid)
+        limit = process.num_fds() + room
         at = time.monotonic()
-        with node.limited(resource.RLIMIT_NOFILE, open_files + room), ExitStack() as stack:
+        with node.limited(resource.RLIMIT_NOFILE, limit), ExitStack() as stack:
             async with _hit(house, node, "starved", at):
                 await callers.take_files(node, 2 * room, stack)
+                house.note(f"{node.name} has {process.num_fds()} of {limit} files")
                 await asyncio.sleep(dice.uniform(1, 3))
 
 
