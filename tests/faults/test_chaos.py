@@ -25,6 +25,8 @@ ONLY = ("kill-web", "cut-all-lines") if LONG_FAULTS else ("kill-web",)
 
 CALLERS = ("freeze-readers", "leave-early", "flood", "fail-upstream", "burden-loop")
 
+ALONE = ("kill-web", "drain-web", "cut-all-lines", "starve-files", "fill-disk", *CALLERS)
+
 
 @pytest.mark.load
 async def test_random_faults_break_no_rule(
@@ -39,8 +41,7 @@ async def test_random_faults_break_no_rule_where_there_is_one_process(
     tmp_path: Path, seed: int, figures: Figures
 ) -> None:
     """As `make run` has it: nobody takes over, and the next process finds what the last one left."""
-    only = (*ONLY, "starve-files", "fill-disk", *(CALLERS if LONG_FAULTS else ()))
-    await _play("embedded", only, tmp_path, seed, figures)
+    await _play("embedded", ALONE, tmp_path, seed, figures)
 
 
 async def _play(
