@@ -6,7 +6,6 @@ from typing import Final
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
-
 CODECS: Final = ("unicode_escape", "idna")
 """What Django takes for the line of a refusal in the log, and a connection for the name of its host."""
 
