@@ -1,7 +1,13 @@
 """The Django app."""
 
+import codecs
+from typing import Final
+
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
+
+CODECS: Final = ("unicode_escape", "idna")
+"""What Django takes for the line of a refusal in the log, and a connection for the name of its host."""
 
 
 class StreamingConfig(AppConfig):
@@ -17,5 +23,8 @@ class StreamingConfig(AppConfig):
         from .service import begin
         from .signals import starting
 
+        for name in CODECS:
+            # Python reads them from a file when first asked, and a process may have no file left then.
+            codecs.lookup(name)
         starting.connect(begin)
         revocation.connect()

@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from .faults import TABLE, kinds
 from .house import house
-from .plan import Scale, draw
+from .plan import Mode, Scale, draw
 from .rounds import Report, play, tell
 
 
@@ -24,7 +25,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.table:
         for each in TABLE.values():
-            print(f"{each.name:24}{each.rows:10}{', '.join(each.modes):20}{each.harm.__doc__}")
+            print(f"{each.name:24}{each.rows:10}{', '.join(each.modes):30}{each.harm.__doc__}")
         return 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -83,7 +84,7 @@ def _again(seed: int, number: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="how many (50)")
-    parser.add_argument("--mode", choices=("processes", "cluster"), default="cluster")
+    parser.add_argument("--mode", choices=get_args(Mode), default="cluster")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9), help="else a new one")
     parser.add_argument("--round", type=int, help="only this one")
     parser.add_argument(

@@ -21,11 +21,14 @@ TERMINAL: Final = ("complete", "error", "cancelled")
 
 DURABLE: Final = ("content", "output", "result", "restart", "truncated", *TERMINAL)
 
-RETRYABLE: Final = ("interrupted", "upstream_truncated")
+RETRYABLE: Final = ("interrupted", "upstream_truncated", "upstream_failed")
 """Errors after which the same call may be made again."""
 
 REFUSAL_LIMIT: Final = 2.0
 """Seconds within which a refusal comes (R14)."""
+
+RECORD_LIMIT: Final = 5.0
+"""The same while the database takes nothing: so long a promise waits for its record (docs/design.md)."""
 
 STEPS: Final = 3
 """Turns of the loop, or of a thread, that a refusal takes besides what it waits for."""
@@ -36,9 +39,15 @@ LOSS_LIMIT: Final = 1.0
 HITTING: Final = 0.5
 """Seconds between the moment that is noted for a hit and the hit: its tasks are looked up first."""
 
+PASSING: Final = ("frozen", "starved")
+"""Hits that a process survives, with its tasks unless somebody else has taken over."""
+
 HELD_FOR_DEAD: Final = 4.0
 """Seconds of standing still from which others may have taken over: five by their clocks, which look once a
 second."""
+
+DATABASES: Final = ("postgresql", "sqlite")
+"""The stores that records are in."""
 
 AFTER_RETURN: Final = 3.0
 """Seconds after a process or a store is back in which its absence may still be felt."""
@@ -169,8 +178,8 @@ class Story:
 
 @dataclass(frozen=True)
 class Hit:
-    """A process was hit. `why`: killed, drained, frozen. `tasks`: those that it was running by its database,
-    None where that could not be asked. `until`: when it served again."""
+    """A process was hit. `why`: killed, drained, frozen, starved (of files). `tasks`: those that it was
+    running by its database, None where that could not be asked. `until`: when it served again."""
 
     at: float
     node: str
@@ -179,18 +188,20 @@ class Hit:
     until: float = float("inf")
     grace: float = 0.0
     """Seconds that a drained one gives what runs."""
+    alone: bool = False
+    """Whether there is no other process: nobody can hold this one for dead."""
 
     def ends(self, task_id: str) -> bool:
         """Whether it may have ended that task's process under it."""
-        if self.why == "frozen" and self.until - self.at < HELD_FOR_DEAD:
+        if self.why in PASSING and (self.alone or self.until - self.at < HELD_FOR_DEAD):
             return False
         return self.tasks is None or task_id in self.tasks
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A store was away: `postgresql`, `redis`. `loses`: seconds of what it had been given before that may be
-    gone."""
+    """A store was away: `redis`, or a database (`DATABASES`). `loses`: seconds of what it had been given
+    before that may be gone."""
 
     store: str
     at: float
@@ -241,12 +252,16 @@ class Facts:
         """What may have ended the process of that task."""
         return [hit for hit in self.hits if hit.ends(task_id)]
 
-    def away(self, store: str, since: float, until: float) -> bool:
-        """Whether that store was away, or just back, in a part of that time."""
+    def unwritten(self, since: float, until: float) -> bool:
+        """Whether the database was away, or just back, in a part of that time."""
         return any(
-            outage.store == store and outage.at < until and since < outage.until + AFTER_RETURN
+            outage.store in DATABASES and outage.at < until and since < outage.until + AFTER_RETURN
             for outage in self.outages
         )
+
+    def starved(self, since: float, until: float) -> bool:
+        """Whether a process could open no file in a part of that time."""
+        return any(hit.why == "starved" and hit.at < until and since < hit.until for hit in self.hits)
 
     def troubled(self, node: str, since: float, until: float) -> bool:
         """Whether that process was hit, or just back, in a part of that time."""
@@ -433,6 +448,12 @@ class Reading:
             if self._next != self._call.fails_after and not (self._has_hole or self._gap):
                 self.blame("missing", f"{self._next} of {self._call.fails_after} tokens before the cut")
             return
+        if (
+            code == "upstream_failed"
+            and self._call.by_model
+            and self._facts.starved(self._story.began, end.at)
+        ):
+            return
         if code != "interrupted":
             self.blame("end", f"error {code}")
             return
@@ -460,7 +481,7 @@ class Reading:
             return
         if self._gap is None:
             self.blame("untold", f"events from {lost[0].id} did not survive, and nobody said so")
-        if any(self._facts.away("postgresql", hit.at - LOSS_LIMIT, hit.at) for hit in hits):
+        if any(self._facts.unwritten(hit.at - LOSS_LIMIT, hit.at) for hit in hits):
             return
         old = max((hit.at for hit in hits), default=lost[0].at) - lost[0].at
         if old > LOSS_LIMIT + self._facts.lag:
@@ -474,7 +495,9 @@ def _judge_refusal(story: Story, refusal: Refusal, facts: Facts, reading: Readin
             reading.blame("refusal", f"{refusal.status} {refusal.code} without Retry-After")
         troubled = facts.troubled(refusal.node, refusal.asked, refusal.at)
         slowness = STEPS * facts.slowness(refusal.node, refusal.asked, refusal.at)
-        if took > REFUSAL_LIMIT + slowness and not troubled:
+        waits = refusal.code == "storage_unavailable" and facts.unwritten(refusal.asked, refusal.at)
+        limit = RECORD_LIMIT if waits else REFUSAL_LIMIT
+        if took > limit + slowness and not troubled:
             reading.blame("refusal", f"{refusal.status} {refusal.code} of {refusal.node} after {took:.1f} s")
     elif refusal.status in (404, 410):
         if not _may_be_unknown(story, facts):
@@ -494,7 +517,7 @@ def _may_be_unknown(story: Story, facts: Facts) -> bool:
         without = [
             outage
             for outage in facts.outages
-            if outage.store == "postgresql" and outage.at < hit.at < outage.until + LOSS_LIMIT
+            if outage.store in DATABASES and outage.at < hit.at < outage.until + LOSS_LIMIT
         ]
         written_since = min([hit.at, *(outage.at for outage in without)]) - LOSS_LIMIT - facts.lag
         if accepted > written_since:

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-import psycopg
+import psutil
 
 from tests.support.cluster import Node
 from tests.support.redis import RedisServer
 from tests.support.servers import STOP_LIMIT
 
+from . import callers
 from .checker import Hit, Outage
 from .house import DRAIN_GRACE, House
 from .plan import Mode
+from .records import Unreachable
 
 Harm = Callable[[House, random.Random], Awaitable[None]]
 
@@ -43,11 +46,16 @@ class Fault:
 
 TABLE: Final[dict[str, Fault]] = {}
 
-BOTH: Final[tuple[Mode, ...]] = ("processes", "cluster")
+EVERYWHERE: Final[tuple[Mode, ...]] = ("embedded", "processes", "cluster")
+SEVERAL: Final[tuple[Mode, ...]] = ("processes", "cluster")
 CLUSTER: Final[tuple[Mode, ...]] = ("cluster",)
+EMBEDDED: Final[tuple[Mode, ...]] = ("embedded",)
+
+NO_ROOM: Final = 4096
+"""Bytes that a file may have. Not its size: SQLite begins its log anew when it can."""
 
 
-def fault(rows: str, modes: tuple[Mode, ...] = BOTH, weight: int = 2) -> Callable[[Harm], Harm]:
+def fault(rows: str, modes: tuple[Mode, ...] = EVERYWHERE, weight: int = 2) -> Callable[[Harm], Harm]:
     """Put the decorated function into the table, under its own name."""
 
     def register(harm: Harm) -> Harm:
@@ -73,7 +81,7 @@ async def kill_web(house: House, dice: random.Random) -> None:
     await _kill(house, [dice.choice(house.webs)], dice.uniform(0, 3))
 
 
-@fault("R8")
+@fault("R8", SEVERAL)
 async def kill_all_webs(house: House, dice: random.Random) -> None:
     """No twin is left to take over."""
     await _kill(house, house.webs, dice.uniform(0, 2))
@@ -85,7 +93,7 @@ async def drain_web(house: House, dice: random.Random) -> None:
     await _drain(house, dice.choice(house.webs), dice.uniform(0, 3))
 
 
-@fault("R10")
+@fault("R10", SEVERAL)
 async def restart_webs_in_turn(house: House, dice: random.Random) -> None:
     """A deploy."""
     for node in house.webs:
@@ -94,7 +102,7 @@ async def restart_webs_in_turn(house: House, dice: random.Random) -> None:
 
 @fault("R12", weight=1)
 async def freeze_web(house: House, dice: random.Random) -> None:
-    """SIGSTOP for less or more than after which others hold it for dead; then it goes on."""
+    """SIGSTOP for less or more than after which others, if any, hold it for dead; then it goes on."""
     await _freeze(house, dice.choice(house.webs), dice.choice([dice.uniform(0.5, 3), dice.uniform(7, 10)]))
 
 
@@ -139,7 +147,7 @@ async def deliver_twice(house: House, dice: random.Random) -> None:
         )
         chosen = [str(row[0]) for row in dice.sample(rows, min(len(rows), 10))]
         await asyncio.to_thread(house.programs.code, PUBLISH, *chosen)
-    except (psycopg.OperationalError, RuntimeError) as error:
+    except (Unreachable, RuntimeError) as error:
         # Another fault has taken away the database, or the broker.
         house.note(f"nothing delivered once more: {str(error)[-80:]!r}")
         return
@@ -157,15 +165,17 @@ for task_id in sys.argv[1:]:
 # --- Stores -------------------------------------------------------------------------------------------
 
 
-@fault("R8")
+@fault("R8", SEVERAL)
 async def restart_postgresql(house: House, dice: random.Random) -> None:
     """In order, or by a crash; back after a while. It has promised nothing that it forgets."""
+    server = house.postgresql
+    assert server is not None
     async with _away(house, "postgresql"):
         number = dice.choice([signal.SIGINT, signal.SIGQUIT])
-        await asyncio.to_thread(house.postgresql.stop, number)
+        await asyncio.to_thread(server.stop, number)
         house.note(f"postgresql ended by {number.name}")
         await asyncio.sleep(dice.uniform(0, 2))
-        await asyncio.to_thread(house.postgresql.start)
+        await asyncio.to_thread(server.start)
 
 
 @fault("R13", CLUSTER, weight=3)
@@ -218,6 +228,64 @@ async def cut_all_lines(house: House, dice: random.Random) -> None:
         await asyncio.sleep(dice.uniform(0.1, 1.0))
 
 
+@fault("R3")
+async def freeze_readers(house: House, dice: random.Random) -> None:
+    """A dozen readers with a tiny buffer read nothing, and are gone after some seconds (RST)."""
+    await callers.never_read(house, dice.choice(house.webs), dice)
+
+
+@fault("R1 R2 R18")
+async def leave_early(house: House, dice: random.Random) -> None:
+    """Dozens of callers leave within 0.3 s, many before the first byte."""
+    await callers.leave_early(house, house.webs, dice)
+
+
+# --- Loads --------------------------------------------------------------------------------------------
+
+
+@fault("R19")
+async def flood(house: House, dice: random.Random) -> None:
+    """Far more calls at once than there is room for."""
+    await callers.flood(house, dice.choice(house.webs), dice)
+
+
+@fault("R17")
+async def fail_upstream(house: House, dice: random.Random) -> None:
+    """The model service fails in six ways."""
+    await callers.fail_upstream(house, house.webs, dice)
+
+
+@fault("R21")
+async def burden_loop(house: House, dice: random.Random) -> None:
+    """Three producers compute on the loop, milliseconds for each token."""
+    await callers.burden_loop(house, dice.choice(house.webs), dice)
+
+
+@fault("R28")
+async def starve_files(house: House, dice: random.Random) -> None:
+    """A web may open hardly more files than it has, and callers who say nothing take those."""
+    node = dice.choice(house.webs)
+    async with _targets(house, [node.name]):
+        room = dice.randint(2, 8)
+        process = psutil.Process(node.process.pid)
+        limit = process.num_fds() + room
+        at = time.monotonic()
+        with node.limited(resource.RLIMIT_NOFILE, limit), ExitStack() as stack:
+            async with _hit(house, node, "starved", at):
+                await callers.take_files(node, 2 * room, stack)
+                house.note(f"{node.name} has {process.num_fds()} of {limit} files")
+                await asyncio.sleep(dice.uniform(1, 3))
+
+
+@fault("R28", EMBEDDED)
+async def fill_disk(house: House, dice: random.Random) -> None:
+    """The database cannot grow."""
+    node = house.webs[0]
+    async with _targets(house, [node.name]), _away(house, "sqlite"):
+        with node.limited(resource.RLIMIT_FSIZE, NO_ROOM):
+            await asyncio.sleep(dice.uniform(1, 4))
+
+
 # --- How ----------------------------------------------------------------------------------------------
 
 
@@ -239,7 +307,7 @@ async def _hit(house: House, node: Node, why: str, at: float) -> AsyncIterator[i
     """The process was hit at that moment, just before the block, and serves again behind it; the number of
     the hit."""
     index = len(house.hits)
-    house.hits.append(Hit(at, node.name, why, grace=DRAIN_GRACE))
+    house.hits.append(Hit(at, node.name, why, grace=DRAIN_GRACE, alone=len(house.nodes) == 1))
     house.note(f"{node.name} {why}")
     tasks = await house.running_in(node)
     house.hits[index] = replace(house.hits[index], tasks=tasks)

@@ -1,4 +1,4 @@
-"""What things are done to: webs, workers and stores, in one of two modes, and what is known about them."""
+"""What things are done to: webs, workers and stores, in one of three modes, and what is known about them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-import psycopg
 
 from tests.support import cluster as clusters
 from tests.support import postgresql
 from tests.support.cluster import Node
 from tests.support.programs import Programs, programs
 from tests.support.redis import RedisServer
-from tests.support.servers import environment, free_port
-from tests.support.upstream import KEY, ModelService, model_service
+from tests.support.servers import environment, free_port, migrate
+from tests.support.upstream import BEHAVIOURS, KEY, ModelService, model_service
 
 from . import model
-from .checker import Hit, Outage, Row
+from .checker import Hit, Outage, Row, Violation
 from .plan import Mode
+from .records import InPostgresql, InSqlite, Records, Unreachable
 
 DRAIN_GRACE: Final = 2.0
 
@@ -46,7 +46,10 @@ SETTINGS: Final = {
     "SSE_RETRY": "0.2",
     "OPENAI_API_KEY": KEY,
     "OPENAI_MODEL": model.MODEL,
+    "OPENAI_MODELS": ",".join(BEHAVIOURS),
     "CONTENT_PROVIDER": "scripted",
+    # For a text that fills all buffers between a web and a reader who does not read.
+    "SERVER_MAX_BODY_BYTES": str(1 << 23),
 }
 
 START_TRIES: Final = 5
@@ -60,14 +63,16 @@ class House:
     webs: list[Node]
     workers: list[Node]
     redis: RedisServer | None
-    postgresql: postgresql.Cluster
-    database: str
+    postgresql: postgresql.Cluster | None
+    records: Records
     service: ModelService
     programs: Programs | None = None
     """Runs code of the project in its environment; in a cluster."""
     hits: list[Hit] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     timeline: list[tuple[float, str]] = field(default_factory=list)
+    wrongs: list[Violation] = field(default_factory=list)
+    """What faults met that may not happen."""
     cut_lines: Callable[[], int] = lambda: 0
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     baselines: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -85,28 +90,26 @@ class House:
         """A line of the timeline."""
         self.timeline.append((time.monotonic(), text))
 
+    def blame(self, rule: str, whom: str, detail: str) -> None:
+        """A fault saw that rule broken by one of its own calls, which have no story."""
+        self.wrongs.append(Violation(rule, whom, detail))
+
     def begin(self) -> None:
         """A new round: what was done in the one before does not count any more."""
-        self.hits, self.outages, self.timeline = [], [], []
+        self.hits, self.outages, self.timeline, self.wrongs = [], [], [], []
 
     async def query(self, command: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows of the database that the processes share. Raises `psycopg.OperationalError`."""
-
-        def ask() -> list[tuple[Any, ...]]:
-            url = self.postgresql.url(self.database)
-            with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection:
-                return connection.execute(command.encode(), values).fetchall()
-
-        return await asyncio.to_thread(ask)
+        """Rows of the database that the processes share. Raises `Unreachable`."""
+        return await asyncio.to_thread(self.records.ask, command, values)
 
     async def running_in(self, node: Node) -> frozenset[str] | None:
         """The tasks that the database has as running there; None where it cannot be asked."""
         pids = [node.process.pid]
         with suppress(psutil.NoSuchProcess):
             pids += [child.pid for child in psutil.Process(node.process.pid).children(recursive=True)]
-        with suppress(psycopg.OperationalError):
+        with suppress(Unreachable):
             async with asyncio.timeout(5):
-                rows = await self.query(RUNNING, pids)
+                rows = await self.query(RUNNING.format(", ".join(["%s"] * len(pids))), *pids)
                 return frozenset(str(row[0]) for row in rows)
         return None
 
@@ -140,7 +143,7 @@ class House:
 
 RUNNING: Final = """
 SELECT task.id FROM streaming_streamtask task JOIN streaming_process process ON task.process = process.id
-WHERE process.pid = ANY(%s) AND task.state = 'running'
+WHERE process.pid IN ({}) AND task.state = 'running'
 """
 
 ROWS: Final = """
@@ -157,11 +160,31 @@ async def house(
     async with model_service() as service:
         settings = SETTINGS | {"OPENAI_API_BASE": service.base} | overrides
         stack = ExitStack()
-        make = _processes if mode == "processes" else _cluster
+        make = {"embedded": _embedded, "processes": _processes, "cluster": _cluster}
         try:
-            yield await asyncio.to_thread(make, stack, folder, database, service, settings)
+            yield await asyncio.to_thread(make[mode], stack, folder, database, service, settings)
         finally:
             await asyncio.to_thread(stack.close)
+
+
+def _embedded(
+    stack: ExitStack,
+    folder: Path,
+    database: postgresql.Cluster | None,
+    service: ModelService,
+    settings: dict[str, str],
+) -> House:
+    """As `make run` has it: one process, and a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = environment(folder) | settings
+    migrate(env)
+    port = free_port()
+    web = Node("web 1", ["manage.py", "serve", "--port", str(port)], folder, env, port)
+    web.launch()
+    stack.callback(_end, web)
+    web.wait()
+    records = InSqlite(Path(env["DATABASE_URL"].removeprefix("sqlite:///")))
+    return House("embedded", [web], [], None, None, records, service)
 
 
 def _processes(
@@ -185,7 +208,7 @@ def _processes(
         stack.callback(_end, node)
     for node in webs:
         node.wait()
-    return House("processes", webs, [], None, store, _name(url), service)
+    return House("processes", webs, [], None, store, InPostgresql(store, _name(url)), service)
 
 
 def _cluster(
@@ -199,8 +222,8 @@ def _cluster(
     settings["TRUSTED_PROXIES"] = ""
     made = stack.enter_context(clusters.cluster(folder, database=database, overrides=settings))
     helper = stack.enter_context(programs(made.env))
-    name = _name(made.env["DATABASE_URL"])
-    return House("cluster", made.web, made.workers, made.redis, made.postgresql, name, service, helper)
+    records = InPostgresql(made.postgresql, _name(made.env["DATABASE_URL"]))
+    return House("cluster", made.web, made.workers, made.redis, made.postgresql, records, service, helper)
 
 
 def _name(url: str) -> str:

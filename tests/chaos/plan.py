@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from .checker import Call
 
-Mode = Literal["processes", "cluster"]
+Mode = Literal["embedded", "processes", "cluster"]
+"""One process on SQLite; two on one PostgreSQL; webs and workers with Redis, too."""
 
 LINES: Final = ("clean", "clean", "cut", "slow", "sliced")
 """What the network between a client and the webs is like; `cut` breaks every connection after some bytes."""

@@ -291,7 +291,7 @@ class Round:
                 self._blame("idle", f"{name} closed a socket that was idle for {at - since:.1f} s")
         house.service.tries.clear()
         house.service.requests.clear()
-        violations = [*self._extra, *judge(self._stories, facts)]
+        violations = [*self._extra, *house.wrongs, *judge(self._stories, facts)]
         timeline = [(at - self._begun, text) for at, text in house.timeline]
         harmed = {violation.call for violation in violations}
         told = [
@@ -333,9 +333,9 @@ class Round:
                 for name, count, before in zip(("threads", "open files"), now, first, strict=True):
                     if count > before + SLACK:
                         self._blame("leak", f"{node.name} has {count} {name}, {before} after its first round")
-        rows = await house.query("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", house.database)
-        if rows[0][0] > STORE_CONNECTIONS * len(house.nodes):
-            self._blame("leak", f"{rows[0][0]} connections to PostgreSQL")
+        connections = await asyncio.to_thread(house.records.connections)
+        if connections is not None and connections > STORE_CONNECTIONS * len(house.nodes):
+            self._blame("leak", f"{connections} connections to PostgreSQL")
         if house.redis is not None:
             await asyncio.to_thread(self._look_at_redis)
 

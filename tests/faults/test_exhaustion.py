@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import Figures, Scale
-from tests.support.client import brief, row
+from tests.support.client import STREAM, brief, row
 from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.wire import Persistent, ask, request, until
@@ -40,17 +41,6 @@ def env(tmp_path: Path) -> dict[str, str]:
     return made
 
 
-@asynccontextmanager
-async def limited(server: Server, what: int, limit: int) -> AsyncIterator[None]:
-    """Take something from a running process, and give it back."""
-    before = resource.prlimit(server.process.pid, what)
-    resource.prlimit(server.process.pid, what, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.process.pid, what, before)
-
-
 @pytest.mark.load
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_without_file_descriptors_streams_go_on(
@@ -59,6 +49,7 @@ async def test_without_file_descriptors_streams_go_on(
     """R28. As many connections as there are descriptors, and more; then they go."""
     async with serving(kind, tmp_path, env) as server:
         process = psutil.Process(server.process.pid)
+        await _refuse_for_the_first_time(server)
         await _generate(server)
         recovered = []
         newcomers = set()
@@ -66,7 +57,7 @@ async def test_without_file_descriptors_streams_go_on(
             readers = [Persistent(lambda: server.port) for _ in range(10)]
             reading = [asyncio.create_task(_generate(server, reader)) for reader in readers]
             await asyncio.sleep(0.5)
-            async with limited(server, resource.RLIMIT_NOFILE, FILES):
+            with server.limited(resource.RLIMIT_NOFILE, FILES):
                 with ExitStack() as stack:
                     # Not all at once: Daphne lets the system keep fifty.
                     for _ in range(FILES // 20 + 2):
@@ -105,7 +96,7 @@ async def test_a_full_disk_costs_records_and_no_stream(
         for _ in range(rounds := scale(1, 10)):
             failed = (await ask(server.port, "/stats"))["records"]["failed_writes"]
             readers = [Persistent(lambda: server.port) for _ in range(10)]
-            async with limited(server, resource.RLIMIT_FSIZE, NO_ROOM):
+            with server.limited(resource.RLIMIT_FSIZE, NO_ROOM):
                 await asyncio.gather(*(_generate(server, reader) for reader in readers))
                 assert all(reader.text == TEXT and reader.cuts == 0 for reader in readers)
                 served += len(readers)
@@ -137,6 +128,18 @@ async def test_a_full_disk_costs_records_and_no_stream(
 async def _generate(server: Server, reader: Persistent | None = None) -> None:
     reader = reader or Persistent(lambda: server.port)
     await reader.generate(user_id=f"reader {id(reader)}", options={"tokens": TOKENS, "interval": 0.02})
+
+
+async def _refuse_for_the_first_time(server: Server) -> None:
+    """Without a single file: what a refusal takes has been read before."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    with closing(connection):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        with server.limited(resource.RLIMIT_NOFILE, psutil.Process(server.process.pid).num_fds()):
+            connection.request("POST", STREAM, "{", {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())["code"]) == (400, "invalid_json")
 
 
 async def _newcomer(server: Server) -> str:

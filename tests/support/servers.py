@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -17,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,17 @@ class Signalled:
     def thaw(self) -> None:
         """Undo `freeze`."""
         self.process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def limited(self, what: int, limit: int) -> Iterator[None]:
+        """Take something from it (`resource.RLIMIT_…`) while it runs, and give it back."""
+        before = resource.prlimit(self.process.pid, what)
+        resource.prlimit(self.process.pid, what, (limit, before[1]))
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                resource.prlimit(self.process.pid, what, before)
 
 
 @dataclass

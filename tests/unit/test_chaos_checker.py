@@ -175,6 +175,15 @@ def test_a_cut_of_the_model_is_told_exactly():
     assert "end" in rules(story(*whole(), call=call))
 
 
+def test_a_model_that_cannot_be_reached_for_want_of_files():
+    end = ended(5, 1, "error", code="upstream_failed")
+    told = story(Seen(4.0, "status"), end, call=replace(CALL, by_model=True), began=4.0)
+    starved = Hit(3.0, "web 1", "starved", frozenset(), until=6.0)
+    assert rules(told, facts(told, hits=[starved])) == set()
+    assert rules(told, facts(told, hits=[replace(starved, until=3.5)])) == {"end"}
+    assert rules(told, facts(told, hits=[KILLED])) == {"end"}
+
+
 def test_two_readers_who_see_different_ends():
     one, other = story(*whole()), story(*whole()[:-1], ended(5, 8, content_length=12), follows=True)
     assert "unlike" in {violation.rule for violation in judge([one, other], facts(one))}
@@ -216,6 +225,14 @@ def test_interrupted_by_standing_still(seconds: float, broken: set[str]):
     assert rules(told, facts(told, hits=[frozen])) == broken
 
 
+@pytest.mark.parametrize("why", ["frozen", "starved"])
+def test_interrupted_by_standing_still_where_nobody_else_is(why: str):
+    told = story(*interrupted())
+    alone = replace(KILLED, why=why, until=15.0, alone=True)
+    assert rules(told, facts(told, hits=[alone])) == {"interrupted"}
+    assert rules(told, facts(told, hits=[replace(alone, alone=False)])) == set()
+
+
 @pytest.mark.parametrize(("grace", "broken"), [(4.0, set()), (9.0, {"interrupted"})])
 def test_interrupted_within_the_grace(grace: float, broken: set[str]):
     told = story(*interrupted())
@@ -233,12 +250,13 @@ def test_what_was_seen_and_lost_is_told():
     assert rules(silent, facts(silent, hits=[KILLED])) == {"untold"}
 
 
-def test_a_loss_of_more_than_a_second():
+@pytest.mark.parametrize("store", ["postgresql", "sqlite"])
+def test_a_loss_of_more_than_a_second(store: str):
     end = ended(10, 1 + LOST_IDS, "error", code="interrupted")
     lost = Seen(10, "gap", 0, {"requested": 3, "available_from": end.id, "lost": True})
     told = story(content(2, 1, 0), content(3, 2, 1), content(4, 3, 2), lost, end)
     assert rules(told, facts(told, hits=[KILLED])) == {"loss"}
-    away = [Outage("postgresql", 2.5, 5.5)]
+    away = [Outage(store, 2.5, 5.5)]
     assert rules(told, facts(told, hits=[KILLED], outages=away)) == set()
 
 
@@ -320,8 +338,23 @@ def test_a_late_refusal_of_a_process_that_was_hit_or_of_a_late_client():
     }
 
 
+def test_a_promise_waits_longer_while_the_database_takes_nothing():
+    refused = Refusal(4.0, 8.9, "web 1", 503, "storage_unavailable", told_when=True)
+    told = story(*whole(), refusals=[refused])
+    full = Outage("sqlite", 3.0, 9.5)
+    assert rules(told, facts(told, outages=[full])) == set()
+    assert rules(told) == {"refusal"}
+    told.refusals = [replace(refused, at=9.3)]
+    assert rules(told, facts(told, outages=[full])) == {"refusal"}
+
+
 def forgotten(**members: Any) -> Story:
     return story(content(4.8, 1, 0), refusals=[Refusal(7, 7.1, "web 2", 404, "not_found")], **members)
+
+
+def test_what_began_while_nothing_could_be_written_may_be_unknown():
+    full = Outage("sqlite", 3.5, 6.0)
+    assert rules(forgotten(accepted_at=3.6), Facts(hits=[KILLED], outages=[full])) == set()
 
 
 def test_what_began_in_the_last_moment_may_be_unknown():

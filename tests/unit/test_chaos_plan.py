@@ -22,7 +22,7 @@ def test_a_round_is_repeatable_by_seed_and_number():
     assert plans("cluster", 1) != plans("cluster", 2)
 
 
-@pytest.mark.parametrize("mode", ["processes", "cluster"])
+@pytest.mark.parametrize("mode", ["embedded", "processes", "cluster"])
 def test_fifty_rounds_meet_every_fault_of_the_mode_and_no_other(mode: Mode):
     met = {strike.kind for plan in plans(mode, 3) for strike in plan.strikes}
     assert met == {name for name, fault in TABLE.items() if mode in fault.modes}
