@@ -36,6 +36,7 @@ from streaming.runtime.task import CancelReason, Task
 from streaming.storage.rows import NOBODY
 from streaming.storage.stored import COME_BACK, Events, waiting_task
 
+from .neighbours import show_following
 from .processes import Registry
 from .replicas import Replicas
 from .tickets import Tickets
@@ -152,6 +153,9 @@ class SharedQueue:
                 raise StorageUnavailable(task.id)
             if before is not None:
                 await before(task)
+            if attended and task.spec.grace <= 0:
+                # Whoever takes it up may find nobody any more, and shall know that somebody was there.
+                await self._in_thread(show_following, [task.id])
             with suppress(StorageUnavailable):
                 # Else it is put in line again when Redis is back: its row is there.
                 await self._pools.let_go(pool, task.id, attended=attended)
@@ -284,6 +288,9 @@ class SharedQueue:
         come_back = COME_BACK if row.attempts else 0.0
         task = waiting_task(row, journal, loop.create_future(), replica, events, come_back=come_back)
         self._supervisor.take_up(task, permit)
+        if task.spec.grace <= 0 and row.followed_at is not None:
+            # Who read it while it waited tells so each second; who has left meanwhile says nothing.
+            self._supervisor.attendance.followed_elsewhere(task)
         entry = entry_for(task.spec, task.id, self._supervisor.pools[row.pool].limits.queue_timeout)
         self.tickets.keep(task, entry)
         # Else it would be in line again after a while.

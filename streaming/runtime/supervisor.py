@@ -203,6 +203,7 @@ class Supervisor:
         return self._record(task, known=known)
 
     def _record(self, task: Task, *, known: bool) -> Commit:
+        task.recorded = True
         task.journal.subscribe(partial(self._recorder.appended, task))
         return self._recorder.accepted(task, known=known)
 
@@ -449,12 +450,12 @@ class Supervisor:
         has_waited = self._waiting.leave(task)
         if has_waited:
             self.measures.waited(task, now - task.created)
-            # Known to run before its first event is seen: what waits is started anew after a crash.
-            started = self._recorder.started(task)
             if task.begins_anew:
-                ready = partial(self._begin_anew, task, started)
-            else:
-                ready = partial(started.wait, COMMIT_PATIENCE)
+                ready = partial(self._begin_anew, task, self._recorder.started(task))
+            elif task.recorded:
+                # Known to run before its first event is seen: what waits is started anew after a crash.
+                ready = partial(self._recorder.started(task).wait, COMMIT_PATIENCE)
+            # Otherwise it is told as it is then, or never.
         # A copy has the end and the chunks of its source.
         spec = task.spec
         coalescer = self.limits.coalescer(joining=spec.source is None, eager=spec.eager)

@@ -126,7 +126,9 @@ class Task:
     time-out, or the end of the patience after a cancel. `final` is the terminal event from the moment it
     is decided, `receipt` the timing of that moment; it is in the journal once `state` is terminal.
     `error_detail`: foreign words about a fault, for its record alone.
-    `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of its own.
+    `recorded`: whether the recorder was told of it; before, its admission may be void (a key that another
+    call took). `recorded_id`: the last event that the recorder has. `read`: whether it ever had a reader of
+    its own.
     `epoch` rises when another process takes the task
     over, `attempts` when one begins to run it.
     `followed_elsewhere_at`: when another process last had a reader, None for not of late.
@@ -162,6 +164,7 @@ class Task:
     receipt: Timing | None = None
     pump: asyncio.Task[None] | None = None
     stuck: bool = False
+    recorded: bool = False
     recorded_id: int = 0
     epoch: int = 1
     attempts: int = 0

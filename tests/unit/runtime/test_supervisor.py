@@ -69,6 +69,21 @@ def slow_to_die(seconds):
 
 
 @virtual_time
+async def test_of_a_task_whose_admission_may_be_void_nothing_is_written():
+    """It waited, and gets its permit while another process is asked whether it has the same key."""
+    recorder = FakeRecorder()
+    async with house(recorder=recorder) as supervisor:
+        first = [supervisor.open(spec(short)) for _ in range(5)]
+        void = supervisor.open(spec(silence))
+        for task in first:
+            await ended(task)
+        assert pool_numbers(supervisor)["running"] == 1
+        supervisor.retract(void)
+        await ended(void)
+    assert recorder.count("started") == recorder.count("accepted") == 0
+
+
+@virtual_time
 async def test_burst_of_100():
     recorder = FakeRecorder()
     async with house(recorder=recorder) as supervisor:
@@ -77,6 +92,7 @@ async def test_burst_of_100():
         for _ in range(100):
             try:
                 tasks.append(supervisor.open(spec(short)))
+                supervisor.record(tasks[-1])
             except PoolRefused as refusal:
                 refused += 1
                 assert refusal.retry_after > 0  # noqa: PT017
