@@ -1011,7 +1011,7 @@ async def _looks(here: Service, task_id: str, monkeypatch: pytest.MonkeyPatch) -
     asked: list[str] = []
     visit = here._elsewhere._visit
 
-    async def noting(function: Callable[[], Any]) -> Any:
+    async def noting(function: Any) -> Any:
         asked.append(str(function.__self__.query).replace(task_id, "ID"))
         return await visit(function)
 
@@ -1045,7 +1045,7 @@ async def test_what_is_another_s_takes_the_way_of_what_is_absent(
         for task_id in (stored.id, *(task.id for task in tasks)):
             assert await _looks(here, task_id, monkeypatch) == absent
         for task_id in (stored.id, *(task.id for task in tasks)):
-            assert await here.find(task_id, Caller(str(user.pk), ""))
+            assert (await here.find(task_id, Caller(str(user.pk), ""))).id == task_id
     finally:
         gate.set()
         await here.close(0)
@@ -1060,7 +1060,7 @@ async def test_who_looks_for_many_unknown_ids_looks_seldom(house: Make, monkeypa
     asked: Counter[str] = Counter()
     visit = here.elsewhere._visit
 
-    async def noting(function: Callable[[], Any]) -> Any:
+    async def noting(function: Any) -> Any:
         asked[str(function.__self__.query)] += 1
         return await visit(function)
 
