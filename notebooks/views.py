@@ -92,6 +92,7 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     response = HttpResponse(text, content_type=FILE_TYPE)
     response["Content-Disposition"] = f'attachment; filename="{notebook_id}.ipynb"'
     response["X-Content-Type-Options"] = "nosniff"
+    response["Cache-Control"] = "no-store"
     return response
 
 

@@ -91,11 +91,13 @@ async def work_of(
         "scopes": scopes,
     }
     alone = {**options, "needs_worker": False, "on_disconnect": "continue"}
+    # What changes nothing leaves nothing: neither a record nor a key, whoever asks and how often.
+    asks = {**alone, "kept": False}
     match operation:
         case Ping():
-            return Work({**alone, "anybody": True}, cells.answer({"pong": True}))
+            return Work({**asks, "anybody": True}, cells.answer({"pong": True}))
         case List():
-            return Work(alone, cells.list_notebooks(kernels(), account_of(caller)))
+            return Work(asks, cells.list_notebooks(kernels(), account_of(caller)))
         case Generate():
             account_of(caller)
             language = "zh" if (lang or get_language() or "").startswith("zh") else "en"
@@ -119,4 +121,4 @@ async def work_of(
             return Work(alone, cells.restart(table, key))
         case Shutdown():
             return Work(alone, cells.shutdown(table, key))
-    return Work(alone, cells.tell_status(table, key))
+    return Work(asks, cells.tell_status(table, key))

@@ -146,14 +146,16 @@ async def get_stream(request: HttpRequest, task_id: str) -> HttpResponse:
 )
 async def cancel_stream(request: HttpRequest, task_id: str, purge: bool = False) -> HttpResponse:
     """Cancel a task (again: no change). `purge=true` also deletes its brief, text and events. 204 without the
-    record after that, and for an API key that may not read."""
+    record after that, and for who may not read it."""
     query(request)
     caller = await identify(request, Scope.CANCEL)
     if purge:
         await service().purge(task_id, caller)
         return HttpResponse(status=204)
     record = await service().cancel(task_id, caller)
-    return _json(record) if caller.may(Scope.READ) else HttpResponse(status=204)
+    if record is None or not caller.may(Scope.READ):
+        return HttpResponse(status=204)
+    return _json(record)
 
 
 @api.get(

@@ -250,32 +250,35 @@ class Service:
     # Tasks by id
 
     async def find(self, task_id: str, caller: Caller) -> Task | StreamTask:
-        """The task in memory, or its record. Raises `TaskNotFound` for absent and foreign ids alike."""
+        """The task in memory, or its record. Raises `TaskNotFound` for absent and foreign ids alike: what is
+        another's goes the way of what is not there, so that no clock tells them apart."""
         if _TASK_ID.fullmatch(task_id) is None:
             raise TaskNotFound(task_id)
         task = self.supervisor.tasks.find(task_id)
+        if task is not None and not caller.may_read(task.spec.owner):
+            task = None
         if task is not None and task.state.terminal and await self._elsewhere.was_purged(task_id):
             self.supervisor.tasks.forget(task)
             task = None
-        found = await self._elsewhere.row(task_id) if task is None else task
-        if isinstance(found, Task):
-            owner = found.spec.owner
-        else:
-            owner = None if found.owner_id is None else str(found.owner_id)
-        if not caller.may_read(owner):
-            raise TaskNotFound(task_id)
+        return await self._elsewhere.row(task_id, caller) if task is None else task
+
+    async def readable(self, task_id: str, caller: Caller) -> Task | StreamTask:
+        """`find`, for who will be shown what the task said. Raises `TaskNotFound`, and `NotPermitted` without
+        the right that tasks of its kind need."""
+        found = await self.find(task_id, caller)
+        await self.watching.require_right(_kind_of(found), caller)
         return found
 
     async def describe(self, task_id: str, caller: Caller) -> dict[str, Any]:
-        """The task's public record. Raises `TaskNotFound`."""
-        return await describe(await self.find(task_id, caller))
+        """The task's public record. Raises `TaskNotFound`, `NotPermitted`."""
+        return await describe(await self.readable(task_id, caller))
 
     async def rendered(self, task_id: str, caller: Caller) -> str | None:
         """The ended task's text as clean HTML; None if it is too long for that.
 
-        Raises `TaskNotFound`, and `NotFinished` while it may still grow.
+        Raises `TaskNotFound`, `NotPermitted`, and `NotFinished` while it may still grow.
         """
-        found = await self.find(task_id, caller)
+        found = await self.readable(task_id, caller)
         if not State(found.state).terminal:
             raise NotFinished(task_id)
         text = found.text if isinstance(found, StreamTask) else await text_of(found)
@@ -286,9 +289,7 @@ class Service:
 
         Raises `TaskNotFound`, `NotPermitted`, `EventsPruned`, `CursorAhead`, `NotNow`.
         """
-        found = await self.find(task_id, caller)
-        kind = found.kind if isinstance(found, StreamTask) else found.spec.kind
-        await self.watching.require_right(kind, caller)
+        found = await self.readable(task_id, caller)
         if isinstance(found, StreamTask):
             if State(found.state).terminal and options.after == found.last_event_id:
                 return None
@@ -302,16 +303,17 @@ class Service:
         self.watching.reads(follower, caller)
         return follower
 
-    async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any]:
-        """End a task now and return its record; an ended task stays as it is. Raises `TaskNotFound`."""
+    async def cancel(self, task_id: str, caller: Caller) -> dict[str, Any] | None:
+        """End a task now and return its record, or None to who may not read tasks of its kind any more; an
+        ended task stays as it is. Raises `TaskNotFound`."""
         found = await self.find(task_id, caller)
         if isinstance(found, Task) and self.supervisor.tasks.runs(found):
             self.supervisor.cancel(found, CancelReason.CLIENT)
             await asyncio.wait([found.ended], timeout=CANCEL_WAIT)
         elif not State(found.state).terminal:
             await self._elsewhere.cancel([task_id], CancelReason.CLIENT)
-            found = await self._elsewhere.row(task_id)
-        return await describe(found)
+            found = await self._elsewhere.row(task_id, caller)
+        return await describe(found) if await self.watching.has_right(_kind_of(found), caller) else None
 
     async def cancel_for_operator(self, task_ids: Iterable[str]) -> set[str]:
         """End tasks, whoever owns them and whichever process runs them; the ids of those that this
@@ -391,7 +393,9 @@ class Service:
                 created_at=mark.created_at, id__gte=mark.id
             )
         found = [row async for row in rows[: limit + 1]]
-        items = [describe_row(row) for row in found[:limit]]
+        kinds = {row.kind for row in found}
+        readable = {kind for kind in kinds if await self.watching.has_right(kind, caller)}
+        items = [describe_row(row) | ({} if row.kind in readable else {"text": ""}) for row in found[:limit]]
         return {"items": items, "next": items[-1]["id"] if len(found) > limit else None}
 
     # As one of several
@@ -478,6 +482,10 @@ class Service:
             await self.watching.wait(task, caller)
         finally:
             self.supervisor.attendance.leave(task)
+
+
+def _kind_of(found: Task | StreamTask) -> str:
+    return found.kind if isinstance(found, StreamTask) else found.spec.kind
 
 
 def _survivors() -> Survivors:

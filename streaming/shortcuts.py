@@ -66,8 +66,8 @@ class Options:
     the pool; without it starts at once. `eager`: text that comes after a pause does not wait for more.
     `message_language`: of messages, whatever `Accept-Language` says. `anybody`: who is nobody is served, too,
     whatever ALLOW_ANONYMOUS says. `kept`: whether it is recorded and counted, and can be replayed after its
-    end. `uses_kernel`: the owner's quota of kernel seconds is charged, and not that of tokens. `scopes`:
-    those that an API key needs to start it.
+    end; without it an `Idempotency-Key` has no effect. `uses_kernel`: the owner's quota of kernel seconds is
+    charged, and not that of tokens. `scopes`: those that an API key needs to start it.
     """
 
     kind: str = "stream"
@@ -197,7 +197,7 @@ async def _stream(
     spec = _spec(request, caller, opens, arguments, options)
     if options.message_language:
         wishes = replace(wishes, language=spec.language)
-    if key is None:
+    if key is None or not options.kept:
         follower = await service().open(spec, caller, wishes)
         return EventStream(request, follower, wishes.framing.content_type)
     return await _stream_once(request, _call(request, key, caller, spec, work), spec, caller)

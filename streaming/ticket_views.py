@@ -42,7 +42,7 @@ async def tickets(request: HttpRequest) -> HttpResponseBase:
     wanted = _parse(json_object(request))
     if wanted.stream_id is not None:
         caller.require(Scope.READ)
-        await service().find(wanted.stream_id, caller)
+        await service().readable(wanted.stream_id, caller)
         resource, url = access_tickets.for_stream(wanted.stream_id), f"{place_of(wanted.stream_id)}/events"
     else:
         assert wanted.socket is not None
@@ -136,7 +136,9 @@ def _describe() -> None:
                 },
                 "400": schema.problem_response("Not JSON, or a bad query"),
                 "401": schema.problem_response("Not signed in"),
-                "403": schema.problem_response("The CSRF token is missing, or no ticket for this session"),
+                "403": schema.problem_response(
+                    "The CSRF token is missing, the right to read is gone, or no ticket for this session"
+                ),
                 "404": schema.problem_response("No such stream, or not the caller's"),
                 "406": schema.problem_response("JSON is not accepted"),
                 "413": schema.problem_response("The body is too large"),

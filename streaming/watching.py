@@ -79,9 +79,13 @@ class Watching:
 
     async def require_right(self, kind: str, caller: Caller) -> None:
         """Raises `NotPermitted` for callers without the right that tasks of this kind need."""
-        holds = right_of(kind)
-        if holds is not None and caller.account is not None and not await holds(caller.account):
+        if not await self.has_right(kind, caller):
             raise NotPermitted(kind)
+
+    async def has_right(self, kind: str, caller: Caller) -> bool:
+        """Whether the caller has the right that tasks of this kind need, if they need one."""
+        holds = right_of(kind)
+        return holds is None or caller.account is None or await holds(caller.account)
 
     def close(self) -> None:
         """Ask no more."""

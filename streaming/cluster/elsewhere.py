@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, InterfaceError, connection
+from django.db.models import Q, QuerySet
 
 from streaming.core.errors import EventsPruned, TaskNotFound
 from streaming.core.schedule import PollSchedule
@@ -25,6 +27,8 @@ from .replicas import Replicas
 from .takeover import cancel_unclaimed
 
 if TYPE_CHECKING:
+    from streaming.access import Caller
+
     from .shared_queue import SharedQueue
 
 T = TypeVar("T")
@@ -34,6 +38,10 @@ AT_ONCE: Final = 8
 
 UNWRITTEN: Final = 1.0
 """Seconds after which a task of another process has its row at the latest."""
+
+LOOKING: Final = 20
+"""Calls of one caller that look again and again for a row that is not there yet. Further ones wait as long
+and look once more: a row that comes is found all the same, and guessing ids costs others little."""
 
 CANCEL_WAIT: Final = 2.0
 """Seconds that a cancel call waits for the terminal event, which comes within one."""
@@ -59,13 +67,18 @@ class Elsewhere:
         self._queue = queue
         self._loading: dict[str, asyncio.Task[Task]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._looking: Counter[Hashable] = Counter()
 
-    async def row(self, task_id: str) -> StreamTask:
+    async def row(self, task_id: str, caller: Caller | None = None) -> StreamTask:
         """The task's row. Where other processes live, it is looked for until one of them must have written
-        it. Raises `TaskNotFound`."""
-        row = await self._visit(StreamTask.objects.filter(pk=task_id).first)
+        it. Raises `TaskNotFound`. `caller`: who asks, if it is somebody outside; a row that is not theirs is
+        then no row to the database, so that both take the same time."""
+        rows = StreamTask.objects.filter(pk=task_id)
+        if caller is not None:
+            rows = rows.filter(Q(owner=None) | Q(owner=caller.account))
+        row = await self._visit(rows.first)
         if row is None and await self._others_live():
-            row = await self._row_in_a_moment(task_id)
+            row = await self._row_in_a_moment(rows, None if caller is None else caller.share_key(""))
         if row is None:
             raise TaskNotFound(task_id)
         if not State(row.state).terminal:
@@ -129,13 +142,22 @@ class Elsewhere:
     async def _others_live(self) -> bool:
         return await self._visit(Process.objects.exclude(pk=self._recorder.process_id).exists)
 
-    async def _row_in_a_moment(self, task_id: str) -> StreamTask | None:
-        began = time.monotonic()
-        row = None
-        while row is None and (waited := time.monotonic() - began) < UNWRITTEN:
-            await asyncio.sleep(self._schedule.pause(waited))
-            row = await self._visit(StreamTask.objects.filter(pk=task_id).first)
-        return row
+    async def _row_in_a_moment(self, rows: QuerySet[StreamTask], who: Hashable) -> StreamTask | None:
+        if self._looking[who] >= LOOKING:
+            await asyncio.sleep(UNWRITTEN)
+            return await self._visit(rows.first)
+        self._looking[who] += 1
+        try:
+            began = time.monotonic()
+            row = None
+            while row is None and (waited := time.monotonic() - began) < UNWRITTEN:
+                await asyncio.sleep(self._schedule.pause(waited))
+                row = await self._visit(rows.first)
+            return row
+        finally:
+            self._looking[who] -= 1
+            if not self._looking[who]:
+                del self._looking[who]
 
     async def _visit(self, function: Callable[[], T]) -> T:
         """Call it in the request's thread; `AT_ONCE` at a time. In a crowd none keeps its connection: of

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import math
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -21,7 +22,8 @@ from django.db import OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from streaming.cluster import processes, replicas
+from streaming.access import Caller
+from streaming.cluster import elsewhere, processes, replicas
 from streaming.cluster.elsewhere import Elsewhere
 from streaming.cluster.loop_side import LoopSide
 from streaming.cluster.neighbours import Prioritised, Wishes, ask_for_priority, ask_to_cancel, show_following
@@ -30,7 +32,7 @@ from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
 from streaming.core import sse
-from streaming.core.errors import Draining, EventsPruned
+from streaming.core.errors import Draining, EventsPruned, TaskNotFound
 from streaming.core.events import Content, Error, encode
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
@@ -39,6 +41,7 @@ from streaming.producers import producer
 from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
+from streaming.service import Service
 from streaming.storage.records import DatabaseRecorder
 from streaming.storage.stored import news_of
 from tests.unit.runtime.fakes import (
@@ -998,3 +1001,82 @@ def test_each_process_shows_its_numbers_with_its_beat():
     registry = Registry(A)
     registry.tick(0.0, able=True)
     assert Process.objects.get(pk=A).statistics is None
+
+
+# What is another's
+
+
+async def _looks(here: Service, task_id: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the database for somebody's call with this id, which is answered 404."""
+    asked: list[str] = []
+    visit = here._elsewhere._visit
+
+    async def noting(function: Any) -> Any:
+        asked.append(str(function.__self__.query).replace(task_id, "ID"))
+        return await visit(function)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(here._elsewhere, "_visit", noting)
+        with pytest.raises(TaskNotFound):
+            await here.find(task_id, Caller("7", "127.0.0.1"))
+    return asked
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["others-live", "alone"])
+async def test_what_is_another_s_takes_the_way_of_what_is_absent(
+    monkeypatch: pytest.MonkeyPatch, others: bool
+):
+    """So it takes its time as well: nobody learns from a clock which ids there are."""
+    monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.1)
+    here = Service()
+    # It looks exactly once more, however slow the machine is.
+    here._elsewhere._schedule = PollSchedule(0.15, [(None, 1.0)])
+    gate = asyncio.Event()
+    try:
+        if others:
+            await Process.objects.acreate(id=C, pid=1)
+        user = await get_user_model().objects.acreate(username="grace")
+        stored = await arow(owner=user, state="complete", text="x" * 100_000)
+        tasks = [here.supervisor.open(spec(held(gate), owner=str(user.pk))) for _ in range(2)]
+        here.supervisor.cancel(tasks[1], CancelReason.CLIENT)
+        await asyncio.wait([tasks[1].ended])
+        absent = await _looks(here, "0" * 32, monkeypatch)
+        assert len(absent) == (3 if others else 2)
+        for task_id in (stored.id, *(task.id for task in tasks)):
+            assert await _looks(here, task_id, monkeypatch) == absent
+        for task_id in (stored.id, *(task.id for task in tasks)):
+            assert (await here.find(task_id, Caller(str(user.pk), ""))).id == task_id
+    finally:
+        gate.set()
+        await here.close(0)
+
+
+async def test_who_looks_for_many_unknown_ids_looks_seldom(house: Make, monkeypatch: pytest.MonkeyPatch):
+    """A row that comes meanwhile is found all the same; and others are not concerned."""
+    monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.5)
+    monkeypatch.setattr(elsewhere, "LOOKING", 2)
+    here = house(B)
+    await Process.objects.acreate(id=A, pid=1)
+    asked: Counter[str] = Counter()
+    visit = here.elsewhere._visit
+
+    async def noting(function: Any) -> Any:
+        asked[str(function.__self__.query)] += 1
+        return await visit(function)
+
+    def looks(task_id: str) -> int:
+        return sum(count for query, count in asked.items() if task_id in query)
+
+    monkeypatch.setattr(here.elsewhere, "_visit", noting)
+    ids = [f"{number:032x}" for number in range(0xF0, 0xF6)]
+    ada = Caller("1", "127.0.0.1")
+    mine = [asyncio.create_task(here.elsewhere.row(each, ada)) for each in ids[:5]]
+    await eventually(lambda: here.elsewhere._looking[ada.share_key("")] == 2)
+    other = asyncio.create_task(here.elsewhere.row(ids[5], Caller("2", "127.0.0.1")))
+    await eventually(lambda: looks(ids[5]) > 2)
+    await eventually(lambda: all(looks(each) for each in ids))
+    await arow(id=ids[4], state="complete")
+    found = await asyncio.gather(*mine, other, return_exceptions=True)
+    assert [isinstance(each, TaskNotFound) for each in found] == [True] * 4 + [False, True]
+    assert sorted(looks(each) > 2 for each in ids) == [False] * 3 + [True] * 3
+    assert not here.elsewhere._looking

@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 
 from notebooks.operations import OPERATIONS
 from tests.integration.conftest import assert_clean
-from tests.support.client import Reading, client
+from tests.support.client import Reading, client, eventually
 from tests.support.notebooks import (
     Headers,
     answer,
@@ -175,6 +175,33 @@ async def test_ping_answers_and_starts_nothing(house: Server, http: httpx2.Async
     reading = await ask(http, {}, "test", "ping")
     assert answer(reading) == {"pong": True}
     assert below(house) == before
+
+
+@pytest.mark.parametrize("house", ["true"], indirect=True)
+@pytest.mark.parametrize(("role", "type"), [("nobody", "ping"), ("key", "list"), ("key", "status")])
+async def test_what_changes_nothing_leaves_no_record_and_no_key(
+    house: Server, http: httpx2.AsyncClient, role: str, type: str
+) -> None:
+    """Else whoever knows the address fills the database, without limit."""
+    headers = headers_of(role) | {"Idempotency-Key": f"of-{type}"}
+    for notebook in ("one", "another"):
+        reading = await ask(http, headers, notebook, type)
+        assert told(reading) == ANSWERED
+        assert "idempotent-replayed" not in reading.response.headers
+        await _leaves_nothing(http, reading.response.headers["x-stream-id"])
+    async with opened(house, "/ws/notebooks/far/", additional_headers=key_of("grace")) as socket:
+        await socket.say(type="operation", request_id="a", operation={"type": type})
+        task_id = (await socket.next("opened"))["task_id"]
+        await socket.next("complete")
+        await _leaves_nothing(http, task_id)
+
+
+async def _leaves_nothing(http: httpx2.AsyncClient, task_id: str) -> None:
+    async def gone() -> bool:
+        found = await http.get(f"/streams/{task_id}", headers=key_of("grace"))
+        return found.status_code == 404
+
+    assert await eventually(gone)
 
 
 @pytest.mark.parametrize("role", ROLES)

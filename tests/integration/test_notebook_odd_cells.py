@@ -228,5 +228,6 @@ async def test_what_a_page_could_run_travels_as_text_beside_a_plain_one(
         answer = await http.get(path, headers={"Accept": "text/html"})
         assert answer.headers["Content-Type"] == kind
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Content-Disposition"].startswith("attachment")
     assert reading.response.headers["X-Content-Type-Options"] == "nosniff"

@@ -441,11 +441,18 @@ async def test_who_may_not_run_code_any_more_loses_what_runs_and_may_not_read_on
                 events = (await until_ends(socket, "a"))["a"]
             assert (events[-1]["type"], events[-1]["code"]) == ("error", "access_revoked")
             assert await usable(socket), "it still speaks for its user"
-            refused = await http.get(f"{place}/events")
-            assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+            task_id = place.rpartition("/")[2]
+            for refused in (
+                *[await http.get(f"{place}{what}") for what in ("", "/events", "/rendered")],
+                await http.post("/tickets", json={"stream_id": task_id}),
+            ):
+                assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+            assert (await http.delete(place)).status_code == 204
 
             async def cancelled() -> bool:
-                return bool((await http.get(place)).json()["state"] == "cancelled")
+                items = (await http.get("/streams")).json()["items"]
+                (found,) = [each for each in items if each["id"] == task_id]
+                return bool(found["state"] == "cancelled" and not found["text"])
 
             assert await eventually(cancelled, 30)
             record = (await http.get(others_place, headers=key_of("grace"))).json()
