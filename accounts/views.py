@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib import admin
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
@@ -10,6 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from . import links
+from .doors import guarded
 
 
 class SignIn(LoginView):
@@ -17,6 +19,13 @@ class SignIn(LoginView):
 
     template_name = "accounts/login.html"
     redirect_authenticated_user = True
+
+
+sign_in = guarded(SignIn.as_view())
+"""`/accounts/login/`."""
+
+admin_sign_in = guarded(admin.site.login)
+"""`/admin/login/`, the admin's own."""
 
 
 @never_cache

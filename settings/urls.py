@@ -2,6 +2,10 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.i18n import set_language
+
+from accounts.views import admin_sign_in
+from streaming.forms import small_form
 
 admin.site.site_header = admin.site.site_title = "Sluice"
 
@@ -15,6 +19,7 @@ urlpatterns = [
     path("", include("streaming.urls")),
     path("", include("notebooks.urls")),
     path("accounts/", include("accounts.urls")),
-    path("i18n/", include("django.conf.urls.i18n")),
+    path("i18n/setlang/", small_form(set_language), name="set_language"),
+    path("admin/login/", admin_sign_in),
     path("admin/", admin.site.urls),
 ]
