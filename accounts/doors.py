@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import Any, Final
+from unicodedata import normalize
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -31,7 +32,7 @@ RETRY: Final = 5
 """Seconds after which who found no place may come again."""
 
 LONGEST_NAME: Final = 80
-"""Characters of a user name in the log."""
+"""Characters of a user name that are counted by, and in the log."""
 
 
 def guarded(view: View) -> View:
@@ -69,10 +70,9 @@ def note_failure(
 
 
 def _keys(request: HttpRequest, name: str) -> tuple[Hashable, Hashable]:
-    """Whose tries are counted. Of a name as the form cleans it, without regard to case; what is longer than any
-    name has nobody, and is kept short."""
+    """Whose tries are counted: a network, and a name as Django's form writes it, without regard to case."""
     address = network_of(str(request.META.get("REMOTE_ADDR", "")))
-    return ("address", address), ("name", name.strip().casefold()[:150])
+    return ("address", address), ("name", normalize("NFKC", name[:LONGEST_NAME]).strip().casefold())
 
 
 def _later(request: HttpRequest, status: int, seconds: int) -> HttpResponse:
