@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.contrib import admin
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
@@ -23,9 +22,6 @@ class SignIn(LoginView):
 
 sign_in = guarded(SignIn.as_view())
 """`/accounts/login/`."""
-
-admin_sign_in = guarded(admin.site.login)
-"""`/admin/login/`, the admin's own."""
 
 
 @never_cache

@@ -33,7 +33,7 @@ def _fresh() -> Iterator[None]:
         doors.FAILURES.clear()
 
 
-def _try(page: str, name: str = "alice", password: str = "wrong", **options: Any) -> Any:  # noqa: S107
+def _try(page: str, name: str = "alice", password: str = "wrong", **options: Any) -> Any:
     form = urlencode({"username": name, "password": password})
     return Client().post(page, form, content_type=URLENCODED, **options)
 
