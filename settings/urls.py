@@ -8,7 +8,7 @@ from accounts.doors import guarded
 from streaming.forms import small_form
 
 admin.site.site_header = admin.site.site_title = "Sluice"
-admin.site.login = guarded(admin.site.login)  # type: ignore[method-assign]
+admin.site.login = guarded(admin.site.login)  # type: ignore[assignment,method-assign]
 
 handler400 = "streaming.error_views.bad_request"
 handler403 = "streaming.error_views.permission_denied"
