@@ -44,14 +44,16 @@ def guarded(view: View) -> View:
     def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method != "POST":
             return view(request, *args, **kwargs)
-        seconds = FAILURES.wait(*_keys(request, request.POST.get("username", "")))
-        if seconds:
-            return _later(request, 429, math.ceil(seconds))
+        keys = _keys(request, request.POST.get("username", ""))
         try:
-            with CHECKS.place():
-                return view(request, *args, **kwargs)
+            if not FAILURES.wait(*keys):
+                with CHECKS.place():
+                    # Who was in the line before may have spent the tries.
+                    if not FAILURES.wait(*keys):
+                        return view(request, *args, **kwargs)
         except Busy:
             return _later(request, 503, RETRY)
+        return _later(request, 429, max(1, math.ceil(FAILURES.wait(*keys))))
 
     return small_form(checked)
 
