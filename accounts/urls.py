@@ -6,7 +6,7 @@ from django.urls import path
 from . import views
 
 urlpatterns = [
-    path("login/", views.SignIn.as_view(), name="login"),
+    path("login/", views.sign_in, name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("signin/<str:token>/", views.use_link, name="signin-link"),
 ]

@@ -10,6 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from . import links
+from .doors import guarded
 
 
 class SignIn(LoginView):
@@ -17,6 +18,10 @@ class SignIn(LoginView):
 
     template_name = "accounts/login.html"
     redirect_authenticated_user = True
+
+
+sign_in = guarded(SignIn.as_view())
+"""`/accounts/login/`."""
 
 
 @never_cache

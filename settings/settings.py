@@ -223,6 +223,8 @@ SERVER_CONFIG = overridden(
 
 # Django's own limit must not be the lower one.
 DATA_UPLOAD_MAX_MEMORY_SIZE = SERVER_CONFIG["max_body_bytes"]
+# No page takes a file, so large multipart forms, which are slow to parse, are refused (streaming/forms.py).
+DATA_UPLOAD_MAX_NUMBER_FILES = 0
 
 # Proxies, addresses and networks, whose X-Forwarded-For and X-Forwarded-Proto count; nobody else's.
 TRUSTED_PROXIES = environment.words("TRUSTED_PROXIES") or environment.words("FORWARDED_ALLOW_IPS")

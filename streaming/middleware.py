@@ -19,7 +19,7 @@ from django.http.response import HttpResponseBase
 from django.middleware import clickjacking, common, csrf, locale, security
 from django.utils.deprecation import MiddlewareMixin
 
-from . import csp
+from . import csp, forms
 
 
 class Inline:
@@ -74,10 +74,19 @@ class ContentSecurityPolicyMiddleware(Inline, MiddlewareMixin):
 
 
 class CsrfViewMiddleware(Inline, csrf.CsrfViewMiddleware):
-    """The CSRF check of pages; API views check by themselves."""
+    """The CSRF check of pages; API views check by themselves. It is the first to read a form, so here it is
+    decided which forms are read (see `streaming.forms`)."""
 
-    async def process_view(self, request: HttpRequest, *view: Any) -> HttpResponseBase | None:  # type: ignore[override]
-        return super().process_view(request, *view)
+    async def process_view(  # type: ignore[override]
+        self, request: HttpRequest, view: Any, *args: Any
+    ) -> HttpResponseBase | None:
+        if getattr(view, "csrf_exempt", False):
+            return super().process_view(request, view, *args)
+        if (refusal := forms.refusal(request, view)) is not None:
+            return refusal
+        if forms.is_multipart(request):
+            return await sync_to_async(super().process_view)(request, view, *args)
+        return super().process_view(request, view, *args)
 
 
 class SessionMiddleware(Inline, sessions.SessionMiddleware):

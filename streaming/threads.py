@@ -46,7 +46,15 @@ class ThreadLender:
 
         It is behind whatever still runs there, so a busy thread is never lent again.
         """
-        thread.submit(self._tidy).add_done_callback(lambda _: self._call_soon(self._keep, thread))
+        thread.submit(self._tidy).add_done_callback(lambda _: self._return(thread))
+
+    def _return(self, thread: ThreadPoolExecutor) -> None:
+        """In the thread itself, or where it was tidy at once."""
+        try:
+            self._call_soon(self._keep, thread)
+        except RuntimeError:
+            # The loop has ended meanwhile: nobody borrows any more.
+            thread.shutdown(wait=False)
 
     def _keep(self, thread: ThreadPoolExecutor) -> None:
         if len(self._idle) < MAX_IDLE:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from io import StringIO
 from threading import Barrier
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.conf import settings
@@ -27,6 +28,8 @@ from streaming.signals import serving
 from streaming.telemetry.lines import LineFormatter
 
 pytestmark = pytest.mark.django_db
+
+URLENCODED = "application/x-www-form-urlencoded"
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +53,16 @@ def _who(client: Client) -> str | None:
     return client.session.get("_auth_user_id")
 
 
+def _post(client: Client, form: dict[str, str], **options: Any) -> Any:
+    """As browsers send it; Django's client would send multipart."""
+    return client.post("/accounts/login/", urlencode(form), content_type=URLENCODED, **options)
+
+
 # --- The page -----------------------------------------------------------------------------------------
 
 
 def test_name_and_password_sign_in_and_lead_home(client: Client, alice: User):
-    answer = client.post("/accounts/login/", {"username": "alice", "password": "correct horse"})
+    answer = _post(client, {"username": "alice", "password": "correct horse"})
     assert (answer.status_code, answer["Location"]) == (302, "/")
     assert _who(client) == str(alice.pk)
 
@@ -67,14 +75,14 @@ def test_the_page_leads_back_to_where_one_came_from_on_this_site_only(client: Cl
         ("//evil.example/", "/"),
         ("javascript:alert(1)", "/"),
     ):
-        answer = Client().post("/accounts/login/", form | {"next": wanted})
+        answer = _post(Client(), form | {"next": wanted})
         assert answer["Location"] == place
     page = client.get("/accounts/login/?next=/docs").content.decode()
     assert re.search(r'name="next" value="/docs"', page)
 
 
 def test_a_wrong_password_is_told_in_words_that_belong_to_the_form(client: Client, alice: User):
-    answer = client.post("/accounts/login/", {"username": "alice", "password": "wrong"})
+    answer = _post(client, {"username": "alice", "password": "wrong"})
     assert answer.status_code == 200
     page = answer.content.decode()
     described = re.search(r'<form class="card"[^>]* aria-describedby="([\w-]+)"', page)
@@ -100,14 +108,14 @@ def test_who_is_signed_in_is_not_asked_again(client: Client, alice: User):
 def test_signing_in_needs_the_csrf_token_and_our_own_origin(alice: User):
     client = Client(enforce_csrf_checks=True)
     form = {"username": "alice", "password": "correct horse"}
-    assert client.post("/accounts/login/", form).status_code == 403
+    assert _post(client, form).status_code == 403
     page = client.get("/accounts/login/").content.decode()
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
     assert token is not None
     form["csrfmiddlewaretoken"] = token[1]
     for origin in ("null", "http://testserver.evil.example", "http://testserver:81", "http://TESTSERVER"):
-        assert client.post("/accounts/login/", form, headers={"origin": origin}).status_code == 403
-    assert client.post("/accounts/login/", form, headers={"origin": "http://testserver"}).status_code == 302
+        assert _post(client, form, headers={"origin": origin}).status_code == 403
+    assert _post(client, form, headers={"origin": "http://testserver"}).status_code == 302
 
 
 def test_signing_out_is_a_post(client: Client, alice: User):

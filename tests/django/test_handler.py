@@ -118,6 +118,22 @@ async def test_a_borrowed_thread_goes_back_before_the_first_byte():
         await call.end()
 
 
+def test_a_thread_that_comes_back_after_its_loop_has_ended_ends_quietly(caplog: pytest.LogCaptureFixture):
+    """At shutdown: a view that was cancelled still runs in its thread."""
+    loop = asyncio.new_event_loop()
+    lender = ThreadLender(lambda: None, loop.call_soon_threadsafe)
+    thread = lender.borrow()
+    go = threading.Event()
+    thread.submit(go.wait, 60)
+    lender.take_back(thread)
+    loop.close()
+    go.set()
+    (worker,) = thread._threads
+    worker.join(30)
+    assert not worker.is_alive()
+    assert "Event loop is closed" not in caplog.text
+
+
 def _session_of(user: Any) -> str:
     client = Client()
     client.force_login(user)

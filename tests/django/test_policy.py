@@ -114,7 +114,9 @@ def test_so_have_refusals_of_the_middleware(boss: Client) -> None:
     answer = boss.get("/", headers={"host": "evil.example"})
     assert answer.status_code == 400
     is_strict(answer)
-    answer = Client(enforce_csrf_checks=True).post("/accounts/login/", headers={"accept": "text/html"})
+    answer = Client(enforce_csrf_checks=True).post(
+        "/accounts/login/", "", "application/x-www-form-urlencoded", headers={"accept": "text/html"}
+    )
     assert answer.status_code == 403
     is_strict(answer)
     assert b"<style" not in answer.content
