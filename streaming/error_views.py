@@ -5,6 +5,7 @@ For a project's root URLconf: `handler404 = "streaming.error_views.page_not_foun
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 
@@ -45,8 +46,9 @@ def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBa
 def server_error(request: HttpRequest) -> HttpResponseBase:
     """500; 503 while the database is away, which sessions and so nearly all pages need."""
     error = sys.exc_info()[1]
-    if isinstance(error, OperationalError | InterfaceError):
-        return _database_away(request, error)
+    match error:
+        case OperationalError() | InterfaceError() | OSError(errno=errno.EMFILE | errno.ENFILE):
+            return _database_away(request, error)
     if _wants_a_page(request):
         return defaults.server_error(request)
     return Problem(500, "server_error").response()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Callable, Collection, Coroutine
@@ -79,7 +80,8 @@ def problem_of(error: Exception) -> Problem:
             return of_refusal(error)
         case StreamError():
             return of_error(error)
-        case OperationalError() | InterfaceError():
+        # psycopg says by the operating system's own error that there is no file left for a connection.
+        case OperationalError() | InterfaceError() | OSError(errno=errno.EMFILE | errno.ENFILE):
             # No stack: each call meanwhile would leave one.
             logger.error(
                 "the database does not answer (%s: %s)", type(error).__name__, str(error).partition("\n")[0]
