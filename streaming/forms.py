@@ -53,4 +53,7 @@ def refusal(request: HttpRequest, view: Callable[..., Any]) -> HttpResponseBase 
             return None
     except RequestDataTooBig:
         pass
+    except ValueError:
+        # A Content-Length that is no number.
+        return Problem(400, "invalid_request").response()
     return Problem(413, "body_too_large", limit=MAX_FORM).response()

@@ -60,8 +60,8 @@ class LoopGuard:
             self._told = False
         elif not self._told:
             self._told = True
-            self.stalls += 1
             logger.warning("the event loop stands still, for %.1f s so far, in:\n%s", late, self._stack())
+            self.stalls += 1
 
     def _run(self) -> None:
         slept_at = time.monotonic()

@@ -520,7 +520,8 @@ async def test_a_full_house_of_readers_is_sent_away_and_told_where_to():
         await held.end()
 
 
-async def test_a_form_with_files_can_be_repeated():
+async def test_a_form_with_files_can_be_repeated(settings: Any):
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 100
     form = (
         b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
         b'--x\r\nContent-Disposition: form-data; name="f"; filename="f.txt"\r\n\r\nabc\r\n--x--\r\n'

@@ -237,7 +237,7 @@ LAWS: Final = (
     _runtime(
         "what was trimmed is not counted any more",
         "journals/memory",
-        "self._account(-sum(len(frame) + _FRAME_OVERHEAD for frame in self._frames[:count]))",
+        "self._account(-gone - _FRAME_OVERHEAD * count)",
         "pass",
         "journal",
     ),
