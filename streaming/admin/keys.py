@@ -15,6 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST
@@ -171,7 +172,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[type-arg]
         return ScopesField(
             choices=Scope.choices,
             initial=list(USUAL),
-            label=db_field.verbose_name,
+            label=capfirst(db_field.verbose_name),
             help_text=db_field.help_text,
             widget=CheckboxSelectMultiple(),
         )
