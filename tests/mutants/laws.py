@@ -265,7 +265,7 @@ LAWS: Final = (
         "ledger",
         "            self._queue.charge(owner, priority)\n            self._running.add(ticket)",
         "            self._running.add(ticket)",
-        "fairness_laws",
+        "ledger",
     ),
     _runtime(
         "who comes back to a free permit gets it",
@@ -306,12 +306,6 @@ LAWS: Final = (
         "pump",
         "self._append_text(self._coalescer.flush(), time.monotonic())\n",
         "pass\n",
-    ),
-    _runtime(
-        "what a producer raised reaches no client",
-        "pump",
-        "return ProducerFailed()\n\n    async",
-        "return ProducerFailed(str(error))\n\n    async",
     ),
     _runtime(
         "output that was cut is told",

@@ -37,6 +37,9 @@ SETTLE: Final = GRACE + REPLAY + 10.0
 TOLD: Final = 20
 """Faults that are told, at most."""
 
+CROWD: Final = 40
+"""Streams at once, and callers a second, of the warm-up."""
+
 ROOM: Final = 2.0
 """Workers for each stream that shall be open at once: a soak is no test of the queue."""
 
@@ -70,8 +73,10 @@ async def _run(options: argparse.Namespace) -> int:
         load = Load(server.port, options.streams, options.joins, options.faults, dice)
         # So long it takes until as many streams are open, and as many kept, as there will be.
         rise = load.tokens * INTERVAL + REPLAY
-        # What is made once, and kept, is there after the first minutes of the same load.
-        await load.run(options.warm_up)
+        # What is kept up to a bound (who asked, what was counted of whom) is full after some thousand callers.
+        crowd = Load(server.port, CROWD, CROWD, options.faults, dice, "crowd")
+        await crowd.run(options.warm_up)
+        load.violations += crowd.violations
         before = await _at_rest(watch)
         begun = time.monotonic()
         watching = asyncio.create_task(watch.look_until_cancelled(lambda: _standing(load)))
@@ -176,7 +181,9 @@ def _verdict(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="of the load that is judged (600)")
-    parser.add_argument("--warm-up", type=float, default=60.0, help="seconds of the same load before it (60)")
+    parser.add_argument(
+        "--warm-up", type=float, default=60.0, help="seconds of many short streams before it (60)"
+    )
     parser.add_argument("--streams", type=int, default=200, help="at once, about (200)")
     parser.add_argument("--joins", type=float, default=5.0, help="clients that come each second (5)")
     parser.add_argument("--faults", type=float, default=0.1, help="share of clients who misbehave (0.1)")

@@ -35,6 +35,7 @@ class Load:
     joins: float
     faults: float
     dice: random.Random
+    name: str = "soak"
     done: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     _number: int = 0
@@ -57,7 +58,7 @@ class Load:
         self._number += 1
         faulty = self.dice.random() < self.faults
         what = self.dice.choice(_FAULTS if faulty else _READERS)
-        await what(self, f"soak {self._number}")
+        await what(self, f"{self.name} {self._number}")
         self.done[what.__name__.strip("_")] += 1
 
     # Those who read to the end

@@ -69,6 +69,16 @@ def test_reason_of_each_route(clock):
     assert refusal.value.decision.reason is Reason.QUEUE_FULL
 
 
+def test_who_ran_without_waiting_has_had_a_turn(clock):
+    ledger = Ledger(pool_limits(max_workers=1), clock)
+    running = ledger.admit("a", 0, never)
+    granted: list[str] = []
+    for owner in ("a", "b"):
+        ledger.admit(owner, 0, partial(granted.append, owner))
+    ledger.release(running)
+    assert granted == ["b"]
+
+
 def test_a_waiting_ticket_changes_its_class_and_one_that_runs_does_not(clock):
     ledger = Ledger(pool_limits(max_workers=1), clock)
     running = ledger.admit("x", 1, never)

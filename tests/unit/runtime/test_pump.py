@@ -339,6 +339,25 @@ async def test_not_a_producer_or_not_a_part(source):
         await eventually(lambda: pool_numbers(supervisor)["running"] == 0)
 
 
+async def test_an_async_source_is_closed_after_a_wrong_part():
+    """Also one that is no generator, which nobody else would close."""
+    closed = []
+
+    class Source:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return 5
+
+        async def aclose(self):
+            closed.append(self)
+
+    async with house() as supervisor:
+        events = await run(supervisor, Source)
+    assert (events[-1].name, len(closed)) == ("error", 1)
+
+
 async def test_a_sync_generator_is_closed_in_its_thread_after_a_wrong_part():
     closed_in = []
 
@@ -373,6 +392,22 @@ async def test_sync_producer_streams_truly():
         await reader.saw("first")
         second.set()
         assert text_of(await reader.end()) == "firstsecond"
+
+
+async def test_what_a_sync_producer_said_does_not_wait_for_its_next_part():
+    third = threading.Event()
+
+    def source():
+        yield "first"
+        yield " and second"
+        assert third.wait(PATIENCE)
+        yield ", third"
+
+    async with house() as supervisor:
+        reader = Reader(supervisor, supervisor.open(spec(source)))
+        await reader.saw("first and second")
+        third.set()
+        assert text_of(await reader.end()) == "first and second, third"
 
 
 async def test_queued_sync_producer_streams_truly():
