@@ -51,6 +51,7 @@ WORDS: Final = (
     _("Select all rows"),
     _("Select record"),
     _("No results found"),
+    _("This page yielded into no results."),
     _("This page yielded into no results. Create a new item or reset your filters."),
     # Forms
     _("Select value"),

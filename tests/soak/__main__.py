@@ -73,7 +73,7 @@ async def _run(options: argparse.Namespace) -> int:
         load = Load(server.port, options.streams, options.joins, options.faults, dice)
         # So long it takes until as many streams are open, and as many kept, as there will be.
         rise = load.tokens * INTERVAL + REPLAY
-        # What is kept up to a bound (who asked, what was counted of whom) is full after some thousand callers.
+        # What is kept up to a bound (of who asked, and what) is full after some thousand callers.
         crowd = Load(server.port, CROWD, CROWD, options.faults, dice, "crowd")
         await crowd.run(options.warm_up)
         load.violations += crowd.violations
