@@ -16,7 +16,7 @@ cluster: ## start web x 2, workers x 2, Redis, PostgreSQL and nginx on loopback,
 test: ## set up what is missing and run the tests: make test ARGS="-k word"
 	@scripts/test $(ARGS)
 
-test-all: ## the same with every variant and all examples, with the newest Python and Django, then the fault scripts at full length (over an hour)
+test-all: ## the same with every variant and all examples, with the newest Python and Django, then the fault scripts at full length and the mutants (over an hour)
 	@scripts/test-all $(ARGS)
 
 faults: ## run the fault scripts at full length (half an hour): make faults FAULTS_SEED=1 ARGS="-k deploys"
