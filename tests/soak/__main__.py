@@ -40,6 +40,11 @@ TOLD: Final = 20
 CROWD: Final = 40
 """Streams at once, and callers a second, of the warm-up."""
 
+PEAK: Final = 1.5
+"""Times the load that is judged, before it. An allocator keeps what its fullest moment took, in pools with
+a few objects each, and the number of streams varies by chance: without a fuller moment before it, each new
+maximum under a steady load would look like something that grows."""
+
 ROOM: Final = 2.0
 """Workers for each stream that shall be open at once: a soak is no test of the queue."""
 
@@ -76,7 +81,9 @@ async def _run(options: argparse.Namespace) -> int:
         # What is kept up to a bound (of who asked, and what) is full after some thousand callers.
         crowd = Load(server.port, CROWD, CROWD, options.faults, dice, "crowd")
         await crowd.run(options.warm_up)
-        load.violations += crowd.violations
+        peak = Load(server.port, PEAK * options.streams, PEAK * options.joins, options.faults, dice, "peak")
+        await peak.run(rise)
+        load.violations += crowd.violations + peak.violations
         before = await _at_rest(watch)
         begun = time.monotonic()
         watching = asyncio.create_task(watch.look_until_cancelled(lambda: _standing(load)))

@@ -31,7 +31,7 @@ class Load:
     """`streams` at once, `joins` new ones a second, `faults` the share of those who misbehave."""
 
     port: int
-    streams: int
+    streams: float
     joins: float
     faults: float
     dice: random.Random
