@@ -27,6 +27,7 @@ from streaming import conf
 from streaming.addresses import is_loopback, url_of
 from streaming.checks import SERVING
 from streaming.exposure import check_exposure
+from streaming.http_protocol import StreamingHTTPProtocol
 from streaming.metrics.sharing import shared_directory
 from streaming.signals import preparing, serving
 from streaming.websocket.protocol import MAX_MESSAGE
@@ -296,7 +297,7 @@ def _config(workers: int = 1) -> uvicorn.Config:
     return uvicorn.Config(
         APPLICATION,
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
-        http="httptools",
+        http=StreamingHTTPProtocol,
         lifespan="on",
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=PING_INTERVAL,
