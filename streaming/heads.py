@@ -1,4 +1,5 @@
-"""Heads of requests that are larger than any of an honest client: refused before anything reads them.
+"""Heads of requests that are refused before anything reads them: larger than any of an honest client, or
+of a body in a coding that we would not undo.
 
 A server hands over whatever came (uvicorn with httptools: megabytes of headers). Some of it costs time that
 grows with the square of its length, and would stop the loop for seconds: quotes in `Accept` and
@@ -29,6 +30,8 @@ _JUDGED: Final = frozenset({b"authorization", b"last-event-id"})
 _SMALL: Final = 2048
 """Bytes of a whole head that can do no harm, whatever they are; nearly all heads are smaller."""
 
+_CODINGS: Final = (b"chunked", b"")
+
 _PARSED: Final = (b"accept", b"content-type")
 _MAX_PARSED_BYTES: Final = 2048
 _MAX_COOKIE_WORK: Final = 1_000_000
@@ -36,12 +39,17 @@ _MAX_COOKIE_WORK: Final = 1_000_000
 
 
 def refusal(scope: dict[str, Any]) -> Problem | None:
-    """Why the head of this request is not taken, 431 (RFC 6585, 5); None if it is."""
+    """Why the head of this request is not taken, 431 (RFC 6585, 5) or 501 (RFC 9112, 6.1); None if it is.
+
+    `Transfer-Encoding: gzip, chunked` is sound HTTP; servers undo the chunks alone.
+    """
     headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
     count = size = 0
     for name, value in headers:
         count += 1
         size += len(name) + len(value)
+        if name == b"transfer-encoding" and value.strip().lower() not in _CODINGS:
+            return Problem(501, "invalid_request", headers={"Connection": "close"})
     if size <= _SMALL and count <= MAX_FIELDS:
         return None
     if count > MAX_FIELDS or size > MAX_JUDGED_BYTES or _is_too_much(headers):

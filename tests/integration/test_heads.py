@@ -122,6 +122,11 @@ CHUNKS: Final[dict[str, bytes]] = {
     "size with prefix": b"0x2\r\n{}\r\n0\r\n\r\n",
     "no end of a chunk": b"2\r\n{}0\r\n\r\n",
 }
+CODINGS: Final[dict[str, bytes]] = {
+    "gzip and chunks": b"Transfer-Encoding: gzip, chunked\r\n",
+    "Gzip in a line of its own": b"Transfer-Encoding: Gzip\r\nTransfer-Encoding: chunked\r\n",
+    "identity and chunks": b"Transfer-Encoding: identity, chunked\r\n",
+}
 METHODS: Final = (b"FOO", b"get", b"PRI", b"G\x00T", b"G" * 5000)
 VERSIONS: Final = (b"1.2", b"9.9", b"1.", b"x")
 PATHS: Final = (b"", b"streams", b"/streams/\xe4\xb8", b"/streams/a b", b"/metrics?x=\xff")
@@ -132,6 +137,10 @@ H7 = [Case("H7", f"{name} {door}", make(headers=lines), 400) for name, lines in 
 H7 += [Case("H7", name, bare_post(lines), 400) for name, lines in LENGTHS.items()]
 H7 += [
     Case("H7", name, bare_post(b"Transfer-Encoding: chunked\r\n", body), 400) for name, body in CHUNKS.items()
+]
+H7 += [
+    Case("H7", name, bare_post(lines, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BRIEF), BRIEF)), 501, "invalid_request")
+    for name, lines in CODINGS.items()
 ]
 H7 += [Case("H7", f"method {method[:8]!r}", get().replace(b"GET", method, 1), 400) for method in METHODS]
 H7 += [Case("H7", f"version {version!r}", get(version=version), 400) for version in VERSIONS]

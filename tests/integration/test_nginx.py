@@ -26,6 +26,7 @@ from tests.integration.conftest import assert_clean
 from tests.support.client import STREAM, brief, check_replay, client, eventually, read_stream
 from tests.support.nginx import FILES, HOST, Nginx, find_nginx, fronted, shipped, trusting
 from tests.support.servers import Server, free_port, running
+from tests.support.sockets import upgrade
 
 pytestmark = [
     pytest.mark.server,
@@ -437,6 +438,7 @@ def _problem(nginx: Nginx, head: str) -> tuple[int, str]:
         document = json.loads(response.read())
         assert response.headers["Content-Type"] == "application/problem+json"
         assert document["status"] == response.status
+        assert ("Allow" in response.headers) == (response.status == 405)
         return response.status, document["code"]
 
 
@@ -455,11 +457,40 @@ PUT = "PUT /notebooks/mine.ipynb HTTP/1.1\nHost: localhost\nContent-Length: "
             (400, "invalid_request"),
         ),
         ("GET /" + "x" * 9000 + " HTTP/1.1\nHost: localhost", (414, "invalid_request")),
+        (POST.replace("Content-Length: ", "Transfer-Encoding: gzip, chunked"), (501, "invalid_request")),
+        (POST.replace("Content-Length: ", "Transfer-Encoding: identity"), (501, "invalid_request")),
+        ("GET / HTTP/2.0\nHost: localhost", (505, "invalid_request")),
+        ("GET / HTTP/3.0\nHost: localhost", (505, "invalid_request")),
+        ("TRACE / HTTP/1.1\nHost: localhost", (405, "method_not_allowed")),
+        ("TRACE /static/a.js HTTP/1.1\nHost: localhost", (405, "method_not_allowed")),
+        (f"TRACE /streams/{'0' * 32}/events HTTP/1.1\nHost: localhost", (405, "method_not_allowed")),
     ],
-    ids=["a body", "a notebook", "a header", "many headers", "an address"],
+    ids=[
+        *("a body", "a notebook", "a header", "many headers", "an address"),
+        *("gzip", "identity", "HTTP/2", "HTTP/3", "TRACE", "TRACE of a file", "TRACE of events"),
+    ],
 )
-def test_what_is_too_large_is_refused_by_nginx(away, head, answer):
+def test_what_nginx_refuses_is_worded_as_ours(away, head, answer):
     assert _problem(away, head) == answer
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        upgrade("/ws/generate/")[:-2] + b"Content-Length: 2\r\n\r\n{}",
+        upgrade("/healthz")[:-2] + b"Content-Length: 2\r\n\r\n{}",
+        upgrade("/ws/generate/")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        upgrade(STREAM).replace(b"GET", b"POST", 1)[:-2]
+        + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["a body", "a body where no socket is", "chunks", "a POST"],
+)
+def test_a_handshake_with_a_body_is_an_ordinary_request(nginx, asked):
+    path = asked.split(b" ", 2)[1].decode()
+    with socket.create_connection(("127.0.0.1", nginx.port), timeout=PATIENCE) as connection:
+        connection.sendall(asked)
+        status = {"/healthz": b"200", STREAM: b"422"}.get(path, b"426")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 " + status)
 
 
 async def test_what_the_application_takes_nginx_takes(nginx):
