@@ -24,7 +24,9 @@ pytestmark = [
 
 PATIENCE: Final = 6.0
 
-H2C: Final = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+H2C: Final = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n"
+)
 """What Java's HttpClient sends with each call."""
 
 ANY: Final = b"Connection: Upgrade\r\nUpgrade: foo\r\n"
