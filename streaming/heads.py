@@ -30,8 +30,6 @@ _JUDGED: Final = frozenset({b"authorization", b"last-event-id"})
 _SMALL: Final = 2048
 """Bytes of a whole head that can do no harm, whatever they are; nearly all heads are smaller."""
 
-_CODINGS: Final = (b"chunked", b"")
-
 _PARSED: Final = (b"accept", b"content-type")
 _MAX_PARSED_BYTES: Final = 2048
 _MAX_COOKIE_WORK: Final = 1_000_000
@@ -48,7 +46,7 @@ def refusal(scope: dict[str, Any]) -> Problem | None:
     for name, value in headers:
         count += 1
         size += len(name) + len(value)
-        if name == b"transfer-encoding" and value.strip().lower() not in _CODINGS:
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             return Problem(501, "invalid_request", headers={"Connection": "close"})
     if size <= _SMALL and count <= MAX_FIELDS:
         return None
