@@ -139,6 +139,12 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
     return call.notebook_id, operation_of(call.operation), call.lang
 
 
+def is_ping(values: dict[str, Any]) -> bool:
+    """Whether a call that is not checked yet says that it is for everybody."""
+    operation = values.get("operation")
+    return isinstance(operation, dict) and operation.get("type") == "ping"
+
+
 def in_language(lang: object) -> AbstractContextManager[None]:
     """Messages in the language of a call, if it names one."""
     return override(LANGUAGES[lang]) if isinstance(lang, str) and lang in LANGUAGES else nullcontext()

@@ -33,8 +33,8 @@ def faults_of(
     check: Check = lambda name, value: None,
     within: str = "",
 ) -> Iterator[FieldError]:
-    """All that keeps `values` from being a `struct`, each found when it is asked for. `within`: what is before
-    each field's name."""
+    """All that keeps `values` from being a `struct`, each found when asked for. `within`: what is before each
+    field's name."""
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
     for name in values:
         if name not in fields:

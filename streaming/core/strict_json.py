@@ -59,9 +59,9 @@ class BadJSON(ValueError):
 def loads_object(body: bytes, *, max_depth: int = 32, max_values: int = MAX_VALUES) -> dict[str, object]:
     """The JSON object in `body`, UTF-8 with or without a byte-order mark.
 
-    `max_depth` counts objects and lists inside one another, the outermost as 1; `max_values`
-    commas and opening brackets, so members and elements, and lists and objects without any. Lone surrogates and
-    U+0000 written as escapes stay in the strings: the caller judges them. Raises `BadJSON`, nothing else.
+    `max_depth` counts objects and lists inside one another, the outermost as 1; `max_values` members and
+    elements, and lists and objects without any (commas and opening brackets). Lone surrogates and U+0000
+    written as escapes stay in the strings: the caller judges them. Raises `BadJSON`, nothing else.
     """
     text = _decode(body)
     _check_size(body, max_depth, max_values)
@@ -84,7 +84,7 @@ def _decode(body: bytes) -> str:
 
 
 def _check_size(body: bytes, max_depth: int, max_values: int) -> None:
-    """Refuse deep nesting before the recursive parser sees it, and more values than it takes in no time.
+    """Refuse deep nesting before the recursive parser sees it, and too many values before they take time.
 
     Up to its first syntax error, where the parser stops, the body is cut into strings and the rest
     exactly as the parser cuts it.
@@ -93,13 +93,16 @@ def _check_size(body: bytes, max_depth: int, max_values: int) -> None:
     if openings <= max_depth and openings + body.count(b",") <= max_values:
         return
     without_escapes = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside_strings = b"".join(without_escapes.split(b'"')[::2])
+    # A member has two strings at most.
+    pieces = without_escapes.split(b'"', 4 * max_values + 1)
+    outside_strings = b"".join(pieces[::2])
     # Of a body with more of them there are too many values, or it is no JSON before the next one.
     brackets = outside_strings.translate(_SQUARE, _NOT_BRACKETS)[: 2 * max_values]
     attack = b"[" * (max_depth + 1)  # found at the speed of memory, counting is a thousand times slower
     if attack in brackets or max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > max_depth:
         raise BadJSON("too_deep", f"The body is nested more than {max_depth} levels deep.")
-    if sum(map(outside_strings.count, (b",", b"[", b"{"))) > max_values:
+    values = sum(map(outside_strings.count, (b",", b"[", b"{")))
+    if values > max_values or len(pieces) > 4 * max_values + 1:
         raise BadJSON("too_many_values", f"The body has more than {max_values} members and elements.")
 
 
