@@ -21,6 +21,9 @@ from streaming.validation import MAX_FAULTS, invalid, missing_field, unknown_fie
 MAX_MESSAGE: Final = 65_536
 """Bytes of one message."""
 
+MAX_VALUES: Final = 1_000
+"""Members and elements of one message; there may be a hundred a second."""
+
 RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}\Z")]
 """A name that the client gives to a stream on its socket: 1 to 128 visible ASCII characters."""
 
@@ -84,7 +87,7 @@ def parse(text: str, kinds: Iterable[type[Message]]) -> Message:
     has the `request_id` of the message as a member, if that could be read.
     """
     try:
-        values = strict_json.loads_object(text.encode("utf-8", "surrogatepass"))
+        values = strict_json.loads_object(text.encode("utf-8", "surrogatepass"), max_values=MAX_VALUES)
     except strict_json.BadJSON as error:
         fields = (FieldError(error.field, error.code, error.detail),) if error.field else ()
         raise Problem(error.status, error.code, error.detail, fields=fields) from error
