@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 from django.urls import path
 
+from streaming.scopes import Scope
 from streaming.websocket import protocol
 from streaming.websocket.consumers import MultiplexConsumer
 from streaming.websocket.protocol import Kinds
@@ -28,6 +29,7 @@ class GenerateConsumer(MultiplexConsumer):
 
     async def on_start(self, message: Start) -> None:
         """The same brief, checks and limits as `POST /content/generate/stream/async`."""
+        self.caller.require(Scope.GENERATE)
         brief = parse(message.brief)
         await self.start(message.request_id, CONTENT, msgspec.to_builtins(brief), **options_of(brief))
 

@@ -12,7 +12,7 @@ from django.utils.translation import override
 from msgspec import Meta
 
 from streaming.problems import FieldError, Problem
-from streaming.validation import blank, cleaned, faults_of, invalid, is_blank, not_a_choice
+from streaming.validation import blank, cleaned, faults_of, invalid, is_blank, missing_field, not_a_choice
 
 MAX_CODE: Final = 1_000_000
 """Code points of a cell; a request body has its own limit."""
@@ -139,6 +139,12 @@ def parse(values: dict[str, Any]) -> tuple[str, Operation, str | None]:
     return call.notebook_id, operation_of(call.operation), call.lang
 
 
+def is_ping(values: dict[str, Any]) -> bool:
+    """Whether a call that is not checked yet says that it is for everybody."""
+    operation = values.get("operation")
+    return isinstance(operation, dict) and operation.get("type") == "ping"
+
+
 def in_language(lang: object) -> AbstractContextManager[None]:
     """Messages in the language of a call, if it names one."""
     return override(LANGUAGES[lang]) if isinstance(lang, str) and lang in LANGUAGES else nullcontext()
@@ -150,7 +156,7 @@ def operation_of(values: dict[str, Any]) -> Operation:
     values = {key: value if key == "cell_id" else cleaned(value) for key, value in values.items()}
     name = values.get("type")
     if "type" not in values:
-        raise invalid([FieldError("operation.type", "missing_field", _("This field is required."))])
+        raise invalid([missing_field("operation.type")])
     if not isinstance(name, str) or name not in OPERATIONS:
         raise invalid([not_a_choice("operation.type", OPERATIONS)])
     kind = OPERATIONS[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from asgiref.sync import sync_to_async
@@ -28,6 +28,9 @@ from .work import CODE, work_of
 MAX_FILE: Final = 33_554_432
 """Bytes of an `.ipynb` file that is opened: figures are in it."""
 
+MAX_FILE_VALUES: Final = 200_000
+"""Members and elements of such a file, which is parsed in a thread: a figure may be a list of numbers."""
+
 FILE_TYPE: Final = "application/x-ipynb+json"
 """What an `.ipynb` file is called."""
 
@@ -37,10 +40,15 @@ _VERSION: Final = re.compile(r'"[0-9]{1,9}"', re.ASCII)
 @endpoint("POST")
 async def send_operation(request: HttpRequest) -> HttpResponseBase:
     """`POST /send_operation`: an operation on a notebook → event stream."""
-    values = json_object(request)
+    try:
+        values = json_object(request)
+    except Problem:
+        # Who may not call learns that, and nothing of the body.
+        await identify(request)
+        raise
     with in_language(values.get("lang")):
+        caller = await identify(request, anybody=operations.is_ping(values))
         notebook, operation, lang = parse(values)
-        caller = await identify(request, anybody=isinstance(operation, operations.Ping))
         work = await work_of(request, caller, notebook, operation, lang)
         if work.source is None:
             assert work.arguments is not None
@@ -85,8 +93,7 @@ async def notebook_file(request: HttpRequest, notebook_id: str) -> HttpResponseB
     owner = account_of(await identify(request, _needed(request)))
     operations.check_id("notebook_id", notebook_id)
     if request.method == "PUT":
-        values = json_object(request, MAX_FILE, ("application/json", FILE_TYPE))
-        await sync_to_async(_imported)(owner, notebook_id, values)
+        await sync_to_async(_imported)(request, owner, notebook_id)
         return HttpResponse(status=204)
     text = await sync_to_async(_exported)(owner, notebook_id)
     response = HttpResponse(text, content_type=FILE_TYPE)
@@ -110,7 +117,8 @@ def _exported(owner: str, slug: str) -> str:
     return exported(found)
 
 
-def _imported(owner: str, slug: str, values: dict[str, Any]) -> None:
+def _imported(request: HttpRequest, owner: str, slug: str) -> None:
+    values = json_object(request, MAX_FILE, ("application/json", FILE_TYPE), max_values=MAX_FILE_VALUES)
     from .ipynb import imported
 
     imported(owner, slug, values)

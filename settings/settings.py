@@ -536,6 +536,7 @@ LOGGING = {
     },
     "filters": {
         "counted_refusals": {"()": "streaming.logs.CountedRefusals"},
+        "foreign_hosts": {"()": "streaming.logs.ForeignHosts"},
         "without_traceback": {"()": "streaming.logs.WithoutTraceback"},
         "without_peers_faults": {"()": "streaming.logs.WithoutPeersFaults"},
     },
@@ -557,6 +558,7 @@ LOGGING = {
         "accounts": _OURS,
         "django": {"handlers": ["lines"], "level": "INFO", "propagate": False},
         "django.request": {"filters": ["counted_refusals"]},
+        "django.security.DisallowedHost": {"filters": ["foreign_hosts"]},
         "uvicorn": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
         "uvicorn.error": {"filters": ["without_peers_faults"]},
     },

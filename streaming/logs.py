@@ -34,3 +34,14 @@ class CountedRefusals(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record shall be logged."""
         return getattr(record, "status_code", None) not in _REFUSALS
+
+
+class ForeignHosts(logging.Filter):
+    """Makes a warning of Django's error for each call with a `Host` that is not ours: faults of clients, who
+    must not be able to alert anybody. Of `django.security.DisallowedHost`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record shall be logged."""
+        record.levelno = min(record.levelno, logging.WARNING)
+        record.levelname = logging.getLevelName(record.levelno)
+        return True

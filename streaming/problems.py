@@ -33,6 +33,7 @@ CONTENT_TYPE: Final = "application/problem+json"
 TITLES: Final = {
     "invalid_json": gettext_lazy("The body is not valid JSON"),
     "too_deep": gettext_lazy("The JSON is nested too deeply"),
+    "too_many_values": gettext_lazy("The JSON has too many values"),
     "out_of_range": gettext_lazy("A number is out of range"),
     "duplicate_key": gettext_lazy("A key appears twice"),
     "not_utf8": gettext_lazy("The body is not UTF-8"),

@@ -118,10 +118,15 @@ def ticket(request: HttpRequest) -> str | None:
 
 
 def json_object(
-    request: HttpRequest, max_bytes: int = 0, media_types: Collection[str] = ("application/json",)
+    request: HttpRequest,
+    max_bytes: int = 0,
+    media_types: Collection[str] = ("application/json",),
+    *,
+    max_values: int = strict_json.MAX_VALUES,
 ) -> dict[str, object]:
-    """The body as a JSON object, of `max_bytes` where Django's DATA_UPLOAD_MAX_MEMORY_SIZE is less. Raises
-    `Problem` 400, 413, 415 or 422."""
+    """The body as a JSON object, of `max_bytes` where Django's DATA_UPLOAD_MAX_MEMORY_SIZE is less, and of at
+    most `max_values` members and elements: with many more it is to be called in a thread. Raises `Problem`
+    400, 413, 415 or 422."""
     _require_json(request, media_types)
     try:
         body = _large_body(request, max_bytes) if max_bytes else request.body
@@ -132,7 +137,7 @@ def json_object(
         # in a thread that no cancellation reaches. Nothing must start, and nobody reads this.
         raise Problem(400, "invalid_request") from error
     try:
-        return strict_json.loads_object(body)
+        return strict_json.loads_object(body, max_values=max_values)
     except strict_json.BadJSON as error:
         fields = (FieldError(error.field, error.code, error.detail),) if error.field else ()
         raise Problem(error.status, error.code, error.detail, fields=fields) from error

@@ -77,6 +77,7 @@ class ProblemInfo(Schema):
     code: str
     detail: str | None = None
     errors: list[dict[str, str]] | None = None
+    more_errors: bool | None = None
 
 
 class Health(Schema):

@@ -8,7 +8,8 @@ anew.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,9 @@ from msgspec import inspect
 from .core.events import clean_text
 from .problems import FieldError, Problem
 
+MAX_FAULTS: Final = 20
+"""Faults that a refusal lists: who sends a hundred thousand unknown fields is not told of each."""
+
 Check = Callable[[str, Any], FieldError | None]
 """What is wrong with a field's value although it is of the right type."""
 
@@ -28,32 +32,46 @@ def faults_of(
     struct: type[msgspec.Struct],
     check: Check = lambda name, value: None,
     within: str = "",
-) -> list[FieldError]:
-    """All that keeps `values` from being a `struct`. `within`: what is before each field's name."""
+) -> Iterator[FieldError]:
+    """All that keeps `values` from being a `struct`, each found when asked for. `within`: what is before each
+    field's name."""
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
-    faults = [
-        FieldError(within + clean_text(name)[:64], "unknown_field", _("There is no such field."))
-        for name in values
-        if name not in fields
-    ]
+    for name in values:
+        if name not in fields:
+            yield unknown_field(within, name)
     for name, field in fields.items():
         if name in values:
             fault = _wrong_value(within + name, values[name], field.type) or check(
                 within + name, values[name]
             )
             if fault is not None:
-                faults.append(fault)
+                yield fault
         elif field.required:
-            faults.append(FieldError(within + name, "missing_field", _("This field is required.")))
-    return faults
+            yield missing_field(within + name)
 
 
-def invalid(faults: list[FieldError]) -> Problem:
-    """422 with all of them; their own code, if they are of one kind."""
-    codes = {fault.code for fault in faults}
+def invalid(faults: Iterable[FieldError], **members: Any) -> Problem:
+    """422 with the first `MAX_FAULTS` of them, and whether there are more; their own code, if they are of one
+    kind. `members`: others of the problem document."""
+    found = tuple(islice(faults, MAX_FAULTS + 1))
+    listed = found[:MAX_FAULTS]
+    codes = {fault.code for fault in found}
     code = codes.pop() if len(codes) == 1 else "validation_failed"
-    detail = " ".join(f"{fault.field}: {fault.message}" for fault in faults)
-    return Problem(422, code, detail, fields=tuple(faults))
+    sentences = [f"{fault.field}: {fault.message}" for fault in listed]
+    if len(found) > len(listed):
+        sentences.append(_("There are more faults."))
+        members["more_errors"] = True
+    return Problem(422, code, " ".join(sentences), fields=listed, **members)
+
+
+def unknown_field(within: str, name: str) -> FieldError:
+    """A member that no such object has. `within`: what is before its name."""
+    return FieldError(within + clean_text(name[:64]), "unknown_field", _("There is no such field."))
+
+
+def missing_field(name: str) -> FieldError:
+    """A member that must be there."""
+    return FieldError(name, "missing_field", _("This field is required."))
 
 
 def blank(name: str) -> FieldError:
@@ -165,7 +183,7 @@ def _explained_member(name: str, value: dict[str, Any], struct: type[msgspec.Str
         if member in value and (fault := _wrong_value(f"{name}.{member}", value[member], kind)):
             return fault
     unknown = next(member for member in value if member not in kinds)
-    return FieldError(name, "unknown_field", _("There is no such field: %s.") % clean_text(unknown)[:64])
+    return FieldError(name, "unknown_field", _("There is no such field: %s.") % clean_text(unknown[:64]))
 
 
 def _not_a_choice(name: str, choices: Collection[Any], kinds: list[inspect.Type]) -> FieldError:

@@ -12,10 +12,22 @@ from collections import Counter
 from itertools import accumulate
 from typing import Any, Final, Literal, NoReturn
 
-Code = Literal["invalid_json", "too_deep", "out_of_range", "duplicate_key", "not_utf8", "object_expected"]
+Code = Literal[
+    "invalid_json",
+    "too_deep",
+    "too_many_values",
+    "out_of_range",
+    "duplicate_key",
+    "not_utf8",
+    "object_expected",
+]
 
 MAX_INTEGER_DIGITS: Final = 20
 """Enough for every 64-bit integer. Python itself takes quadratic time and gives up at 4,300."""
+
+MAX_VALUES: Final = 20_000
+"""Members and elements of a body. A mebibyte has room for half a million, which take the parser, and whoever
+walks through them, half a second in which nothing else happens."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _ECHO: Final = 40  # code points of input that a refusal may repeat
@@ -44,14 +56,15 @@ class BadJSON(ValueError):
         return 422 if self.code == "out_of_range" else 400
 
 
-def loads_object(body: bytes, *, max_depth: int = 32) -> dict[str, object]:
+def loads_object(body: bytes, *, max_depth: int = 32, max_values: int = MAX_VALUES) -> dict[str, object]:
     """The JSON object in `body`, UTF-8 with or without a byte-order mark.
 
-    `max_depth` counts objects and lists inside one another, the outermost as 1. Lone surrogates and
-    U+0000 written as escapes stay in the strings: the caller judges them. Raises `BadJSON`, nothing else.
+    `max_depth` counts objects and lists inside one another, the outermost as 1; `max_values` members and
+    elements, and lists and objects without any (commas and opening brackets). Lone surrogates and U+0000
+    written as escapes stay in the strings: the caller judges them. Raises `BadJSON`, nothing else.
     """
     text = _decode(body)
-    _check_depth(body, max_depth)
+    _check_size(body, max_depth, max_values)
     value = _parse(text)
     if not isinstance(value, dict):
         raise BadJSON("object_expected", "The body must be a JSON object.")
@@ -70,20 +83,25 @@ def _decode(body: bytes) -> str:
         raise BadJSON("not_utf8", f"The body is not valid UTF-8 at byte {offset}.") from None
 
 
-def _check_depth(body: bytes, max_depth: int) -> None:
-    """Refuse deep nesting before the recursive parser sees it.
+def _check_size(body: bytes, max_depth: int, max_values: int) -> None:
+    """Refuse deep nesting before the recursive parser sees it, and too many values before they take time.
 
     Up to its first syntax error, where the parser stops, the body is cut into strings and the rest
     exactly as the parser cuts it.
     """
-    if body.count(b"[") + body.count(b"{") <= max_depth:
+    openings = body.count(b"[") + body.count(b"{")
+    if openings <= max_depth and openings + body.count(b",") <= max_values:
         return
     without_escapes = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside_strings = b"".join(without_escapes.split(b'"')[::2])
-    brackets = outside_strings.translate(_SQUARE, _NOT_BRACKETS)
+    # A member has two strings at most, so what is before the last cut has too many values, or is no JSON.
+    outside_strings = b"".join(without_escapes.split(b'"', 4 * max_values + 1)[::2])
+    # Of a body with more of them there are too many values, or it is no JSON before the next one.
+    brackets = outside_strings.translate(_SQUARE, _NOT_BRACKETS)[: 2 * max_values]
     attack = b"[" * (max_depth + 1)  # found at the speed of memory, counting is a thousand times slower
     if attack in brackets or max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > max_depth:
         raise BadJSON("too_deep", f"The body is nested more than {max_depth} levels deep.")
+    if sum(map(outside_strings.count, (b",", b"[", b"{"))) > max_values:
+        raise BadJSON("too_many_values", f"The body has more than {max_values} members and elements.")
 
 
 def _parse(text: str) -> Any:

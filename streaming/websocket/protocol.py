@@ -6,7 +6,8 @@ guessed and nothing passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -14,11 +15,14 @@ from django.utils.translation import gettext as _
 from msgspec import Meta
 
 from streaming.core import cursor, strict_json
-from streaming.core.events import clean_text
 from streaming.problems import FieldError, Problem
+from streaming.validation import MAX_FAULTS, invalid, missing_field, unknown_field
 
 MAX_MESSAGE: Final = 65_536
 """Bytes of one message."""
+
+MAX_VALUES: Final = 1_000
+"""Members and elements of one message; there may be a hundred a second."""
 
 RequestId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}\Z")]
 """A name that the client gives to a stream on its socket: 1 to 128 visible ASCII characters."""
@@ -83,7 +87,7 @@ def parse(text: str, kinds: Iterable[type[Message]]) -> Message:
     has the `request_id` of the message as a member, if that could be read.
     """
     try:
-        values = strict_json.loads_object(text.encode("utf-8", "surrogatepass"))
+        values = strict_json.loads_object(text.encode("utf-8", "surrogatepass"), max_values=MAX_VALUES)
     except strict_json.BadJSON as error:
         fields = (FieldError(error.field, error.code, error.detail),) if error.field else ()
         raise Problem(error.status, error.code, error.detail, fields=fields) from error
@@ -95,12 +99,9 @@ def parse(text: str, kinds: Iterable[type[Message]]) -> Message:
         detail = _("Choose one of: %s.") % ", ".join(sorted(known))
         fault = FieldError("type", "unknown_type", detail)
         raise Problem(400, "unknown_type", detail, fields=(fault,), **about)
-    faults = list(_faults(values, kind))
+    faults = list(islice(_faults(values, kind), MAX_FAULTS + 1))
     if faults:
-        codes = {fault.code for fault in faults}
-        code = codes.pop() if len(codes) == 1 else "validation_failed"
-        detail = " ".join(f"{fault.field}: {fault.message}" for fault in faults)
-        raise Problem(422, code, detail, fields=tuple(faults), **about)
+        raise invalid(faults, **about)
     return msgspec.convert(values | {"type": name}, kind)
 
 
@@ -111,15 +112,15 @@ def _about(values: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _faults(values: dict[str, Any], kind: type[Message]) -> Iterable[FieldError]:
+def _faults(values: dict[str, Any], kind: type[Message]) -> Iterator[FieldError]:
     members = {field.name: field for field in msgspec.structs.fields(kind)}
     for name in values:
         if name not in members:
-            yield FieldError(clean_text(name)[:64], "unknown_field", _("There is no such field."))
+            yield unknown_field("", name)
     for name, field in members.items():
         if name not in values:
             if field.required:
-                yield FieldError(name, "missing_field", _("This field is required."))
+                yield missing_field(name)
             continue
         try:
             msgspec.convert(values[name], field.type)

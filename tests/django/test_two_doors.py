@@ -18,6 +18,7 @@ from django.utils.decorators import async_only_middleware
 
 from streaming.handler import StreamingHandler
 from streaming.service import close_service, service
+from streaming.validation import MAX_FAULTS
 from tests.support.client import STREAM, brief
 
 from .asgi_calls import Call
@@ -125,11 +126,58 @@ async def test_both_doors_give_the_same_answer(request_: dict[str, Any]) -> None
     assert answers[0] == answers[1]
 
 
-async def test_a_host_that_is_not_ours_is_refused_at_both() -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(brief(colour="red")).encode(),
+        json.dumps({"operation": "x"} | {f"k{number}": 1 for number in range(15_000)}).encode(),
+        b'{"a":[' + b"[]," * 100_000 + b"0]}",
+        b"no JSON",
+    ],
+    ids=["an unknown field", "very many", "too many values", "no JSON"],
+)
+async def test_who_may_not_call_is_told_nothing_of_the_body(body: bytes) -> None:
+    paths = ("/content/generate", "/content/generate/async", "/send_operation", "/tickets")
+    calls = [(await _opened(), STREAM), *((_shut(), path) for path in (STREAM, *paths))]
+    with override_settings(ALLOW_ANONYMOUS="false"):
+        for handler, path in calls:
+            call = await Call(path, method="POST", body=body, handler=handler).end()
+            problem = json.loads(call.body)
+            assert (call.status, problem["code"], "errors" in problem) == (401, "not_authenticated", False), (
+                path
+            )
+        ping = json.dumps({"notebook_id": "t", "operation": {"type": "ping", "x": 1}}).encode()
+        call = await Call("/send_operation", method="POST", body=ping, handler=_shut()).end()
+        assert (call.status, json.loads(call.body)["code"]) == (422, "unknown_field")
+
+
+async def test_a_call_of_very_many_faults_has_a_short_answer() -> None:
+    many = json.dumps(brief(**{f"k{number}": 1 for number in range(19_000)})).encode()
+    nested = json.dumps(brief(options={f"k{number}": 1 for number in range(19_000)})).encode()
+    status = {"notebook_id": "t", "operation": {"type": "status"}}
+    operation = json.dumps(status | {f"k{number}": 1 for number in range(19_000)}).encode()
+    inner = json.dumps(
+        status | {"operation": {"type": "status"} | {f"k{number}": 1 for number in range(19_000)}}
+    ).encode()
+    calls = [(await _opened(), STREAM, many), (_shut(), STREAM, nested)]
+    calls += [(_shut(), "/send_operation", operation), (_shut(), "/send_operation", inner)]
+    calls += [(_shut(), "/tickets", many)]
+    for handler, path, body in calls:
+        call = await Call(path, method="POST", body=body, handler=handler).end()
+        assert (call.status, json.loads(call.body)["code"]) == (422, "unknown_field"), path
+        assert len(json.loads(call.body)["errors"]) <= MAX_FAULTS
+        assert len(call.body) < 6_000
+
+
+async def test_a_host_that_is_not_ours_is_refused_at_both(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "django.security.DisallowedHost")
     for handler in (await _opened(), _shut()):
         call = Call(STREAM, method="POST", body=_body(), headers={"host": "evil.example"}, handler=handler)
         await call.end()
         assert (call.status, json.loads(call.body)["code"]) == (400, "bad_host")
+    # Strangers must not be able to alert anybody.
+    levels = [record.levelname for record in caplog.records if "DisallowedHost" in record.name]
+    assert levels == ["WARNING"] * 2
 
 
 async def test_an_error_that_is_a_page_has_its_policy_at_both() -> None:

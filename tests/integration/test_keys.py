@@ -378,6 +378,9 @@ async def test_each_message_of_a_socket_needs_its_scope(
         refused = await socket.next("problem")
         assert (refused["request_id"], refused["status"], refused["code"]) == ("a", 403, "insufficient_scope")
         assert refused["scope"] == "generate"
+        # Of a wrong brief it is told no more.
+        await socket.say(type="start", request_id="a", brief={"frob": 1})
+        assert (await socket.next("problem"))["code"] == "insufficient_scope"
         await socket.say(type="follow", request_id="a", task_id=task_id)
         assert (await socket.next())["type"] == "opened", "the id is still free"
         await socket.say(type="cancel", request_id="a")

@@ -459,6 +459,15 @@ async def test_a_file_of_a_later_minor_format_is_read(http: httpx2.AsyncClient) 
     assert document.cells[0].source == "1"
 
 
+async def test_a_file_has_many_values_and_not_any_number(http: httpx2.AsyncClient) -> None:
+    document = await round_trip(http, file(cell(), metadata={"figure": [0] * 50_000}))
+    assert len(document.metadata["figure"]) == 50_000
+    refused = await http.put("/notebooks/file.ipynb", json=file(metadata={"figure": [0] * 200_000}))
+    assert (refused.status_code, refused.json()["code"]) == (400, "too_many_values")
+    kept = (await http.get("/notebooks/file.ipynb")).json()
+    assert len(kept["metadata"]["figure"]) == 50_000
+
+
 # What is another's
 
 

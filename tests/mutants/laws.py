@@ -73,6 +73,12 @@ LAWS: Final = (
     _core("a key may not occur twice", "strict_json", "if len(value) != len(pairs):", "if False:"),
     _core("nesting has a bound", "strict_json", "    if attack in brackets or max(", "    if False and max("),
     _core(
+        "values have a bound",
+        "strict_json",
+        "    if sum(map(",
+        "    if False and sum(map(",
+    ),
+    _core(
         "numbers are finite",
         "strict_json",
         "    if not math.isfinite(value):\n        raise _NumberRefused",

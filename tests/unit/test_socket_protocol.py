@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.problems import Problem
+from streaming.validation import MAX_FAULTS
 from streaming.websocket import protocol
 from streaming.websocket.protocol import Ack, Cancel, Follow, Message, NamedAck, NamedCancel, Ping, parse
 
@@ -74,6 +75,19 @@ def test_a_sound_message_is_understood(values: dict[str, Any], kinds: protocol.K
 def test_a_wrong_message_is_refused_and_says_why(text: str, status: int, code: str):
     problem = refused(text)
     assert (problem.status, problem.code) == (status, code)
+
+
+def test_very_many_faults_are_not_all_told():
+    members = {f"k{number}": 1 for number in range(900)}
+    problem = refused(json.dumps({"type": "follow", "request_id": "a", "task_id": "t"} | members))
+    assert (problem.status, problem.code, len(problem.fields)) == (422, "unknown_field", MAX_FAULTS)
+    assert problem.members == {"more_errors": True, "request_id": "a"}
+    assert len(json.dumps(problem.document)) < 5_000
+
+
+def test_a_message_has_few_values():
+    text = json.dumps({"type": "ack", "id": [0] * 1_000})
+    assert (refused(text).status, refused(text).code) == (400, "too_many_values")
 
 
 def test_a_refusal_names_its_request_where_that_can_be_read():

@@ -10,7 +10,9 @@ from pytest_django import Settings
 
 from contentgen.brief import Brief
 from contentgen.validation import parse
-from streaming.problems import Problem
+from streaming import validation
+from streaming.problems import FieldError, Problem
+from streaming.validation import MAX_FAULTS
 
 LONE_SURROGATE = "\ud83d"
 
@@ -166,6 +168,38 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_faults_of_one_sort_give_the_problem_its_code() -> None:
     assert refusal({"user_id": "u1", "topic": "tea", "a": 1, "b": 2}).code == "unknown_field"
+
+
+def test_very_many_faults_are_not_all_told() -> None:
+    problem = refusal({"user_id": "u1", "topic": "tea"} | {f"k{number}": 1 for number in range(19_000)})
+    assert [fault.field for fault in problem.fields] == [f"k{number}" for number in range(MAX_FAULTS)]
+    assert (problem.code, problem.members) == ("unknown_field", {"more_errors": True})
+    assert problem.detail.endswith(" There are more faults.")
+    assert len(problem.response().content) < 5_000
+
+
+def test_no_more_faults_are_looked_for_than_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FieldError] = []
+
+    def counted(within: str, name: str) -> FieldError:
+        made.append(FieldError(within + name, "unknown_field", ""))
+        return made[-1]
+
+    monkeypatch.setattr(validation, "unknown_field", counted)
+    refusal({f"k{number}": 1 for number in range(1_000)})
+    assert len(made) == MAX_FAULTS + 1
+
+
+def test_as_many_faults_as_are_told_are_all() -> None:
+    problem = refusal({"user_id": "u1", "topic": "tea"} | {f"k{number}": 1 for number in range(MAX_FAULTS)})
+    assert len(problem.fields) == MAX_FAULTS
+    assert "more_errors" not in problem.document
+    assert "more" not in problem.detail
+
+
+def test_a_very_long_name_is_cut() -> None:
+    (fault,) = refusal({"user_id": "u1", "topic": "tea", LONE_SURROGATE + "k" * 900_000: 1}).fields
+    assert fault.field == "\ufffd" + "k" * 63
 
 
 # --- Length, numbers -----------------------------------------------------------------------------------

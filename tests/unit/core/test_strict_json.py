@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming.core import strict_json
 from streaming.core.strict_json import BadJSON, loads_object
 
 from .test_sse import AWKWARD, fast
@@ -72,6 +73,44 @@ def test_a_flood_of_brackets_is_refused_fast(body):
 
 def test_many_brackets_side_by_side_are_not_deep():
     assert len(loads_object(b'{"a":[' + b"[{}]," * 1000 + b"0]}")["a"]) == 1001  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":[' + b"[]," * 300_000 + b"[]]}",
+        b'{"a":[' + b"{}," * 10_000 + b"0]}",
+        b'{"a":[' + b"0," * 20_000 + b"1e400]}",
+        b"{" + b'"a":0,' * 20_000 + b'"a":0}',
+        b'{"a":' + b"[]," * 300_000,
+    ],
+)
+def test_very_many_values_are_refused_before_they_are_parsed(body, monkeypatch):
+    monkeypatch.setattr(strict_json, "_parse", lambda text: pytest.fail("parsed"))
+    assert (refusal(body).code, refusal(body).status) == ("too_many_values", 400)
+
+
+def test_the_limit_of_values_itself_is_accepted():
+    body = b'{"a":[' + b"0," * 19_998 + b"0]}"
+    assert len(loads_object(body)["a"]) == 19_999  # type: ignore[arg-type]
+    assert refusal(body.replace(b"[", b"[0,")).code == "too_many_values"
+
+
+def test_as_many_members_may_all_be_texts():
+    members = {f"k{number}": '"' for number in range(20_000)}
+    assert loads_object(json.dumps(members).encode()) == members
+    assert refusal(json.dumps(members | {"one": "more"}).encode()).code == "too_many_values"
+
+
+def test_the_limit_of_values_can_be_set():
+    assert loads_object(b'{"a":1,"b":[]}', max_values=3)
+    assert refusal(b'{"a":1,"b":[]}', max_values=2).code == "too_many_values"
+
+
+@pytest.mark.parametrize("text", [",", "[,", '",', '\\",', "\\,"])
+def test_what_is_inside_strings_is_no_value(text):
+    body = json.dumps({"code": text * 20_001}).encode()
+    assert loads_object(body) == {"code": text * 20_001}
 
 
 @pytest.mark.parametrize(
