@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streaming.core import sse
 from streaming.core.compaction import compact
-from streaming.core.errors import CursorAhead, EventsPruned, TooManyFollowers
+from streaming.core.errors import CursorAhead, TooManyFollowers
 from streaming.core.events import Content, Output, Restart
 from streaming.core.framing import NDJSON, SSE
 from streaming.runtime import backlog

@@ -60,11 +60,8 @@ def rest(follower, events: list[Seen]) -> list[Seen]:
 
 def nothing_left(supervisor) -> bool:
     statistics = supervisor.statistics()
-    return (
-        statistics["journal_bytes"] == 0
-        and supervisor.backlogs.size == 0
-        and statistics["tasks"] == {"active": 0, "foreign": 0, "in_memory": 0}
-    )
+    held = statistics["journal_bytes"], supervisor.backlogs.size, statistics["tasks"]
+    return held == (0, 0, {"active": 0, "foreign": 0, "in_memory": 0})
 
 
 @pytest.mark.parametrize("times", [1, 8])
