@@ -375,6 +375,26 @@ async def test_a_purge_deletes_the_key():
     assert (await _start(here, work))[1] is False
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_who_waits_for_the_whole_has_it_although_it_is_purged_at_its_end(again: bool):
+    here, work = service(), Work()
+    if again:
+        await _start(here, work)
+    waiting = asyncio.create_task(here.complete_once(_call(), work.spec(), CALLER, resumed=True))
+
+    async def attended() -> bool:
+        return any(task.attended for task in here.supervisor.tasks.active.values())
+
+    assert await eventually(attended)
+    (task,) = here.supervisor.tasks.active.values()
+    # As one of many who purge it at once does: before those who wait have had their turn.
+    task.ended.add_done_callback(lambda _: here.supervisor.tasks.forget(task))
+    work.gate.set()
+    _, text, replayed = await waiting
+    assert (text, replayed) == ("ab", again)
+    assert here.supervisor.statistics()["journal_bytes"] == 0
+
+
 def test_expired_keys_are_pruned_and_with_a_task_its_keys():
     for number, age in enumerate([1, 3]):
         task = StreamTask.objects.create(

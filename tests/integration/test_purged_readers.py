@@ -21,7 +21,7 @@ ROUNDS = 4
 
 async def socket_messages(server: Server, task_id: str) -> list[dict[str, Any]]:
     async with opened(server, f"/ws/streams/{task_id}/") as socket:
-        found = []
+        found: list[dict[str, Any]] = []
         while not found or found[-1]["type"] not in ENDS:
             found.append(await socket.next())
         return found

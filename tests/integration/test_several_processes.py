@@ -184,6 +184,27 @@ async def test_what_was_purged_through_one_process_is_gone_in_the_other(
 
 
 @pytest.mark.every_variant
+async def test_readers_in_either_process_see_the_end_of_what_is_purged_through_both(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient
+):
+    for _ in range(2):
+        begun = await generate(here, until=3, options=PATIENT)
+        place = begun.response.headers["location"]
+        readers = [
+            asyncio.create_task(read_stream(each, "GET", f"{place}/events")) for each in (here, there) * 3
+        ]
+        await asyncio.sleep(0.7)
+        purges = (each.delete(f"{place}?purge=true") for each in (here, there) * 4)
+        assert {answer.status_code for answer in await asyncio.gather(*purges)} == {204}
+        assert {(await each.get(f"{place}/events")).status_code for each in (here, there)} == {410}
+        readings = await asyncio.gather(*readers)
+        for reading in readings:
+            assert "gap" not in {event.name for event in reading.events}
+            assert [event.name for event in reading.events][-1] == "cancelled"
+            assert reading.text == readings[0].text != ""
+
+
+@pytest.mark.every_variant
 async def test_of_all_who_use_a_ticket_in_either_process_one_gets_in(
     here: httpx2.AsyncClient, there: httpx2.AsyncClient
 ):
