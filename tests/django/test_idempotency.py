@@ -21,7 +21,7 @@ from streaming.access import Caller
 from streaming.core.errors import KeyReused, StorageUnavailable, UpstreamTimeout
 from streaming.core.framing import SSE
 from streaming.idempotency import CallKey, call_key
-from streaming.models import IdempotencyKey, StreamTask
+from streaming.models import IdempotencyKey, Segment, StreamTask
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 from streaming.runtime.task import TaskSpec
@@ -373,6 +373,26 @@ async def test_a_purge_deletes_the_key():
     await here.purge(first, CALLER)
     assert not await IdempotencyKey.objects.aexists()
     assert (await _start(here, work))[1] is False
+
+
+async def test_a_purge_whose_caller_hangs_up_deletes_all_the_same():
+    here, work, waits = service(), Work(), asyncio.Event()
+    work.gate.set()
+    first, _ = await _start(here, work)
+
+    async def for_ever(task_id: str) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    with mock.patch.object(here._elsewhere, "let_readers_take", for_ever):
+        purging = asyncio.create_task(here.purge(first, CALLER))
+        await waits.wait()
+        assert await Segment.objects.aexists(), "for readers elsewhere"
+        assert (await StreamTask.objects.aget()).purged_at is not None, "newcomers are refused"
+        assert here.supervisor.tasks.find(first) is None
+        purging.cancel()
+        await asyncio.wait([purging])
+    assert not await Segment.objects.aexists()
 
 
 @pytest.mark.parametrize("again", [False, True])
