@@ -32,7 +32,7 @@ from streaming.runtime.follower import Follower, FollowOptions, follow
 from streaming.runtime.loop_guard import LoopGuard, stack_of
 from streaming.runtime.loop_lag import LoopLag
 from streaming.runtime.quotas import Quotas
-from streaming.runtime.supervisor import Supervisor
+from streaming.runtime.supervisor import COMMIT_PATIENCE, Supervisor
 from streaming.runtime.task import CancelReason, Task, TaskSpec
 
 from . import conf
@@ -199,8 +199,7 @@ class Service:
         commit = self.supervisor.record(task)
         if self._opening.waits_for_anybody(task):
             await self._opening.settled(task, commit, attended=True)
-        await self._end_of(task, caller)
-        return task, await text_of(task)
+        return task, await self._whole(task, caller)
 
     # Opening once for each key: raises what `KeyedTasks.claim` and `follow` raise
 
@@ -223,20 +222,22 @@ class Service:
         None if the server goes down before the end."""
         claim = await self._keyed.claim(call, spec, resumed=resumed, awaited=True)
         if claim.task is not None:
-            await self._end_of(claim.task, caller)
-            return claim.task, await text_of(claim.task), False
+            return claim.task, await self._whole(claim.task, caller), False
         follower = await self.follow(claim.task_id, caller, FollowOptions(framing=SSE, resumed=True))
         assert follower is not None
+        task, text = follower.task, None
         give_back_thread()
         async with aclosing(follow(follower)) as events:
             async for _ in events:
-                pass
+                if follower.done:
+                    # Not later: of a purged task nothing is left when its last reader has left.
+                    text = await text_of(task)
         if follower.revoked:
             raise AccessRevoked(claim.task_id)
-        if follower.task.journal.closed:
+        if task.journal.closed:
             # Read to its end, which the record tells a moment later if another process ran it.
-            await asyncio.wait([follower.task.ended], timeout=RECORD_PATIENCE)
-        return follower.task, await text_of(follower.task), True
+            await asyncio.wait([task.ended], timeout=RECORD_PATIENCE)
+        return task, await text_of(task) if text is None else text, True
 
     async def accept_once(
         self, call: CallKey, spec: TaskSpec, caller: Caller, *, resumed: bool
@@ -361,7 +362,8 @@ class Service:
         return await self.accept(retry_spec(row))
 
     async def purge(self, task_id: str, caller: Caller) -> None:
-        """Cancel if need be, then delete brief, text and events; the numbers stay.
+        """Cancel if need be, then delete brief, text and events; the numbers stay. Newcomers are refused at
+        once; who reads it now, here or in another process, still gets the rest and the end.
 
         Raises `TaskNotFound`, and `StorageUnavailable` when nothing could be deleted for certain.
         """
@@ -369,15 +371,29 @@ class Service:
         if not await self.recorder.flush().wait(RECORD_PATIENCE):
             # A record that is still to be written would bring the text back.
             raise StorageUnavailable(task_id)
-        found = await self.find(task_id, caller)
-        if isinstance(found, Task):
-            self.supervisor.tasks.forget(found)
-        self._rendered.forget(task_id)
-        await Segment.objects.filter(task_id=task_id).adelete()
-        await IdempotencyKey.objects.filter(task_id=task_id).adelete()
         await StreamTask.objects.filter(pk=task_id).aupdate(
             arguments=None, text="", error_message="", error_detail="", purged_at=timezone.now()
         )
+        await IdempotencyKey.objects.filter(task_id=task_id).adelete()
+        if self.sharing is not None:
+            # What is written from memory must be so before memory has it no more.
+            await self.sharing.writer.written(task_id, COMMIT_PATIENCE)
+        self._forget(task_id)
+        try:
+            await self._elsewhere.let_readers_take(task_id)
+        finally:
+            # Also if the caller has hung up meanwhile.
+            await Segment.objects.filter(task_id=task_id).adelete()
+            if self.sharing is not None:
+                await self.sharing.drop_events(task_id)
+            # Who asked before the record said so may have loaded it again.
+            self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        task = self.supervisor.tasks.find(task_id)
+        if task is not None and task.state.terminal:
+            self.supervisor.tasks.forget(task)
+        self._rendered.forget(task_id)
 
     async def recent(self, caller: Caller, limit: int, before: str | None) -> dict[str, Any]:
         """The caller's own tasks, newest first: `items`, and `next` as the `before` of the next page."""
@@ -474,12 +490,14 @@ class Service:
         self.loop_guard.close()
         self.watching.close()
 
-    async def _end_of(self, task: Task, caller: Caller) -> None:
-        """Raises `AccessRevoked`, and `StorageUnavailable` where nobody can say for too long."""
+    async def _whole(self, task: Task, caller: Caller) -> str:
+        """The text of a task at its end. Raises `AccessRevoked`, and `StorageUnavailable` where nobody can
+        say for too long."""
         give_back_thread()
         self.supervisor.attendance.attend(task)
         try:
             await self.watching.wait(task, caller)
+            return await text_of(task)
         finally:
             self.supervisor.attendance.leave(task)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from streaming.core.errors import EventsPruned, TaskNotFound
 from streaming.core.schedule import PollSchedule
@@ -45,6 +47,14 @@ and look once more: a row that comes is found all the same, and guessing ids cos
 
 CANCEL_WAIT: Final = 2.0
 """Seconds that a cancel call waits for the terminal event, which comes within one."""
+
+
+LATELY: Final = 5.0
+"""Seconds after its end for which readers in other processes may not have that end yet; the processes' clocks
+may differ by a little."""
+
+LOOKING_TAKES: Final = 0.5
+"""Seconds that a look at the database may take where much is looked for."""
 
 
 class Elsewhere:
@@ -87,9 +97,12 @@ class Elsewhere:
         return row
 
     async def task(self, row: StreamTask) -> Task:
-        """The task behind `row`, to be followed. Raises `EventsPruned` when its events are gone."""
+        """The task behind `row`, to be followed. Raises `EventsPruned` when its events are gone, or about to
+        go."""
         if not State(row.state).terminal:
             return await self._replicas.open(row)
+        if row.purged_at is not None:
+            raise EventsPruned(row.id)
         loading = self._loading.get(row.id)
         if loading is None:
             loading = self._loading[row.id] = asyncio.create_task(self._load(row))
@@ -138,6 +151,17 @@ class Elsewhere:
             return await StreamTask.objects.filter(pk=task_id, purged_at__isnull=False).aexists()
         except (DatabaseError, InterfaceError):
             return False
+
+    async def let_readers_take(self, task_id: str) -> None:
+        """Before the events of an ended task are deleted: if it ended a moment ago and was read in another
+        process, wait until that one must have looked for its end."""
+        if self._registry.alone:
+            return
+        read = StreamTask.objects.filter(pk=task_id, followed_at__isnull=False)
+        finished_at = await read.values_list("finished_at", flat=True).afirst()
+        if finished_at is None or abs((timezone.now() - finished_at).total_seconds()) > LATELY:
+            return
+        await asyncio.sleep(min(2 * self._schedule.pause(math.inf) + LOOKING_TAKES, LATELY))
 
     async def _others_live(self) -> bool:
         return await self._visit(Process.objects.exclude(pk=self._recorder.process_id).exists)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from streaming import conf
@@ -99,6 +100,11 @@ class Sharing:
         except StorageUnavailable as error:
             return error
         return None
+
+    async def drop_events(self, task_id: str) -> None:
+        """Delete the task's stream. While Redis is away it stays for its lifetime; nobody is sent to it."""
+        with suppress(StorageUnavailable):
+            await self.redis.execute("DEL", self.redis.key("s", task_id))
 
     def statistics(self) -> dict[str, Any]:
         """`shared`: by pool, the line of all processes, a second old; `redis`: what this process has to do

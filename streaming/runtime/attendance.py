@@ -44,6 +44,7 @@ class Attendance:
     def over(self, task: Task) -> None:
         """A reader of its own has left."""
         task.left_at = time.monotonic()
+        self._tasks.let_go(task)
         self._if_unattended(task)
 
     def answered_unread(self, task: Task) -> None:
@@ -62,6 +63,7 @@ class Attendance:
 
         def ended(_: asyncio.Future[None]) -> None:
             source.waiters -= 1
+            self._tasks.let_go(source)
             if source.read:
                 self._if_unattended(source)
 

@@ -243,13 +243,15 @@ class Supervisor:
         """A new reader from `options.after` on.
 
         Raises `CursorAhead` for an id that no event has had, `EventsPruned` when the events of an ended
-        task are gone, `TooManyFollowers`.
+        task are gone, if only for newcomers, `TooManyFollowers`.
         """
         # Of a foreign task the newest events may still be on their way.
         ahead = lost_ids(task.attempts + 1) if task.id in self.tasks.foreign else 0
         if options.after >= task.journal.next_id + ahead:
             raise CursorAhead(task.id)
-        if task.state.terminal and task.journal.first_id > task.journal.last_id:
+        if task.state.terminal and (
+            task.journal.first_id > task.journal.last_id or self.tasks.ended.is_leaving(task)
+        ):
             raise EventsPruned(task.id)
         if len(task.followers) >= self.limits.max_followers:
             raise TooManyFollowers(task.id)
@@ -500,8 +502,8 @@ class Supervisor:
         if task.final is None:
             outcome = Interrupted() if fault is None else ProducerFailed()
             self._spawn_end(task, task.ending if task.ending is not None else outcome)
-        if self.tasks.find(task.id) is None:
-            # It was abandoned.
+        if not task.state.terminal and self.tasks.find(task.id) is None:
+            # It was abandoned. What has ended may be read still, although it is forgotten.
             task.journal.clear()
 
     def _spawn_end(self, task: Task, outcome: Outcome) -> None:

@@ -73,9 +73,14 @@ class TaskTable:
         self._stirred()
 
     def forget(self, task: Task) -> None:
-        """Drop an ended task and its events from memory."""
+        """Drop an ended task and its events from memory; see `Retention.forget`."""
         self.ended.forget(task)
         self._backlogs.forget(task.id)
+
+    def let_go(self, task: Task) -> None:
+        """A reader, or who waited for its end, has left."""
+        if self.ended.let_go(task):
+            self._backlogs.forget(task.id)
 
     def relieve(self, now: float) -> None:
         """Drop ended tasks that are old or too many, and events where that is not enough."""

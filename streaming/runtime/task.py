@@ -184,7 +184,12 @@ class Task:
     @property
     def attended(self) -> bool:
         """Whether anybody reads or waits."""
-        return bool(self.followers) or self.waiters > 0 or self.followed_elsewhere_at is not None
+        return self.attended_here or self.followed_elsewhere_at is not None
+
+    @property
+    def attended_here(self) -> bool:
+        """Whether anybody reads or waits in this process."""
+        return bool(self.followers) or self.waiters > 0
 
     @property
     def can_go_on_elsewhere(self) -> bool:

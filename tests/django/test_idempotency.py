@@ -21,7 +21,7 @@ from streaming.access import Caller
 from streaming.core.errors import KeyReused, StorageUnavailable, UpstreamTimeout
 from streaming.core.framing import SSE
 from streaming.idempotency import CallKey, call_key
-from streaming.models import IdempotencyKey, StreamTask
+from streaming.models import IdempotencyKey, Segment, StreamTask
 from streaming.runtime.follower import FollowOptions
 from streaming.runtime.ledger import PoolRefused
 from streaming.runtime.task import TaskSpec
@@ -373,6 +373,46 @@ async def test_a_purge_deletes_the_key():
     await here.purge(first, CALLER)
     assert not await IdempotencyKey.objects.aexists()
     assert (await _start(here, work))[1] is False
+
+
+async def test_a_purge_whose_caller_hangs_up_deletes_all_the_same():
+    here, work, waits = service(), Work(), asyncio.Event()
+    work.gate.set()
+    first, _ = await _start(here, work)
+
+    async def for_ever(task_id: str) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    with mock.patch.object(here._elsewhere, "let_readers_take", for_ever):
+        purging = asyncio.create_task(here.purge(first, CALLER))
+        await waits.wait()
+        assert await Segment.objects.aexists(), "for readers elsewhere"
+        assert (await StreamTask.objects.aget()).purged_at is not None, "newcomers are refused"
+        assert here.supervisor.tasks.find(first) is None
+        purging.cancel()
+        await asyncio.wait([purging])
+    assert not await Segment.objects.aexists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_who_waits_for_the_whole_has_it_although_it_is_purged_at_its_end(again: bool):
+    here, work = service(), Work()
+    if again:
+        await _start(here, work)
+    waiting = asyncio.create_task(here.complete_once(_call(), work.spec(), CALLER, resumed=True))
+
+    async def attended() -> bool:
+        return any(task.attended for task in here.supervisor.tasks.active.values())
+
+    assert await eventually(attended)
+    (task,) = here.supervisor.tasks.active.values()
+    # As one of many who purge it at once does: before those who wait have had their turn.
+    task.ended.add_done_callback(lambda _: here.supervisor.tasks.forget(task))
+    work.gate.set()
+    _, text, replayed = await waiting
+    assert (text, replayed) == ("ab", again)
+    assert here.supervisor.statistics()["journal_bytes"] == 0
 
 
 def test_expired_keys_are_pruned_and_with_a_task_its_keys():

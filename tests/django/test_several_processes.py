@@ -739,6 +739,47 @@ async def test_what_goes_while_it_is_opened_is_gone(house: Make, monkeypatch: py
     assert here.numbers["tasks"]["in_memory"] == 0
 
 
+async def test_what_was_purged_is_refused_although_its_events_are_still_there(house: Make):
+    """For those who read it: they are deleted a moment later."""
+    there, here = house(A), house(B)
+    gate = asyncio.Event()
+    gate.set()
+    task = there.open(held(gate))
+    await ended(task)
+    await there.saved()
+    assert text_of(await (await here.reader(task.id)).end()) == "before after"
+    here.supervisor.tasks.forget(in_memory(here.supervisor, task.id))
+    await StreamTask.objects.aupdate(purged_at=timezone.now())
+    assert await Segment.objects.aexists()
+    with pytest.raises(EventsPruned):
+        await here.elsewhere.task(await here.elsewhere.row(task.id))
+
+
+@pytest.mark.parametrize("ago", [0, 60])
+async def test_events_stay_for_readers_elsewhere_if_the_end_was_a_moment_ago(
+    house: Make, monkeypatch: pytest.MonkeyPatch, ago: int
+):
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    here = house(B)
+    moment = timezone.now()
+    finished_at = moment - timedelta(seconds=ago)
+    read = await arow(process=A, state="complete", followed_at=moment, finished_at=finished_at)
+    unread = await arow(process=A, state="complete", finished_at=moment)
+    here.registry.alone = False
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await here.elsewhere.let_readers_take(unread.id)
+    assert waited == []
+    await here.elsewhere.let_readers_take(read.id)
+    assert len(waited) == (not ago)
+    here.registry.alone = True
+    await here.elsewhere.let_readers_take(read.id)
+    assert len(waited) == (not ago), "nobody else is there"
+
+
 @pytest.mark.parametrize("gone", ["row", "end"])
 async def test_readers_of_what_goes_are_sent_away(house: Make, gone: str):
     here = house(B)

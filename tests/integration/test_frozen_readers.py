@@ -152,17 +152,43 @@ async def test_a_reader_that_is_slow_but_reads_is_not_closed(server: Server) -> 
         place = await long_stream(http)
         closed_before = await slow_readers(http)
 
-        def read() -> bytes:
-            with closing(frozen(server, place)) as connection:
-                connection.settimeout(20)
-                pieces: list[bytes] = []
-                while not b"".join(pieces[-3:]).endswith(b"0\r\n\r\n"):
-                    pieces.append(connection.recv(1 << 16))
-                return b"".join(pieces)
-
-        body = await asyncio.to_thread(read)
+        with closing(frozen(server, place)) as connection:
+            body = await asyncio.to_thread(read_all, connection)
         assert b"event: complete" in body[-2000:]
         assert await slow_readers(http) == closed_before
+
+
+async def test_a_reader_that_is_behind_when_its_task_is_purged_gets_the_rest(server: Server) -> None:
+    async with client(server.url) as http:
+        place = await long_stream(http)
+        held = (await http.get("/stats")).json()["journal_bytes"]
+        with closing(frozen(server, place)) as connection:
+
+            async def reads() -> bool:
+                return bool((await http.get("/stats")).json()["followers"] == 1)
+
+            assert await eventually(reads)
+            purges = (http.delete(f"{place}?purge=true") for _ in range(3))
+            assert {answer.status_code for answer in await asyncio.gather(*purges)} == {204}
+            assert (await http.get(f"{place}/events")).status_code == 410
+            body = await asyncio.to_thread(read_all, connection)
+        assert b"event: gap" not in body
+        assert body.count(b"event: complete\n") == 1
+        assert len(body) > SIZE
+
+        async def gone() -> bool:
+            return bool((await http.get("/stats")).json()["journal_bytes"] < held - SIZE // 2)
+
+        assert await eventually(gone)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read at last, to the end of the answer."""
+    connection.settimeout(20)
+    pieces: list[bytes] = []
+    while not b"".join(pieces[-3:]).endswith(b"0\r\n\r\n"):
+        pieces.append(connection.recv(1 << 16))
+    return b"".join(pieces)
 
 
 async def test_a_connection_serves_on_after_a_stream(server: Server) -> None:

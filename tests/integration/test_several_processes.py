@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from redis import Redis
 
 from tests.integration.conftest import assert_clean
 from tests.integration.test_admin import MAKE_STAFF, operator_of
@@ -181,6 +182,32 @@ async def test_what_was_purged_through_one_process_is_gone_in_the_other(
         return (await here.get(f"{place}/events")).status_code == 410
 
     assert await eventually(gone, 20)
+
+
+@pytest.mark.every_variant
+async def test_readers_in_either_process_see_the_end_of_what_is_purged_through_both(
+    here: httpx2.AsyncClient, there: httpx2.AsyncClient, shared: tuple[Path, dict[str, str]]
+):
+    for _ in range(2):
+        begun = await generate(here, until=3, options=PATIENT)
+        place = begun.response.headers["location"]
+        readers = [
+            asyncio.create_task(read_stream(each, "GET", f"{place}/events")) for each in (here, there) * 3
+        ]
+        await asyncio.sleep(0.7)
+        purges = (each.delete(f"{place}?purge=true") for each in (here, there) * 4)
+        assert {answer.status_code for answer in await asyncio.gather(*purges)} == {204}
+        assert {(await each.get(f"{place}/events")).status_code for each in (here, there)} == {410}
+        readings = await asyncio.gather(*readers)
+        for reading in readings:
+            assert "gap" not in {event.name for event in reading.events}
+            assert [event.name for event in reading.events][-1] == "cancelled"
+            assert reading.text == readings[0].text != ""
+        if url := shared[1].get("REDIS_URL"):
+            # Of its events nothing is left there, but who may write some.
+            with Redis.from_url(url) as redis:
+                of_the_task = list(redis.scan_iter(f"*:{begun.response.headers['x-stream-id']}"))
+                assert [redis.type(key) for key in of_the_task] == [b"string"]
 
 
 @pytest.mark.every_variant

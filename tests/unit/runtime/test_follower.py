@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streaming.core import sse
 from streaming.core.compaction import compact
-from streaming.core.errors import CursorAhead, EventsPruned, TooManyFollowers
+from streaming.core.errors import CursorAhead, TooManyFollowers
 from streaming.core.events import Content, Output, Restart
 from streaming.core.framing import NDJSON, SSE
 from streaming.runtime import backlog
@@ -620,23 +620,6 @@ async def test_after_a_crash_every_cursor_gets_what_survived_a_lost_gap_or_the_e
                 assert lost == [{"type": "gap", "requested": cursor, "available_from": end_id, "lost": True}]
             else:
                 assert lost == []
-
-
-@virtual_time
-async def test_purged_while_a_reader_is_behind_ends_its_bytes():
-    async with house() as supervisor:
-        task = supervisor.open(spec(counting(50)))
-        follower = supervisor.follow(task, FollowOptions(framing=SSE))
-        follower.take()
-        await ended(task)
-        supervisor.tasks.forget(task)
-        events = parse(follower.take())
-        assert follower.done
-        assert names(events)[0] == "gap"
-        assert not any(each.id for each in events)
-        follower.close()
-        with pytest.raises(EventsPruned):
-            supervisor.follow(task, FollowOptions(framing=SSE))
 
 
 @virtual_time
