@@ -14,15 +14,15 @@ from typing import Any, Final
 from django.db import connections
 
 PATIENCE: Final = 1.5
-"""Seconds that a caller waits for somebody else's lock, at most: so he is told within two seconds."""
+"""Seconds that one statement waits where a caller does: he is told within two seconds or so."""
 
 _DEFAULT_TIMEOUT: Final = 5.0
 """Seconds that Python's sqlite3 waits if nothing else is said."""
 
 
 def hurry() -> None:
-    """Let this thread wait for locks for `PATIENCE` seconds at most, on each connection that it opens from now
-    on. Changes what the connection is opened with, so it costs nothing later."""
+    """Let this thread wait for locks for `PATIENCE` seconds at most, on each connection that it opens from
+    now on. Changes what the connection is opened with, so it costs nothing later."""
     for connection in connections.all():
         found = connection.settings_dict
         options = dict(found.get("OPTIONS") or {})

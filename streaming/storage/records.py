@@ -193,8 +193,8 @@ class DatabaseRecorder:
 
     @property
     def stalled(self) -> float:
-        """Seconds for which the writer's thread has tried to write, be it only that this process lives; 0
-        if it got through the last time. Tells of a database that takes nothing, also where nothing happens."""
+        """Seconds for which the writer's thread has tried to write, be it only that this process lives; 0 if
+        it got through the last time. Tells of a database that takes nothing, also where nothing happens."""
         return _since(self._trying_since)
 
     def close(self, seconds: float) -> None:

@@ -1,5 +1,5 @@
-"""Somebody else holds the database's lock: a backup, a migration, an admin's forgotten transaction. Who has to
-write is told so soon, who reads does not wait, and streams go on."""
+"""Somebody else holds the database's lock: a backup, a migration, an admin's forgotten transaction. Who has
+to write is told so soon, who reads does not wait, and streams go on."""
 
 from __future__ import annotations
 
