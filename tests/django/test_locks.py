@@ -12,7 +12,6 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 
 from streaming.readiness import _of_records
-from streaming.storage import locks
 from streaming.storage.locks import hurry
 from streaming.threads import borrowed_thread
 
@@ -22,7 +21,7 @@ POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "never-opened"}
 def opened_with(vendor: str, found: dict[str, Any]) -> dict[str, Any]:
     """The options of a connection with these settings in a thread that shall hurry."""
     asked = mock.Mock(vendor=vendor, settings_dict=found)
-    with mock.patch.object(locks.connections, "all", return_value=[asked]):
+    with mock.patch("streaming.storage.locks.connections.all", return_value=[asked]):
         hurry()
     options: dict[str, Any] = asked.settings_dict["OPTIONS"]
     return options

@@ -16,11 +16,13 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.support.client import STREAM, brief, client, eventually, read_stream
 from tests.support.postgresql import Cluster
 from tests.support.programs import programs
 from tests.support.servers import Server, environment, migrate, started
+from tests.support.sockets import opened
 
 from .conftest import TOKEN, assert_clean
 
@@ -111,7 +113,7 @@ async def ended(http: httpx2.AsyncClient) -> str:
     task_id = str((await http.post(LATER, json=brief(options=SHORT))).json()["task_id"])
 
     async def complete() -> bool:
-        return (await http.get(f"/streams/{task_id}")).json()["state"] == "complete"
+        return bool((await http.get(f"/streams/{task_id}")).json()["state"] == "complete")
 
     assert await eventually(complete)
     assert (await http.get("/streams")).json()["items"]
@@ -201,6 +203,26 @@ async def test_who_writes_is_told_and_who_reads_is_served_and_streams_go_on(hous
 
         begun_id = begun.response.headers["x-stream-id"]
         assert await eventually(written), "what happened meanwhile is not lost"
+
+
+async def test_a_ticket_that_cannot_be_used_up_opens_nothing_and_is_good_afterwards(house: House) -> None:
+    """Over HTTP and at a socket's handshake."""
+    async with house.asking() as http:
+        task_id = await ended(http)
+        url, other = [
+            str((await http.post("/tickets", json={"stream_id": task_id})).json()["url"]) for _ in range(2)
+        ]
+        socket = f"/ws/streams/{task_id}/?{other.partition('?')[2]}"
+        with house.write_locked():
+            refused = await http.get(url, headers={"Cookie": ""})
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+            with pytest.raises(InvalidStatus) as handshake:
+                async with opened(house.server, socket):
+                    pass
+            assert handshake.value.response.status_code == 503
+        assert (await read_stream(http, "GET", url, headers={"Cookie": ""})).text == TEXT
+        async with opened(house.server, socket) as reader:
+            assert (await reader.rest())[-1]["type"] == "complete"
 
 
 async def test_readiness_notices_it_where_nothing_happens(house: House) -> None:
