@@ -33,6 +33,7 @@ from .descriptions import RETRYABLE
 from .digests import digest
 from .models import IdempotencyKey, StreamTask
 from .opening import Opening
+from .storage.locks import hurry
 from .storage.records import DatabaseRecorder
 from .storage.rows import NOBODY, write_tasks
 from .threads import borrowed_thread
@@ -196,17 +197,21 @@ def _expired(known: IdempotencyKey) -> bool:
 def _write(row: Mapping[str, Any], call: CallKey, known: IdempotencyKey | None) -> bool:
     """Record and key in one transaction; False, and neither, if another call was faster. `known`: what the
     key stands for no more. In a thread of the pool, whose connection is closed again."""
+    hurry()
+    written = False
     try:
         with transaction.atomic():
             write_tasks([row])
             _take(row["id"], call, known)
+            written = True
     except (_Lost, IntegrityError):
         return False
     except (DatabaseError, InterfaceError):
-        # The commit may have come through and only its answer be lost.
-        connection.close()
-        with suppress(DatabaseError, InterfaceError):
-            StreamTask.objects.filter(pk=row["id"]).delete()
+        if written:
+            # The commit may have come through and only its answer be lost.
+            connection.close()
+            with suppress(DatabaseError, InterfaceError):
+                StreamTask.objects.filter(pk=row["id"]).delete()
         raise
     finally:
         connection.close()

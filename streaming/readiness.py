@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from .cluster.sharing import Sharing
 
 MAX_BEHIND: Final = 5.0
-"""Seconds that news of tasks may wait for the database; usually it is a quarter of one."""
+"""Seconds that news of tasks may wait for the database; usually it is a quarter of one. Also those for which
+it may take nothing at all, which is noticed where nothing happens, too: each process shows once a second that
+it lives."""
+
+WORTH_A_LOOK: Final = 2.0
+"""Seconds after which that is worth a look: calls that have to write are refused by now."""
 
 MAX_LAG: Final = 1.0
 """Seconds that the event loop may have been late of late: then every stream was held up for as long."""
@@ -56,7 +61,7 @@ async def checks() -> list[Check]:
     return [
         *_of_database(database),
         *redis,
-        _of_records(here.recorder.behind),
+        _of_records(here.recorder.behind, here.recorder.stalled),
         *_of_pools(here.supervisor),
         _of_loop(here.loop_lag.recent),
         _of_drain(here.supervisor.draining),
@@ -96,10 +101,14 @@ async def _of_redis(sharing: Sharing | None) -> list[Check]:
     return [Check("redis", "failed", _("Redis does not answer."))]
 
 
-def _of_records(behind: float) -> Check:
-    if behind < MAX_BEHIND:
+def _of_records(behind: float, stalled: float) -> Check:
+    """`behind`, `stalled`: see the recorder."""
+    if max(behind, stalled) < WORTH_A_LOOK:
         return Check("records", "ok", _("What happens to tasks is written in time."))
-    return Check("records", "failed", _("What happened to tasks has waited for %d s to be written.") % behind)
+    state: Literal["warning", "failed"] = "failed" if max(behind, stalled) >= MAX_BEHIND else "warning"
+    if stalled >= WORTH_A_LOOK:
+        return Check("records", state, _("For %d s the database has taken nothing.") % stalled)
+    return Check("records", state, _("What happened to tasks has waited for %d s to be written.") % behind)
 
 
 def _of_loop(late: float) -> Check:

@@ -69,8 +69,15 @@ if TYPE_CHECKING:
 
 _TASK_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
-RECORD_PATIENCE: Final = 5.0
+RECORD_PATIENCE: Final = 3.0
 """Seconds that a 202 waits for its record to be durable before it is taken back."""
+
+LIST_PATIENCE: Final = 1.0
+"""Seconds that a list waits for what is to be written, and that may have waited for that already: it is read
+as it is then. Who reads does not wait for a database that takes nothing."""
+
+CLOSING_PATIENCE: Final = 5.0
+"""Seconds for the last records when the process goes down, and for those of other processes to be seen."""
 
 ALERTS_PATIENCE: Final = 0.5
 """Seconds that a look at alerts has for its end when the process goes down; what it leaves others do."""
@@ -236,7 +243,7 @@ class Service:
             raise AccessRevoked(claim.task_id)
         if task.journal.closed:
             # Read to its end, which the record tells a moment later if another process ran it.
-            await asyncio.wait([task.ended], timeout=RECORD_PATIENCE)
+            await asyncio.wait([task.ended], timeout=CLOSING_PATIENCE)
         return task, await text_of(task) if text is None else text, True
 
     async def accept_once(
@@ -399,7 +406,8 @@ class Service:
         """The caller's own tasks, newest first: `items`, and `next` as the `before` of the next page."""
         if caller.account is None:
             return {"items": [], "next": None}
-        await self.recorder.flush().wait(RECORD_PATIENCE)
+        patience = max(LIST_PATIENCE - self.recorder.behind, 0.0)
+        await self.recorder.flush().wait(patience)
         rows = StreamTask.objects.filter(owner__pk=caller.account)
         if before is not None:
             mark = await rows.filter(pk=before).afirst()
@@ -472,7 +480,7 @@ class Service:
             await self._queue.close()
         await self._replicas.close()
         self.recorder.flush()
-        await asyncio.to_thread(self.recorder.close, RECORD_PATIENCE)
+        await asyncio.to_thread(self.recorder.close, CLOSING_PATIENCE)
         await asyncio.to_thread(self.alerts.close, ALERTS_PATIENCE)
         await self.scraping.close()
         await self.quotas.close()

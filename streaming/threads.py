@@ -16,6 +16,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 from asgiref.sync import ThreadSensitiveContext
 from django.db import close_old_connections
 
+from .storage.locks import hurry
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class ThreadLender:
         """A thread that nobody uses."""
         if self._idle:
             return self._idle.pop()
-        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sluice-request")
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sluice-request", initializer=hurry)
 
     def take_back(self, thread: ThreadPoolExecutor) -> None:
         """Tidy up in the thread (close its database connections), then keep it; nobody waits for that.

@@ -102,6 +102,7 @@ class DatabaseRecorder:
         self._last_write = 0.0
         self._write_seconds = 0.0
         self._waiting_since: float | None = None
+        self._trying_since: float | None = None
         self._loud_until = 0.0
         self._unlogged: Counter[str] = Counter()
         self._fresh: dict[str, tuple[Task, Promise]] = {}
@@ -188,8 +189,13 @@ class DatabaseRecorder:
     @property
     def behind(self) -> float:
         """Seconds that what was noted first has waited to be written; 0 if nothing waits."""
-        since = self._waiting_since
-        return 0.0 if since is None else max(time.monotonic() - since, 0.0)
+        return _since(self._waiting_since)
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the writer's thread has tried to write, be it only that this process lives; 0 if
+        it got through the last time. Tells of a database that takes nothing, also where nothing happens."""
+        return _since(self._trying_since)
 
     def close(self, seconds: float) -> None:
         """Write what is left, for at most `seconds`; blocks."""
@@ -332,13 +338,19 @@ class DatabaseRecorder:
     def _tick(self) -> None:
         able, self._able = self._able, True
         more = False
+        self._try()
         try:
             more = self._housekeeper.tick(time.monotonic(), able=able)
+            self._trying_since = None
         except (DatabaseError, InterfaceError) as error:
             self._able = False
             logger.warning("could not show life: %s", error)
             connection.close()
         self._next_tick = time.monotonic() + (0.0 if more else TICK)
+
+    def _try(self) -> None:
+        if self._trying_since is None:
+            self._trying_since = time.monotonic()
 
     def _leave(self) -> None:
         try:
@@ -366,9 +378,11 @@ class DatabaseRecorder:
             refusals, self._refusals = self._refusals, Counter()
             flushes, self._flushes = self._flushes, []
             began = time.monotonic()
+        self._try()
         try:
             with COURTESY:
                 unwritable = self._write(notes, refusals)
+            self._trying_since = None
         except (DatabaseError, InterfaceError) as error:
             self.failed_writes += 1
             self._able = False
@@ -473,6 +487,10 @@ def _new_events(task: Task) -> Batch:
     frames = journal.read(first_id - 1, journal.last_id)
     task.recorded_id = journal.last_id
     return Batch(first_id if frames else journal.next_id, frames)
+
+
+def _since(moment: float | None) -> float:
+    return 0.0 if moment is None else max(time.monotonic() - moment, 0.0)
 
 
 def _first_line(error: Exception) -> str:
