@@ -53,8 +53,8 @@ WRITING: Final = 0.1
 STALLED: Final = 3.0
 """Seconds after which the database ends a transaction of the writer's in which nothing comes: its process is
 stopped, or cut off, and what it has locked holds up the writers of others, also those who would take over its
-tasks. Less than what makes a process dead; who was only slow writes again. (PostgreSQL does not count the time
-behind a pipeline, as rows are inserted by: who stops just there keeps its locks.)"""
+tasks. Less than what makes a process dead; who was only slow writes again. (PostgreSQL does not count the
+time behind a pipeline, as rows are inserted by: who stops just there keeps its locks.)"""
 
 AT_ONCE: Final = 128
 """Tasks whose new events are noted in one step of the loop, where nobody waits for it."""

@@ -20,6 +20,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connection, connections, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -33,7 +34,7 @@ from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
 from streaming.core import sse
-from streaming.core.errors import Draining, EventsPruned, TaskNotFound
+from streaming.core.errors import Draining, EventsPruned, StorageUnavailable, TaskNotFound
 from streaming.core.events import Content, Error, encode
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
@@ -45,6 +46,7 @@ from streaming.runtime.task import CancelReason, Task
 from streaming.service import Service
 from streaming.storage import records
 from streaming.storage.records import DatabaseRecorder
+from streaming.storage.rows import stored_rows
 from streaming.storage.stored import news_of
 from tests.unit.runtime.fakes import (
     FakeMessages,
@@ -1013,7 +1015,7 @@ async def test_a_stopped_process_loses_its_locks_and_no_record(house: Make, monk
     task = there.open(held(gate))
     await there.saved()
     locked, goes_on = threading.Event(), threading.Event()
-    lock = records.stored_rows
+    lock = stored_rows
 
     def stand_still(notes: Any) -> Any:
         found = lock(notes)
@@ -1117,6 +1119,42 @@ def test_each_process_shows_its_numbers_with_its_beat():
 # What is another's
 
 
+def others_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of whom there is but a row show life."""
+
+    async def stand_still(self: Elsewhere, beats: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(Elsewhere, "_stand_still", stand_still)
+
+
+async def test_an_unknown_id_is_not_denied_while_another_process_writes_nothing(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    """It may be behind with what it has accepted: what stops its beat stops its records, too."""
+    monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.05)
+    here = house(B)
+    await Process.objects.acreate(id=A, pid=1)
+    monkeypatch.setattr(elsewhere, "BEHIND", 0.1)
+    with pytest.raises(StorageUnavailable):
+        await here.elsewhere.row("0" * 32)
+    monkeypatch.setattr(elsewhere, "BEHIND", 20.0)
+    for task_id, known in (("0" * 32, False), ("1" * 32, True)):
+        looking = asyncio.create_task(here.elsewhere.row(task_id))
+        await asyncio.sleep(0.3)
+        assert not looking.done()
+        if known:
+            await arow(id=task_id, state="complete")
+        await Process.objects.filter(pk=A).aupdate(beat=F("beat") + 1)
+        (found,) = await asyncio.gather(looking, return_exceptions=True)
+        assert isinstance(found, StreamTask if known else TaskNotFound)
+    looking = asyncio.create_task(here.elsewhere.row("0" * 32))
+    await asyncio.sleep(0.3)
+    await Process.objects.filter(pk=A).adelete()
+    (found,) = await asyncio.gather(looking, return_exceptions=True)
+    assert isinstance(found, TaskNotFound), "it was dead"
+
+
 async def _looks(here: Service, task_id: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of the database for somebody's call with this id, which is answered 404."""
     asked: list[str] = []
@@ -1139,6 +1177,7 @@ async def test_what_is_another_s_takes_the_way_of_what_is_absent(
 ):
     """So it takes its time as well: nobody learns from a clock which ids there are."""
     monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.1)
+    others_beat(monkeypatch)
     here = Service()
     # It looks exactly once more, however slow the machine is.
     here._elsewhere._schedule = PollSchedule(0.15, [(None, 1.0)])
@@ -1166,6 +1205,7 @@ async def test_who_looks_for_many_unknown_ids_looks_seldom(house: Make, monkeypa
     """A row that comes meanwhile is found all the same; and others are not concerned."""
     monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.5)
     monkeypatch.setattr(elsewhere, "LOOKING", 2)
+    others_beat(monkeypatch)
     here = house(B)
     await Process.objects.acreate(id=A, pid=1)
     asked: Counter[str] = Counter()
