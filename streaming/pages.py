@@ -22,7 +22,7 @@ from streaming.core.errors import StorageUnavailable, TaskNotFound
 
 from . import conf
 from .access import Caller, identify
-from .problems import Problem
+from .problems import Problem, of_error
 from .scopes import Scope
 from .service import service
 
