@@ -18,11 +18,11 @@ from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 from django.views.defaults import page_not_found
 
-from streaming.core.errors import TaskNotFound
+from streaming.core.errors import StorageUnavailable, TaskNotFound
 
 from . import conf
 from .access import Caller, identify
-from .problems import Problem
+from .problems import Problem, of_error
 from .scopes import Scope
 from .service import service
 
@@ -41,6 +41,8 @@ def page(view: PageView[P]) -> PageView[P]:
         except TaskNotFound as error:
             # Also under DEBUG, where Http404 would show the developer's page.
             return await sync_to_async(page_not_found)(request, error)
+        except StorageUnavailable as error:
+            return of_error(error).response()
         except Problem as problem:
             if problem.status == 401:
                 return redirect_to_login(request.get_full_path())

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from streaming.core.errors import EventsPruned, TaskNotFound
+from streaming.core.errors import EventsPruned, StorageUnavailable, TaskNotFound
 from streaming.core.schedule import PollSchedule
 from streaming.core.states import State
 from streaming.models import Process, StreamTask
@@ -40,6 +40,13 @@ AT_ONCE: Final = 8
 
 UNWRITTEN: Final = 1.0
 """Seconds after which a task of another process has its row at the latest."""
+
+BEHIND: Final = 0.8
+"""Seconds after that for which we wait for a beat of those that have shown none meanwhile. A process writes
+its beat and its tasks in one thread: while the one does not come, the other may be missing, too."""
+
+BEAT_LOOKS: Final = 0.1
+"""Seconds between two looks at beats."""
 
 LOOKING: Final = 20
 """Calls of one caller that look again and again for a row that is not there yet. Further ones wait as long
@@ -81,14 +88,18 @@ class Elsewhere:
 
     async def row(self, task_id: str, caller: Caller | None = None) -> StreamTask:
         """The task's row. Where other processes live, it is looked for until one of them must have written
-        it. Raises `TaskNotFound`. `caller`: who asks, if it is somebody outside; a row that is not theirs is
+        it. Raises `TaskNotFound`, and `StorageUnavailable` where nobody knows, because another process
+        writes nothing for now. `caller`: who asks, if it is somebody outside; a row that is not theirs is
         then no row to the database, so that both take the same time."""
         rows = StreamTask.objects.filter(pk=task_id)
         if caller is not None:
             rows = rows.filter(Q(owner=None) | Q(owner=caller.account))
         row = await self._visit(rows.first)
-        if row is None and await self._others_live():
+        if row is None and (beats := await self._beats_of_others()):
             row = await self._row_in_a_moment(rows, None if caller is None else caller.share_key(""))
+            if row is None and await self._stand_still(beats):
+                await self._until_all_have_beaten(beats, task_id)
+                row = await self._visit(rows.first)
         if row is None:
             raise TaskNotFound(task_id)
         if not State(row.state).terminal:
@@ -163,8 +174,22 @@ class Elsewhere:
             return
         await asyncio.sleep(min(2 * self._schedule.pause(math.inf) + LOOKING_TAKES, LATELY))
 
-    async def _others_live(self) -> bool:
-        return await self._visit(Process.objects.exclude(pk=self._recorder.process_id).exists)
+    async def _beats_of_others(self) -> dict[str, int]:
+        others = Process.objects.exclude(pk=self._recorder.process_id).only("beat")
+        return {pk: process.beat for pk, process in (await self._visit(others.in_bulk)).items()}
+
+    async def _stand_still(self, beats: Mapping[str, int]) -> bool:
+        """Whether one of these processes lives and has not shown it since."""
+        return bool(beats.items() & (await self._beats_of_others()).items())
+
+    async def _until_all_have_beaten(self, beats: Mapping[str, int], task_id: str) -> None:
+        """Raises `StorageUnavailable`."""
+        began = time.monotonic()
+        while time.monotonic() - began < BEHIND:
+            await asyncio.sleep(BEAT_LOOKS)
+            if not await self._stand_still(beats):
+                return
+        raise StorageUnavailable(task_id)
 
     async def _row_in_a_moment(self, rows: QuerySet[StreamTask], who: Hashable) -> StreamTask | None:
         if self._looking[who] >= LOOKING:

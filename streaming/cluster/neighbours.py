@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, Final
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from streaming.core.states import State
@@ -89,9 +89,7 @@ class Wishes:
 def ask_to_cancel(task_ids: Iterable[str], reason: str) -> None:
     """Ask whoever runs the tasks to cancel them; the first reason stays."""
     for ids in _chunks(task_ids):
-        with transaction.atomic():
-            asked = lock(StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE, cancel_requested=""))
-            asked.update(cancel_requested=reason)
+        _set_in_active(ids, "cancel_requested", reason, "cancel_requested = ''")
 
 
 def ask_for_priority(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
@@ -128,12 +126,38 @@ def answers(task_ids: Iterable[str], priority: int) -> dict[str, Prioritised]:
     return found
 
 
-def show_following(task_ids: Iterable[str]) -> None:
-    """Tell whoever runs the tasks that they have readers here."""
+def show_following(task_ids: Iterable[str]) -> bool:
+    """Tell whoever runs the tasks that they have readers here. Waits for nobody: a task that is locked is
+    passed over, perhaps by a process that stands still in the middle of a transaction. Returns whether all
+    were told; others have been passed over, or have ended."""
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    asked = told = 0
     for ids in _chunks(task_ids):
-        with transaction.atomic():
-            read = lock(StreamTask.objects.filter(pk__in=ids, state__in=_ACTIVE))
-            read.update(followed_at=timezone.now())
+        asked += len(ids)
+        told += _set_in_active(ids, "followed_at", now, "1 = 1", skip_locked=True)
+    return told == asked
+
+
+def _set_in_active(
+    ids: list[str], column: str, value: Any, condition: str, *, skip_locked: bool = False
+) -> int:
+    """Set a column of those of the tasks that have not ended and meet the condition; of how many. In one
+    statement, outside a transaction: these are rows of others, and who is stopped between a lock and its
+    commit holds up all that their process writes. Locked in the order of `rows.lock`."""
+    quote = connection.ops.quote_name
+    table, pk = quote(StreamTask._meta.db_table), quote("id")
+    supported = connection.features.has_select_for_update
+    locks = connection.ops.for_update_sql(skip_locked=skip_locked) if supported else ""
+    marks = ", ".join(["%s"] * len(ids))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {table} SET {quote(column)} = %s "  # noqa: S608 (our names)
+            f"WHERE {pk} IN (SELECT {pk} FROM {table} "
+            f"WHERE {pk} IN ({marks}) AND {quote('state')} IN (%s, %s) AND {condition} "
+            f"ORDER BY {pk} {locks})",
+            [value, *ids, *_ACTIVE],
+        )
+        return int(cursor.rowcount)
 
 
 def orphaning() -> set[str]:

@@ -109,6 +109,7 @@ class Registry:
         self._observer = Observer()
         self._next_beat = 0.0
         self._next_pruning = 0.0
+        self._untold = False
         _here.add(process_id)
 
     def speak_for(self, host: RegistryHost) -> None:
@@ -130,7 +131,9 @@ class Registry:
                 self._prune(now)
             if self._host is not None:
                 self._take_up(self._host)
-                show_following(self._host.followed())
+        if self._host is not None and (beats or self._untold):
+            # What was locked is told half a second later.
+            self._untold = not show_following(self._host.followed())
         # Who is alone is still asked by who runs no tasks: an admin under WSGI, a command.
         if self._host is not None and (beats or not self.alone):
             self._host.asked(self._wishes.look())

@@ -50,6 +50,12 @@ than a second of text."""
 WRITING: Final = 0.1
 """Share of the time that writing events may take before they are collected for longer than the interval."""
 
+STALLED: Final = 3.0
+"""Seconds after which the database ends a transaction of the writer's in which nothing comes: its process is
+stopped, or cut off, and what it has locked holds up the writers of others, also those who would take over its
+tasks. Less than what makes a process dead; who was only slow writes again. (PostgreSQL does not count the
+time behind a pipeline, as rows are inserted by: who stops just there keeps its locks.)"""
+
 AT_ONCE: Final = 128
 """Tasks whose new events are noted in one step of the loop, where nobody waits for it."""
 
@@ -109,6 +115,7 @@ class DatabaseRecorder:
         self._unread: dict[str, Task] = {}
         self._admissions: asyncio.TimerHandle | None = None
         self._collector: asyncio.Handle | None = None
+        self._bounded: object = None
         self.failed_writes = 0
         self.dropped = 0
         self.dropped_events = 0
@@ -340,6 +347,7 @@ class DatabaseRecorder:
         more = False
         self._try()
         try:
+            self._bound_transactions()
             more = self._housekeeper.tick(time.monotonic(), able=able)
             self._trying_since = None
         except (DatabaseError, InterfaceError) as error:
@@ -380,6 +388,7 @@ class DatabaseRecorder:
             began = time.monotonic()
         self._try()
         try:
+            self._bound_transactions()
             with COURTESY:
                 unwritable = self._write(notes, refusals)
             self._trying_since = None
@@ -405,6 +414,19 @@ class DatabaseRecorder:
         settle_soon([*kept, *flushes], kept=True)
         settle_soon([promise for task_id in unwritable for promise in notes[task_id].promises], kept=False)
         return True
+
+    def _bound_transactions(self) -> None:
+        """See `STALLED`; once for each connection of this thread. SQLite knows no such limit."""
+        if connection.vendor != "postgresql" or (
+            connection.connection is not None and connection.connection is self._bounded
+        ):
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+                [str(round(STALLED * 1000))],
+            )
+        self._bounded = connection.connection
 
     def _write(self, notes: Notes, refusals: _Refusals) -> set[str]:
         """All in one transaction; one by one if some can never be written, whose ids are returned.

@@ -11,14 +11,16 @@ import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -32,7 +34,7 @@ from streaming.cluster.replicas import Replicas
 from streaming.cluster.statistics import summed
 from streaming.cluster.takeover import claim, take_over, unclaimed
 from streaming.core import sse
-from streaming.core.errors import Draining, EventsPruned, TaskNotFound
+from streaming.core.errors import Draining, EventsPruned, StorageUnavailable, TaskNotFound
 from streaming.core.events import Content, Error, encode
 from streaming.core.framing import SSE
 from streaming.core.schedule import PollSchedule
@@ -42,7 +44,9 @@ from streaming.runtime.journals.base import LOST_IDS
 from streaming.runtime.supervisor import Supervisor
 from streaming.runtime.task import CancelReason, Task
 from streaming.service import Service
+from streaming.storage import records
 from streaming.storage.records import DatabaseRecorder
+from streaming.storage.rows import stored_rows
 from streaming.storage.stored import news_of
 from tests.unit.runtime.fakes import (
     FakeMessages,
@@ -57,6 +61,8 @@ from tests.unit.runtime.fakes import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+only_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="its locks are of rows")
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 
@@ -975,6 +981,113 @@ async def test_who_locks_many_rows_never_waits_for_who_waits_for_them(house: Mak
     assert there.recorder.failed_writes == 0
 
 
+@contextmanager
+def stopped(*task_ids: str) -> Iterator[None]:
+    """A process stands still in the middle of a transaction in which it has locked these tasks."""
+    locked, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic():
+                list(StreamTask.objects.select_for_update().filter(pk__in=task_ids))
+                locked.set()
+                goes_on.wait(60)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(20)
+    try:
+        yield
+    finally:
+        goes_on.set()
+        thread.join()
+
+
+@only_postgresql
+def test_who_says_that_it_reads_waits_for_nobody():
+    """It is the writer's thread that says so: what a stopped process has locked would stop it, too."""
+    one, other = row(process=A, state="running"), row(process=A, state="running")
+    with stopped(one.id), connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '5s'")
+        assert not show_following([one.id, other.id]), "one is to be told later"
+        assert [each.task_id for each in Wishes(A).look()] == [other.id]
+    assert show_following([one.id, other.id])
+    assert {each.task_id for each in Wishes(A).look()} == {one.id, other.id}
+
+
+async def test_whom_somebody_had_locked_is_told_at_the_next_look(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    there, here = house(A), house(B)
+    task = there.open(held(asyncio.Event()))
+    await there.saved()
+    await here.reader(task.id)
+    told: list[float] = []
+    answers = iter([False, True, True])
+    now = 0.0
+
+    def tell(ids: list[str]) -> bool:
+        told.append(now)
+        return next(answers)
+
+    monkeypatch.setattr(processes, "show_following", tell)
+    for now in (0.0, 0.5, 0.9, 1.1):
+        await here.look(now)
+    assert told == [0.0, 0.5, 1.1]
+
+
+def test_what_is_asked_of_others_is_one_statement():
+    """Who is stopped between two holds up what the tasks' process writes."""
+    one = row(process=A, state="running")
+    for ask in (lambda: show_following([one.id]), lambda: ask_to_cancel([one.id], "client")):
+        with CaptureQueriesContext(connection) as asked:
+            ask()
+        assert len(asked) == 1, [each["sql"] for each in asked]
+
+
+@only_postgresql
+async def test_a_stopped_process_loses_its_locks_and_no_record(house: Make, monkeypatch: pytest.MonkeyPatch):
+    """One whose writer stands still in the middle of a transaction: nobody could take over what it locked."""
+    monkeypatch.setattr(records, "STALLED", 0.2)
+    there = house(A)
+    gate = asyncio.Event()
+    task = there.open(held(gate))
+    await there.saved()
+    locked, goes_on = threading.Event(), threading.Event()
+    lock = stored_rows
+
+    def stand_still(notes: Any) -> Any:
+        found = lock(notes)
+        locked.set()
+        goes_on.wait(60)
+        return found
+
+    monkeypatch.setattr(records, "stored_rows", stand_still)
+    there.recorder.started(task)
+    assert await asyncio.to_thread(locked.wait, 20)
+
+    def claimed() -> str:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '10s'")
+                return StreamTask.objects.select_for_update().get(pk=task.id).process
+        finally:
+            connections.close_all()
+
+    try:
+        assert await asyncio.to_thread(claimed) == A
+    finally:
+        monkeypatch.setattr(records, "stored_rows", lock)
+        goes_on.set()
+    gate.set()
+    await ended(task)
+    await there.saved()
+    assert there.recorder.failed_writes == 1
+    assert (await stored(task.id)).state == "complete"
+
+
 # Statistics
 
 
@@ -1047,6 +1160,42 @@ def test_each_process_shows_its_numbers_with_its_beat():
 # What is another's
 
 
+def others_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of whom there is but a row show life."""
+
+    async def stand_still(self: Elsewhere, beats: Any) -> bool:
+        return False
+
+    monkeypatch.setattr(Elsewhere, "_stand_still", stand_still)
+
+
+async def test_an_unknown_id_is_not_denied_while_another_process_writes_nothing(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+):
+    """It may be behind with what it has accepted: what stops its beat stops its records, too."""
+    monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.05)
+    here = house(B)
+    await Process.objects.acreate(id=A, pid=1)
+    monkeypatch.setattr(elsewhere, "BEHIND", 0.1)
+    with pytest.raises(StorageUnavailable):
+        await here.elsewhere.row("0" * 32)
+    monkeypatch.setattr(elsewhere, "BEHIND", 20.0)
+    for task_id, known in (("0" * 32, False), ("1" * 32, True)):
+        looking = asyncio.create_task(here.elsewhere.row(task_id))
+        await asyncio.sleep(0.3)
+        assert not looking.done()
+        if known:
+            await arow(id=task_id, state="complete")
+        await Process.objects.filter(pk=A).aupdate(beat=F("beat") + 1)
+        (found,) = await asyncio.gather(looking, return_exceptions=True)
+        assert isinstance(found, StreamTask if known else TaskNotFound)
+    looking = asyncio.create_task(here.elsewhere.row("0" * 32))
+    await asyncio.sleep(0.3)
+    await Process.objects.filter(pk=A).adelete()
+    (found,) = await asyncio.gather(looking, return_exceptions=True)
+    assert isinstance(found, TaskNotFound), "it was dead"
+
+
 async def _looks(here: Service, task_id: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of the database for somebody's call with this id, which is answered 404."""
     asked: list[str] = []
@@ -1069,6 +1218,7 @@ async def test_what_is_another_s_takes_the_way_of_what_is_absent(
 ):
     """So it takes its time as well: nobody learns from a clock which ids there are."""
     monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.1)
+    others_beat(monkeypatch)
     here = Service()
     # It looks exactly once more, however slow the machine is.
     here._elsewhere._schedule = PollSchedule(0.15, [(None, 1.0)])
@@ -1096,6 +1246,7 @@ async def test_who_looks_for_many_unknown_ids_looks_seldom(house: Make, monkeypa
     """A row that comes meanwhile is found all the same; and others are not concerned."""
     monkeypatch.setattr(elsewhere, "UNWRITTEN", 0.5)
     monkeypatch.setattr(elsewhere, "LOOKING", 2)
+    others_beat(monkeypatch)
     here = house(B)
     await Process.objects.acreate(id=A, pid=1)
     asked: Counter[str] = Counter()
