@@ -121,7 +121,10 @@ async def identify(
     _check_host(request)
     caller = await _identify_by_ticket_or(request, resource, anybody)
     caller.require(*needs)
-    return caller
+    if not needs or caller.scopes is None or caller.standing is None:
+        return caller
+    # What the key may be used for besides is nothing to this call.
+    return replace(caller, standing=replace(caller.standing, needs=frozenset(needs)))
 
 
 async def _identify_by_ticket_or(request: HttpRequest, resource: str | None, anybody: bool) -> Caller:
