@@ -198,11 +198,12 @@ async def _by_ticket(request: HttpRequest, text: str, resource: str) -> Caller |
     async with borrowed_thread():
         maker = await access_tickets.use(text, resource)
         if maker is None:
-            return None
-        if maker.kind == "nobody":
+            caller = None
+        elif maker.kind == "nobody":
             caller = Caller(None, address) if _anonymous_allowed(request, address) else None
         else:
             caller = await _in_the_place_of(maker, address)
+    access_tickets.COUNTS["refused" if caller is None else "redeemed"] += 1
     if caller is None or not access_tickets.is_of_stream(resource):
         return caller
     return replace(caller, scopes=_TO_READ if caller.scopes is None else caller.scopes & _TO_READ)
