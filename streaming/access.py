@@ -121,10 +121,11 @@ async def identify(
     _check_host(request)
     caller = await _identify_by_ticket_or(request, resource, anybody)
     caller.require(*needs)
-    if not needs or caller.scopes is None or caller.standing is None:
+    if not needs or caller.scopes is None or (rests := caller.standing) is None:
         return caller
-    # What the key may be used for besides is nothing to this call.
-    return replace(caller, standing=replace(caller.standing, needs=frozenset(needs)))
+    # What the key may be used for besides is nothing to this call. (`replace` would take several calls.)
+    rests = Standing(rests.name, rests.identity, rests.generation, rests.ask, frozenset(needs))
+    return Caller(caller.account, caller.address, caller.staff, caller.scopes, rests)
 
 
 async def _identify_by_ticket_or(request: HttpRequest, resource: str | None, anybody: bool) -> Caller:
