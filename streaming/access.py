@@ -121,7 +121,11 @@ async def identify(
     _check_host(request)
     caller = await _identify_by_ticket_or(request, resource, anybody)
     caller.require(*needs)
-    return caller
+    if not needs or caller.scopes is None or (rests := caller.standing) is None:
+        return caller
+    # What the key may be used for besides is nothing to this call. (`replace` would take several calls.)
+    rests = Standing(rests.name, rests.identity, rests.generation, rests.ask, frozenset(needs))
+    return Caller(caller.account, caller.address, caller.staff, caller.scopes, rests)
 
 
 async def _identify_by_ticket_or(request: HttpRequest, resource: str | None, anybody: bool) -> Caller:
@@ -195,11 +199,12 @@ async def _by_ticket(request: HttpRequest, text: str, resource: str) -> Caller |
     async with borrowed_thread():
         maker = await access_tickets.use(text, resource)
         if maker is None:
-            return None
-        if maker.kind == "nobody":
+            caller = None
+        elif maker.kind == "nobody":
             caller = Caller(None, address) if _anonymous_allowed(request, address) else None
         else:
             caller = await _in_the_place_of(maker, address)
+    access_tickets.COUNTS["refused" if caller is None else "redeemed"] += 1
     if caller is None or not access_tickets.is_of_stream(resource):
         return caller
     return replace(caller, scopes=_TO_READ if caller.scopes is None else caller.scopes & _TO_READ)

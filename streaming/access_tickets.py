@@ -31,6 +31,10 @@ asks several times in the same moment may get a few more."""
 MAX_RESOURCE: Final = 255
 """Characters of a resource's name."""
 
+COUNTS: Final = dict.fromkeys(("issued", "limited", "redeemed", "refused"), 0)
+"""Tickets of this process so far, by result: `limited` were not issued (429), `refused` opened nothing.
+Belongs to the event loop's thread."""
+
 _TICKET: Final = re.compile(MARK + r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 
@@ -65,6 +69,7 @@ async def issue(resource: str, holder: str, credential: Credential) -> str:
     await Ticket.objects.filter(holder=holder, expires_at__lte=now).adelete()
     unused = Ticket.objects.filter(holder=holder, expires_at__gt=now)
     if await unused.acount() >= MAX_UNUSED:
+        COUNTS["limited"] += 1
         detail = _("You have %d tickets that nobody has used yet.") % MAX_UNUSED
         raise Problem(429, "too_many_tickets", detail, retry_after=ttl, limit=MAX_UNUSED)
     text = MARK + secrets.token_urlsafe(32)
@@ -76,6 +81,7 @@ async def issue(resource: str, holder: str, credential: Credential) -> str:
         credential=credential.value,
         expires_at=now + timedelta(seconds=ttl),
     )
+    COUNTS["issued"] += 1
     return text
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Final
 
 _REFUSALS: Final = frozenset({429, 503})
+
+UNFINISHED: Final[ContextVar[bool]] = ContextVar("sluice_unfinished", default=False)
+"""Whether the running code has left its response unfinished on purpose: its reader takes nothing."""
 
 
 class WithoutTraceback(logging.Filter):
@@ -20,11 +24,16 @@ class WithoutTraceback(logging.Filter):
 
 
 class WithoutPeersFaults(logging.Filter):
-    """Drops uvicorn's stack for text on a WebSocket that is not UTF-8: the peer gets its 1007 anyway."""
+    """Drops what peers do and uvicorn calls an error: its stack for text on a WebSocket that is not UTF-8,
+    where the peer gets its 1007 anyway; its line for the unfinished response of a reader that we cut off
+    because it does not read, of whom we have said so."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record shall be logged."""
-        return not record.getMessage().startswith("Invalid UTF-8 sequence received")
+        message = record.getMessage()
+        if message.startswith("ASGI callable returned without completing response"):
+            return not UNFINISHED.get()
+        return not message.startswith("Invalid UTF-8 sequence received")
 
 
 class CountedRefusals(logging.Filter):

@@ -64,13 +64,14 @@ class Reader(Protocol):
 
 
 class _Group:
-    """Those who rest on the same. Moments are seconds of the clock."""
+    """Those who rest on the same, each with what it needs of that. `standing` is the first one's; any is as
+    good to ask by. Moments are seconds of the clock."""
 
     __slots__ = ("due", "known", "readers", "standing")
 
     def __init__(self, standing: Standing, now: float) -> None:
         self.standing = standing
-        self.readers: set[Reader] = set()
+        self.readers: dict[Reader, Standing] = {}
         self.known = self.due = now
 
 
@@ -113,11 +114,11 @@ class Rechecks:
         if standing.generation != self._identities.generation:
             # Something was revoked between its look-up and now, and nobody asked about it then.
             self._hurry(group)
-        group.readers.add(reader)
+        group.readers[reader] = standing
         return partial(self._leave, group, reader)
 
     def _leave(self, group: _Group, reader: Reader) -> None:
-        group.readers.discard(reader)
+        group.readers.pop(reader, None)
         if not group.readers and self._groups.get(group.standing.name) is group:
             del self._groups[group.standing.name]
 
@@ -237,17 +238,17 @@ class Rechecks:
         # Where a revocation was announced, nothing older is in the memory.
         try:
             async with asyncio.timeout(ASK_PATIENCE), borrowed_thread():
-                holds = await group.standing.holds(self._max_age)
+                now = await group.standing.ask(self._max_age)
         except Exception as error:
             self._complain(error)
             if group.readers:
                 self._try_again(group)
             return False
-        if holds:
+        if now is not None:
             group.known = asked
-            return True
-        for reader in list(group.readers):
-            reader.revoke()
+        for reader, standing in list(group.readers.items()):
+            if not standing.holds_for(now):
+                reader.revoke()
         return True
 
     def _complain(self, error: Exception) -> None:

@@ -18,6 +18,7 @@ from streaming.runtime.follower import MAX_BURST, Follower
 
 from .compression import Encode
 from .daphne import abort, paced, release
+from .logs import UNFINISHED
 from .responses import EventStream
 
 logger = logging.getLogger(__name__)
@@ -158,5 +159,7 @@ def _closed_as_slow(follower: Follower, send: Send) -> bool:
     if not follower.slow or task is None or task.uncancel() > 0:
         return False
     abort(send)
+    # The server ends the connection because of that, and would call it an error.
+    UNFINISHED.set(True)
     logger.warning("stream %s: a reader that did not read was closed", follower.task.id)
     return True

@@ -23,24 +23,28 @@ raises."""
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What must go on holding. `name`: what it is, so that all who rest on the same are asked about once;
-    `generation`: that of `IDENTITIES` before it was found to hold."""
+    `generation`: that of `IDENTITIES` before it was found to hold; `needs`: the scopes that this reader
+    cannot do without, None: all that the credential had."""
 
     name: Credential
     identity: Identity
     generation: int
     ask: Ask
+    needs: frozenset[str] | None = None
 
     async def holds(self, max_age: float) -> bool:
         """Whether it still does, as it was at most `max_age` seconds ago. Raises what `ask` raises."""
-        now = await self.ask(max_age)
-        return now is not None and now.account == self.identity.account and _covers(now, self.identity)
+        return self.holds_for(await self.ask(max_age))
 
+    def holds_for(self, now: Identity | None) -> bool:
+        """Whether it does where `ask` has answered so."""
+        return now is not None and now.account == self.identity.account and self._covered_by(now)
 
-def _covers(now: Identity, before: Identity) -> bool:
-    """Whether a credential may be used for all that it was good for."""
-    if now.scopes is None:
-        return True
-    return before.scopes is not None and now.scopes.issuperset(before.scopes)
+    def _covered_by(self, now: Identity) -> bool:
+        if now.scopes is None:
+            return True
+        needs = self.identity.scopes if self.needs is None else self.needs
+        return needs is not None and now.scopes.issuperset(needs)
 
 
 _rights: Final[dict[str, Holds]] = {}

@@ -82,6 +82,7 @@ _ALL: Final = (
         ("quota",),
     ),
     # Who reads
+    Metric("sluice_tickets_total", "Tickets, and what became of them.", _COUNTER, ("result",)),
     Metric("sluice_followers", "Readers that are connected.", _GAUGE),
     Metric("sluice_sent_bytes_total", "Bytes of events handed to readers, before compression."),
     Metric("sluice_status_messages_total", "Status events sent."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import django
 from prometheus_client import ProcessCollector
 
-from streaming import conf, producers
+from streaming import access_tickets, conf, producers
 from streaming.core.distribution import Distribution, microseconds
 from streaming.core.errors import generation_errors
 from streaming.core.metering import OTHER, Samples
@@ -161,6 +161,8 @@ def _add_totals(found: Samples, service: Service, measures: Measures) -> None:
     found.update(((name, ()), [value]) for name, value in totals.items())
     for quota, amount in service.quotas.charged.items():
         found["sluice_quota_charged_total", (quota.value,)] = [round(amount, 3)]
+    for result, number in access_tickets.COUNTS.items():
+        found["sluice_tickets_total", (result,)] = [number]
     found["sluice_loop_lag_seconds", ()] = service.loop_lag.distribution.values
     found["sluice_build_info", _build()] = [1]
 

@@ -22,6 +22,7 @@ from streaming import keys, revocation
 from streaming.access import Caller, identify
 from streaming.identities import IDENTITIES, MAX_AGE
 from streaming.models import ApiKey
+from streaming.scopes import Scope
 from streaming.service import close_service
 from streaming.standing import Standing
 from tests.support.client import STREAM, brief
@@ -221,3 +222,18 @@ async def test_streams_of_one_key_cost_one_question_and_none_for_events(
         await call.end()
         assert call.body.count(b'"code":"access_revoked"') == 1
     assert len(asked) <= 3, "before the commit, perhaps, and after it"
+
+
+@pytest.mark.parametrize("kept", ["read", "generate"])
+async def test_a_key_that_loses_a_scope_ends_the_streams_of_calls_that_needed_it(alice: Any, kept: str):
+    _row, key = await sync_to_async(keys.issue)(alice)
+    request = HttpRequest()
+    request.META = {"HTTP_HOST": "testserver", "HTTP_AUTHORIZATION": f"Bearer {key}"}
+    callers = {need: await identify(request, need) for need in (Scope.READ, Scope.GENERATE)}
+    await ApiKey.objects.filter(user=alice).aupdate(scopes=kept)
+    IDENTITIES.forget_all()
+    hold = {
+        need: caller.standing is not None and await caller.standing.holds(MAX_AGE)
+        for need, caller in callers.items()
+    }
+    assert hold == {Scope.READ: kept == "read", Scope.GENERATE: kept == "generate"}

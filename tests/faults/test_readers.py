@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import statistics
 import time
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import Figures, Scale
-from tests.support.client import STREAM, brief
+from tests.support.client import STREAM, brief, frozen
 from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, serving
 from tests.support.toxics import Link, Toxics, always, proxy
@@ -79,31 +78,31 @@ async def test_frozen_readers_harm_nobody(kind: str, tmp_path: Path, scale: Scal
         process = psutil.Process(server.process.pid)
         calm = await _gaps_of_a_paced_stream(server, scale(50, 1000))
         task_id = await _flood(server)
-        for frozen in scale((50,), (1, 50)):
+        for number in scale((50,), (1, 50)):
             before = peak = process.memory_info().rss
             already = (await ask(server.port, "/stats"))["slow_readers_closed"]
             closed_at: list[float] = []
             with ExitStack() as stack:
                 begin = time.monotonic()
-                for _ in range(frozen):
-                    stack.enter_context(_frozen(server, task_id))
+                for _ in range(number):
+                    stack.enter_context(frozen(server, f"/streams/{task_id}"))
                 beside = asyncio.create_task(_gaps_of_a_paced_stream(server, scale(50, 1000)))
-                while len(closed_at) < frozen:
+                while len(closed_at) < number:
                     await asyncio.sleep(0.05)
                     peak = max(peak, process.memory_info().rss)
                     closed = (await ask(server.port, "/stats"))["slow_readers_closed"] - already
                     closed_at += [time.monotonic() - begin] * (closed - len(closed_at))
-                    assert time.monotonic() - begin < timeout + 10, f"{len(closed_at)} of {frozen} closed"
+                    assert time.monotonic() - begin < timeout + 10, f"{len(closed_at)} of {number} closed"
                 gaps = await beside
             assert timeout - 0.2 <= closed_at[0]
             # A single one is not told apart from what the process does besides.
-            assert frozen == 1 or (peak - before) / frozen < MEGABYTE
+            assert number == 1 or (peak - before) / number < MEGABYTE
             figures(
                 "R3",
-                frozen=frozen,
+                frozen=number,
                 connection_timeout=timeout,
                 closed_after=f"{closed_at[0]:.1f}–{closed_at[-1]:.1f}",
-                kilobytes_each=round((peak - before) / frozen / 1000),
+                kilobytes_each=round((peak - before) / number / 1000),
                 others_p99_gap=f"{percentile(calm, 0.99):.3f} → {percentile(gaps, 0.99):.3f}",
             )
         rest = Persistent(lambda: server.port, task_id)
@@ -122,15 +121,6 @@ async def _flood(server: Server) -> str:
 
     await until(made)
     return task_id
-
-
-def _frozen(server: Server, task_id: str) -> socket.socket:
-    """A reader with a buffer of 4 KB who asks and never reads."""
-    reader = socket.socket()
-    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    reader.connect(("127.0.0.1", server.port))
-    reader.sendall(f"GET /streams/{task_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    return reader
 
 
 async def _gaps_of_a_paced_stream(server: Server, tokens: int) -> list[float]:

@@ -66,6 +66,20 @@ async def http(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
+@pytest.fixture
+async def here(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the first of the module's two servers (`pair`)."""
+    async with client(pair[0].url) as made:
+        yield made
+
+
+@pytest.fixture
+async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the other one."""
+    async with client(pair[1].url) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with tables and without rows, to be copied: migrating takes seconds."""

@@ -13,7 +13,16 @@ import httpx2
 import psutil
 import pytest
 
-from tests.support.client import STREAM, brief, check_replay, client, eventually, generate, read_stream
+from tests.support.client import (
+    STREAM,
+    brief,
+    check_replay,
+    client,
+    eventually,
+    frozen,
+    generate,
+    read_stream,
+)
 from tests.support.scale import SERVERS
 from tests.support.servers import Server, environment, migrate, started
 
@@ -46,15 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert "Traceback" not in log, log[-3000:]
         assert "is not known" not in log
         assert "Producer was not unregistered" not in log
-
-
-def frozen(server: Server, place: str) -> socket.socket:
-    """Ask for a stream and never read."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", server.port))
-    connection.sendall(f"GET {place}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    return connection
+        assert "ERROR uvicorn" not in log, "it is ordinary"
 
 
 async def long_stream(http: httpx2.AsyncClient) -> str:

@@ -96,5 +96,7 @@ def test_every_answer_is_one_that_is_described(examiner: Examiner, operation: st
 
 def test_calls_have_succeeded_and_were_refused(examiner: Examiner) -> None:
     """Else the answers above would say little."""
+    if missing := set(OPERATIONS) - examiner.examined:
+        pytest.skip(f"says something of all operations together; not run here: {len(missing)}")
     print(f"calls: {examiner.sent}, statuses: {sorted(examiner.statuses)}")  # noqa: T201 - with -rP
     assert examiner.statuses >= {200, 202, 204, 400, 404, 422}

@@ -4,7 +4,7 @@ are, and tables that get new columns while it serves."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import httpx2
@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import assert_clean
-from tests.support.client import brief, client, read_stream
+from tests.support.client import brief, read_stream
 from tests.support.postgresql import Cluster
 from tests.support.scale import ALL
 from tests.support.servers import Server, environment, side_by_side
@@ -52,18 +52,6 @@ def pair(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S
         yield one, other
         assert_clean(one)
         assert_clean(other)
-
-
-@pytest.fixture
-async def here(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(pair[0].url) as made:
-        yield made
-
-
-@pytest.fixture
-async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(pair[1].url) as made:
-        yield made
 
 
 async def test_connections_do_not_grow_with_the_number_of_streams(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from tests.support.client import (
     brief,
     client,
     eventually,
+    frozen,
     lines_of,
     read_stream,
 )
@@ -35,6 +37,9 @@ what was announced; and less than the streams last."""
 
 LONG = {"tokens": 1500, "interval": 0.02}
 QUICK = {"tokens": 3, "interval": 0.001}
+
+MUCH = {"tokens": 1_000_000, "interval": 0}
+"""More than the kernel takes for a reader that reads nothing."""
 
 Headers = dict[str, str]
 
@@ -218,6 +223,36 @@ async def test_a_task_goes_on_without_the_reader_and_is_another_keys_to_go_on_wi
     assert rest.named("gap") == []
     await http.delete(place, headers=other)
     assert (await http.get("/stats")).json()["readers_revoked"] == before + 1
+
+
+async def test_who_reads_nothing_is_cut_off_too_and_no_log_calls_it_an_error(
+    http: httpx2.AsyncClient, server: Server, console: Programs
+) -> None:
+    """Its window is full, so it gets no last event."""
+    person = await asyncio.to_thread(Person, console, f"{server.kind}-frozen")
+    source = await http.post("/content/generate/async", json=brief(options=MUCH), headers=person.by["key"])
+    place, before = source.headers["location"], len(server.log())
+
+    async def followers() -> int:
+        return int((await http.get("/stats")).json()["followers"])
+
+    others = await followers()
+
+    async def follows() -> bool:
+        return await followers() == others + 1
+
+    async def left() -> bool:
+        return await followers() == others
+
+    with closing(frozen(server, place, **person.by["key"])) as connection:
+        assert await eventually(follows)
+        await asyncio.sleep(0.5)
+        await revoke(person, http)
+        assert await eventually(left, PATIENCE)
+        assert (await asyncio.to_thread(connection.recv, 20)).startswith(b"HTTP/1.1 200")
+    log = server.log()[before:]
+    assert "a reader that did not read was closed" in log
+    assert "ERROR" not in log
 
 
 async def test_what_has_ended_is_not_replayed_to_a_revoked_key(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -75,18 +75,6 @@ def pair(shared: tuple[Path, dict[str, str]]) -> Iterator[tuple[Server, Server]]
         yield one, other
         assert_clean(one)
         assert_clean(other)
-
-
-@pytest.fixture
-async def here(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(pair[0].url) as made:
-        yield made
-
-
-@pytest.fixture
-async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(pair[1].url) as made:
-        yield made
 
 
 @pytest.mark.every_variant

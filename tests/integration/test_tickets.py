@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,28 @@ async def test_it_opens_an_event_stream_once_and_resuming_takes_another(
     again = await make(http, alice, stream_id=id_of(mine))
     resumed = await read_stream(http, "GET", f"{again['url']}&after=1")
     check_replay(resumed.durable, mine.durable, 1)
+
+
+async def test_what_becomes_of_tickets_is_counted(
+    http: httpx2.AsyncClient, alice: Headers, mine: Reading
+) -> None:
+    async def counts() -> dict[str, float]:
+        text = (await http.get("/metrics")).text
+        found = re.findall(r'^sluice_tickets_total\{result="(\w+)"\} (\S+)$', text, re.MULTILINE)
+        return {result: float(number) for result, number in found}
+
+    before = await counts()
+    made = [await make(http, alice, stream_id=id_of(mine)) for _ in range(3)]
+    assert (await http.get(made[0]["url"], headers=LINES)).status_code == 200
+    assert (await http.get(made[0]["url"])).status_code == 401
+    assert (await http.get(made[1]["url"].replace(id_of(mine), ABSENT))).status_code == 401
+    after = await counts()
+    assert {result: number - before[result] for result, number in after.items()} == {
+        "issued": 3,
+        "limited": 0,
+        "redeemed": 1,
+        "refused": 2,
+    }
 
 
 async def test_it_opens_lines_as_well(http: httpx2.AsyncClient, alice: Headers, mine: Reading) -> None:

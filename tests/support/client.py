@@ -164,6 +164,16 @@ def exchange(
             response.close()
 
 
+def frozen(server: Server, place: str, **headers: str) -> socket.socket:
+    """Ask for the stream at `place` with a buffer of 4 KB, and never read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection.sendall(f"GET {place}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode())
+    return connection
+
+
 def lines_of(body: bytes) -> list[dict[str, Any]]:
     """The events of an NDJSON body, heartbeats left out."""
     return [json.loads(line) for line in body.split(b"\n") if line]

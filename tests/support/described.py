@@ -81,6 +81,7 @@ class Examiner:
     ) -> None:
         self.sent = 0
         self.statuses: set[int] = set()
+        self.examined: set[str] = set()
         self._url = url
         self._headers = dict(headers)
         self._formats = cycle(("text/event-stream", "application/x-ndjson"))
@@ -119,6 +120,7 @@ class Examiner:
         _draw(operation.as_strategy(generation_mode=GenerationMode.POSITIVE), drawn, judge)
         if label not in ANY_TEXT:
             _draw(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE), drawn, judge)
+        self.examined.add(label)
         return complaints
 
     def _faults(self, case: Case) -> Iterator[str]:

@@ -302,6 +302,42 @@ async def test_a_database_that_does_not_answer_at_all_holds_nobody_up_for_good()
     assert reader.revoked_at is not None
 
 
+@pytest.mark.parametrize("order", [("generate", "read"), ("read", "generate")])
+def test_each_reader_of_a_credential_is_judged_by_the_scopes_that_it_needs(order: tuple[str, str]):
+    @virtual_time
+    async def run() -> None:
+        async with world() as here:
+            has, asked = {"generate", "read", "cancel"}, 0
+
+            async def ask(max_age: float) -> Identity | None:
+                nonlocal asked
+                asked += 1
+                return Identity("1", False, scopes=frozenset(has))
+
+            readers = {}
+            for need in order:
+                identity = Identity("1", False, scopes=frozenset(has))
+                standing = Standing(
+                    ("key", "default", "mine"),
+                    identity,
+                    here.identities.generation,
+                    ask,
+                    frozenset({need}),
+                )
+                readers[need] = Reader()
+                here.rechecks.join(readers[need], standing)
+            for lost in ("cancel", "generate"):
+                assert {reader.revoked_at for reader in readers.values()} == {None}
+                has.discard(lost)
+                here.identities.forget_all()
+                await here.watched(1)
+        assert asked == 2, "once each time for both"
+        assert readers["generate"].revoked_at is not None
+        assert readers["read"].revoked_at is None
+
+    run()
+
+
 @virtual_time
 async def test_a_right_that_is_withdrawn_ends_who_needs_it():
     has = {"1", "2"}
