@@ -36,11 +36,19 @@ from streaming.runtime.task import CancelReason, Task
 from streaming.storage.rows import NOBODY
 from streaming.storage.stored import COME_BACK, Events, waiting_task
 
-from .neighbours import show_following
+from .neighbours import ask_to_cancel, show_following
 from .processes import Registry
 from .replicas import Replicas
 from .tickets import Tickets
-from .waiting_rows import claimed, count_waiting, end_waiting, entry_for, standing, waiting_entries
+from .waiting_rows import (
+    claimed,
+    count_waiting,
+    end_waiting,
+    entry_for,
+    standing,
+    until_taken,
+    waiting_entries,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +175,14 @@ class SharedQueue:
     async def _end_when_written(self, task: Task, commit: Commit) -> None:
         """The task was refused, but its row may come yet: nobody shall run it then. Its end is one after
         which the same call makes sense."""
-        if await commit.wait(WRITTEN_LATE):
-            refused = Error(code=Interrupted.code, message="", retryable=Interrupted.retryable)
-            await self._end_waiting({task.id: refused})
+        if not await commit.wait(WRITTEN_LATE):
+            return
+        refused = Error(code=Interrupted.code, message="", retryable=Interrupted.retryable)
+        # The database has just come back: the first connection may still be one of before.
+        await until_taken(partial(self._end_waiting, {task.id: refused}), WRITTEN_LATE)
+        # Who saw the row before it was ended runs it for nobody.
+        cancel = partial(self._in_thread, ask_to_cancel, [task.id], CancelReason.DISCONNECT.value)
+        await until_taken(cancel, WRITTEN_LATE)
 
     async def _introduce(self, task: Task) -> None:
         """Have the task served if anybody has a permit; otherwise find its place."""

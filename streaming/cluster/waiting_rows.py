@@ -1,15 +1,20 @@
 """The rows of tasks that wait for any process: what of them is in the shared line, who takes one, and how one
 ends that nobody takes.
 
-All but `entry_for` visits the database and blocks.
+All but `entry_for` and `until_taken` visit the database and block.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
 
+from django.db import DatabaseError, InterfaceError
+
+from streaming.core.errors import StorageUnavailable
 from streaming.core.events import Error, Terminal
 from streaming.core.states import State
 from streaming.digests import digest
@@ -24,6 +29,10 @@ from streaming.storage.stored import Events, former_events
 
 from .processes import Registry
 from .takeover import claim, end, unclaimed
+
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two tries of a write, which grow."""
 
 
 def entry_for(spec: TaskSpec, task_id: str, queue_timeout: float) -> Entry:
@@ -81,3 +90,18 @@ def end_waiting(ends: Mapping[str, Terminal], registry: Registry) -> None:
             words = DjangoMessages().error(terminal.code, row.language)
             terminal = Error(code=terminal.code, message=words, retryable=terminal.retryable)
         end(row, registry.process_id, terminal, registry.tell_end)
+
+
+async def until_taken(write: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """Write to a database that comes and goes: again and again for so many seconds. Raises
+    `StorageUnavailable` if it has not taken it by then."""
+    until, pause = time.monotonic() + seconds, FIRST_PAUSE
+    while True:
+        try:
+            await write()
+            return
+        except (DatabaseError, InterfaceError) as error:
+            if time.monotonic() + pause > until:
+                raise StorageUnavailable from error
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 RETRY: Final = 1.0
 """Seconds between two tries to reach a broker that is away (Celery: up to 30)."""
 
+BREATH: Final = 0.25
+"""Seconds before a connection that was lost is made anew: five in a second are a fault to Celery, which then logs
+a traceback."""
+
 
 class QueuesWithRoom(round_robin_cycle):
     """Only queues of pools that have a free slot here are asked for a message.
@@ -116,6 +120,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
+        time.sleep(BREATH)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Try until it answers, or the worker is to end."""
