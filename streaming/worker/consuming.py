@@ -25,7 +25,7 @@ RETRY: Final = 1.0
 """Seconds between two tries to reach a broker that is away (Celery: up to 30)."""
 
 BREATH: Final = 0.25
-"""Seconds before a connection that was lost is made anew: five in a second are a fault to Celery, which then logs
+"""Seconds before a connection that was lost is made anew: Celery takes five in a second for a fault, and logs
 a traceback."""
 
 
