@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -17,7 +20,7 @@ from tests.support.redis import INSTALL as INSTALL_REDIS
 from tests.support.redis import RedisServer, find_redis
 from tests.support.redis import redis_server as make_redis_server
 from tests.support.scale import ALL, LONG_FAULTS, SERVERS
-from tests.support.servers import Server, running
+from tests.support.servers import MIGRATED, Server, running
 
 # A run says something about the code, not about its luck: the same examples each time. New ones are drawn by
 # `make test-all ARGS="--hypothesis-profile default"`.
@@ -30,6 +33,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One migrated database for all processes of this run; see `tests.support.servers.migrated`."""
+    if MIGRATED not in os.environ:
+        folder = os.environ[MIGRATED] = tempfile.mkdtemp(prefix="migrated-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

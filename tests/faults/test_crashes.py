@@ -65,7 +65,7 @@ class Losses:
     """Seconds from the new process's first answer to a reader's first event of it."""
 
 
-@pytest.mark.parametrize("env", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("env", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 async def test_whoever_was_reading_when_a_process_was_killed_gets_an_exact_end(
     env: dict[str, str], tmp_path: Path, scale: Scale, dice: random.Random, figures: Figures
 ) -> None:

@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from tests.support.client import client, eventually
-from tests.support.servers import ROOT, Server, environment, migrate, started
+from tests.support.servers import ROOT, Server, environment, started
+from tests.support.servers import migrated as migrated_once
 
 TOKEN = "c" * 32
 """A CSRF token, as cookie and as header."""
@@ -81,11 +82,9 @@ async def there(pair: tuple[Server, Server]) -> AsyncIterator[httpx2.AsyncClient
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with tables and without rows, to be copied: migrating takes seconds."""
-    folder = tmp_path_factory.mktemp("migrated")
-    migrate(environment(folder))
-    return folder / "test.sqlite3"
+def migrated() -> Path:
+    """A database with tables and without rows, to be copied."""
+    return migrated_once()
 
 
 @pytest.fixture(scope="session")

@@ -189,13 +189,15 @@ def memory(server: Server) -> int:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        pytest.param("for _ in range(100): print('x' * 999_999)", 100_000_000, id="lines"),
+        pytest.param(
+            "for _ in range(100): print('x' * 999_999)", 100_000_000, id="lines", marks=pytest.mark.long
+        ),
         pytest.param(
             "import sys\nfor _ in range(200): sys.stdout.write('y' * 1_000_000)",
             200_000_000,
             id="no line end",
         ),
-        pytest.param("print('z' * 50_000_000)", 50_000_001, id="at once"),
+        pytest.param("print('z' * 50_000_000)", 50_000_001, id="at once", marks=pytest.mark.long),
     ],
 )
 async def test_floods_are_cut_with_the_number_and_cost_no_memory(
@@ -562,6 +564,7 @@ POISON: Final = (
 )
 
 
+@pytest.mark.long
 async def test_on_postgresql_odd_text_is_kept_as_it_can_be(postgresql: Cluster, tmp_path: Path) -> None:
     """It refuses NUL in texts and in JSON."""
     url = postgresql.migrated()
@@ -593,7 +596,7 @@ async def test_lone_surrogates_do_not_swallow_what_is_around_them(http: httpx2.A
     assert (await http.get("/notebooks/one.ipynb")).status_code == 200
 
 
-@pytest.mark.parametrize("code", ["exit()", "quit()"])
+@pytest.mark.parametrize("code", ["exit()", pytest.param("quit()", marks=pytest.mark.long)])
 async def test_leaving_ends_the_kernel_and_the_next_cell_has_a_new_one(
     http: httpx2.AsyncClient, code: str
 ) -> None:
@@ -639,7 +642,11 @@ async def test_a_bundle_of_a_wrong_kind_does_not_spoil_the_notebook(
     assert exported.status_code == 200, exported.text
 
 
-@pytest.mark.parametrize("number", ["10**30", "-5", "2**31", "'x'", "None"])
+@pytest.mark.parametrize(
+    "number",
+    ["10**30", "None", *(pytest.param(each, marks=pytest.mark.long) for each in ("-5", "2**31", "'x'"))],
+    ["10**30", *(pytest.param(each, marks=pytest.mark.long) for each in ("-5", "2**31", "'x'")), "None"],
+)
 async def test_a_cell_whose_number_is_none_is_kept(http: httpx2.AsyncClient, number: str) -> None:
     """The counter is the kernel's, and its user's."""
     await run(http, f"get_ipython().kernel.shell.execution_count = {number}", "numbers", cell_id="a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import fcntl
 import os
 import resource
 import secrets
@@ -25,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+MIGRATED = "MIGRATED_DATABASE_FOLDER"
+"""Environment variable: where the processes of one test run share a migrated database."""
 
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
@@ -149,17 +153,28 @@ def migrate(env: dict[str, str]) -> None:
     """Make all tables in the database that `env` names; that of SQLite is a copy of one migrated once."""
     url = env["DATABASE_URL"]
     if url.startswith("sqlite:"):
-        shutil.copyfile(_migrated(), url.removeprefix("sqlite:///"))
+        shutil.copyfile(migrated(), url.removeprefix("sqlite:///"))
     else:
         _migrate(env)
 
 
 @cache
-def _migrated() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="migrated-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _migrate(environment(folder))
-    return folder / "test.sqlite3"
+def migrated() -> Path:
+    """A SQLite database with all tables and no rows, to be copied. Migrating takes seconds of processor, so
+    it is done once for all processes of a test run, in the folder that the first one names (`MIGRATED`)."""
+    if (named := os.environ.get(MIGRATED)) is None:
+        folder = Path(tempfile.mkdtemp(prefix="migrated-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    else:
+        folder = Path(named)
+    new, made = folder / "new", folder / "made"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            new.mkdir()
+            _migrate(environment(new))
+            new.rename(made)
+    return made / "test.sqlite3"
 
 
 def _migrate(env: dict[str, str]) -> None:
