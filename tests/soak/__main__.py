@@ -40,12 +40,12 @@ TOLD: Final = 20
 CROWD: Final = 40
 """Streams at once, and callers a second, of the warm-up."""
 
-PEAK: Final = 1.5
+PEAK: Final = 2.0
 """Times the load that is judged, before it. An allocator keeps what its fullest moment took, in pools with
 a few objects each, and the number of streams varies by chance: without a fuller moment before it, each new
 maximum under a steady load would look like something that grows."""
 
-ROOM: Final = 2.0
+ROOM: Final = 3.0
 """Workers for each stream that shall be open at once: a soak is no test of the queue."""
 
 
