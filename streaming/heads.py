@@ -37,9 +37,10 @@ _MAX_COOKIE_WORK: Final = 1_000_000
 
 
 def refusal(scope: dict[str, Any]) -> Problem | None:
-    """Why the head of this request is not taken, 431 (RFC 6585, 5) or 501 (RFC 9112, 6.1); None if it is.
+    """Why the head of this request is not taken, 431 (RFC 6585, 5) or 400; None if it is.
 
-    `Transfer-Encoding: gzip, chunked` is sound HTTP; servers undo the chunks alone.
+    `Transfer-Encoding: gzip, chunked` is sound HTTP, but servers undo the chunks alone. RFC 9112, 6.1,
+    suggests 501 for it; of 5xx we promise none but 503.
     """
     headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
     count = size = 0
@@ -47,7 +48,7 @@ def refusal(scope: dict[str, Any]) -> Problem | None:
         count += 1
         size += len(name) + len(value)
         if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            return Problem(501, "invalid_request", headers={"Connection": "close"})
+            return Problem(400, "invalid_request", headers={"Connection": "close"})
     if size <= _SMALL and count <= MAX_FIELDS:
         return None
     if count > MAX_FIELDS or size > MAX_JUDGED_BYTES or _is_too_much(headers):

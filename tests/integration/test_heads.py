@@ -139,7 +139,7 @@ H7 += [
     Case("H7", name, bare_post(b"Transfer-Encoding: chunked\r\n", body), 400) for name, body in CHUNKS.items()
 ]
 H7 += [
-    Case("H7", name, bare_post(lines, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BRIEF), BRIEF)), 501, "invalid_request")
+    Case("H7", name, bare_post(lines, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BRIEF), BRIEF)), 400, "invalid_request")
     for name, lines in CODINGS.items()
 ]
 H7 += [Case("H7", f"method {method[:8]!r}", get().replace(b"GET", method, 1), 400) for method in METHODS]

@@ -202,6 +202,7 @@ async def test_labels_are_bounded(pair: Server):
         "route": {"direct", "queued", "rejected"},
         "outcome": {"complete", "error", "cancelled"},
         "quota": {"tokens", "bytes", "kernel_seconds"},
+        "result": {"issued", "limited", "redeemed", "refused"},
     }
     for name, labels in numbers(text):
         for label, value in labels:

@@ -20,6 +20,7 @@ from tests.support.client import (
     client,
     eventually,
     frozen,
+    is_blocked,
     lines_of,
     read_stream,
 )
@@ -246,7 +247,7 @@ async def test_who_reads_nothing_is_cut_off_too_and_no_log_calls_it_an_error(
 
     with closing(frozen(server, place, **person.by["key"])) as connection:
         assert await eventually(follows)
-        await asyncio.sleep(0.5)
+        assert await eventually(lambda: is_blocked(connection))
         await revoke(person, http)
         assert await eventually(left, PATIENCE)
         assert (await asyncio.to_thread(connection.recv, 20)).startswith(b"HTTP/1.1 200")

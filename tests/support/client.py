@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
@@ -172,6 +173,23 @@ def frozen(server: Server, place: str, **headers: str) -> socket.socket:
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     connection.sendall(f"GET {place}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode())
     return connection
+
+
+async def is_blocked(connection: socket.socket) -> bool:
+    """Whether its peer has bytes for it that the kernel does not take off its hands any more (Linux)."""
+    before = _unsent(connection)
+    await asyncio.sleep(0.3)
+    return _unsent(connection) == before > 0
+
+
+def _unsent(connection: socket.socket) -> int:
+    """Bytes in the peer's send buffer, on this machine (proc(5), /proc/net/tcp)."""
+    ends = [f":{port[1]:04X}" for port in (connection.getpeername(), connection.getsockname())]
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines():
+        found = line.split()
+        if found[1].endswith(ends[0]) and found[2].endswith(ends[1]):
+            return int(found[4].partition(":")[0], 16)
+    return 0
 
 
 def lines_of(body: bytes) -> list[dict[str, Any]]:
